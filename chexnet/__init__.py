@@ -1,0 +1,1 @@
+"""Finding pneumonia on chest films, and showing why the model thinks so."""

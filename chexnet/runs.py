@@ -1,0 +1,264 @@
+"""The run folder, ``output/<run>/``: everything about one training run, written atomically.
+
+| file | what |
+|---|---|
+| ``config.json`` | settings, versions, git commit, fingerprint of the data |
+| ``images.csv`` | every film of the study: ids, labels, view, sex, age, size, split |
+| ``boxes.csv`` | the radiologists' boxes, pixels of the original film |
+| ``model.keras``, ``history.csv`` | the best network, and how it came about |
+| ``predictions.csv`` | ``image_id, split, class_name, y_true, y_score`` of validation and test |
+| ``maps.npz`` | their class activation maps |
+| ``films/`` | the test films, to draw on |
+| ``metrics.json``, ``figures/`` | what the evaluation found |
+"""
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+FILM_FACTS = ["patient_id", "detailed_class", "view", "sex", "age", "rows", "columns"]
+_DISTRIBUTIONS = ("tensorflow", "keras", "numpy", "pandas", "pydicom", "opencv-python", "pyimgaug")
+_LONGEST_SIDE = 512  # pixels of a stored film: the original's input size, enough to see an opacity
+
+
+class Run:
+    """One run folder: written by notebooks 03 and 04, read by 04 and 05.
+
+    Attributes:
+        folder: where it lies.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Opens a run that is there.
+
+        Raises:
+            FileNotFoundError: the folder or its ``config.json`` is missing.
+        """
+        self.folder = Path(folder)
+        if not (self.folder / "config.json").is_file():
+            raise FileNotFoundError(
+                f"{self.folder}: not a run folder (no config.json); notebook 03 makes one"
+            )
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        *,
+        settings: Mapping[str, object],
+        images: pd.DataFrame,
+        boxes: pd.DataFrame,
+    ) -> "Run":
+        """Starts a run: writes its settings and the tables it is about.
+
+        Args:
+            folder: made if missing. A run that was there keeps its files until they are replaced.
+            settings: everything needed to repeat the run; JSON values.
+            images: one row a film, with ``image_id`` and ``split`` at least.
+            boxes: ``image_id, x, y, width, height``, pixels of the original film.
+
+        Raises:
+            ValueError: a column is missing, or an ``image_id`` stands twice.
+        """
+        for name, frame, columns in (
+            ("images", images, ["image_id", "split"]),
+            ("boxes", boxes, ["image_id", "x", "y", "width", "height"]),
+        ):
+            missing = [column for column in columns if column not in frame]
+            if missing:
+                raise ValueError(f"{name} has no column {missing}; it has {list(frame.columns)}")
+        twice = images["image_id"][images["image_id"].duplicated()]
+        if len(twice):
+            raise ValueError(f"images: image_id {twice.iloc[0]} stands more than once")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "settings": dict(settings),
+            "data_fingerprint": data_fingerprint(images, boxes),
+            "films": {str(k): int(v) for k, v in images["split"].value_counts().items()},
+            "versions": _versions(),
+            "git_commit": _git_commit(),
+        }
+        _write(folder / "config.json", json.dumps(config, indent=2, allow_nan=False).encode())
+        run = cls(folder)
+        run.write_table("images.csv", images)
+        run.write_table("boxes.csv", boxes)
+        return run
+
+    def __repr__(self) -> str:
+        """The folder, which says which run this is."""
+        return f"Run({str(self.folder)!r})"
+
+    @property
+    def config(self) -> dict:
+        """Settings, versions, git commit and data fingerprint."""
+        return json.loads((self.folder / "config.json").read_text())
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes of the head, in order."""
+        return list(self.config["settings"]["class_names"])
+
+    @property
+    def images(self) -> pd.DataFrame:
+        """Every film of the study, one row each."""
+        return self.read_table("images.csv")
+
+    @property
+    def boxes(self) -> pd.DataFrame:
+        """The radiologists' boxes, one row each, pixels of the original film."""
+        return self.read_table("boxes.csv")
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row an epoch."""
+        return self.read_table("history.csv")
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """Scores of validation and test, one row a film and class, with the films' facts."""
+        images = self.images
+        facts = [column for column in FILM_FACTS if column in images]
+        return self.read_table("predictions.csv").merge(
+            images[["image_id", *facts]], on="image_id", validate="many_to_one"
+        )
+
+    @property
+    def metrics(self) -> dict:
+        """What the evaluation wrote so far; empty before it."""
+        path = self.folder / "metrics.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def maps(self) -> tuple[np.ndarray, np.ndarray]:
+        """The class activation maps of the scored films.
+
+        Returns:
+            image ids ``(N,)`` and raw maps float32 ``(N, C, h, w)``: the mean of a map plus the
+            head's bias is the logit.
+        """
+        with np.load(self._existing("maps.npz"), allow_pickle=False) as arrays:
+            return arrays["image_id"], arrays["maps"]
+
+    def film(self, image_id: str) -> np.ndarray:
+        """A test film to draw on, uint8 ``(H, W)``, long side at most 512 pixels.
+
+        Raises:
+            FileNotFoundError: the run holds no such film.
+        """
+        pixels = cv2.imread(str(self._existing(f"films/{image_id}.jpg")), cv2.IMREAD_GRAYSCALE)
+        if pixels is None:
+            raise ValueError(f"{self.folder / 'films' / image_id}.jpg: not a readable JPG")
+        return pixels
+
+    def read_table(self, name: str) -> pd.DataFrame:
+        """Reads a CSV of the run; ids stay text."""
+        return pd.read_csv(
+            self._existing(name),
+            dtype={"image_id": str, "patient_id": str},
+            keep_default_na=False,
+            na_values=[""],
+        )
+
+    def write_table(self, name: str, frame: pd.DataFrame) -> Path:
+        """Writes a CSV into the run."""
+        return _write(self.folder / name, frame.to_csv(index=False).encode())
+
+    def write_json(self, name: str, content: Mapping[str, object]) -> Path:
+        """Writes JSON into the run; a NaN is an error, for JSON has none."""
+        return _write(self.folder / name, json.dumps(content, indent=2, allow_nan=False).encode())
+
+    def write_arrays(self, name: str, **arrays: np.ndarray) -> Path:
+        """Writes named arrays as ``.npz``, none of them of objects."""
+        pickled = [key for key, array in arrays.items() if np.asarray(array).dtype == object]
+        if pickled:
+            raise ValueError(f"{name}: arrays {pickled} hold objects, which would be pickled")
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        return _write(self.folder / name, buffer.getvalue())
+
+    def write_film(self, image_id: str, pixels: np.ndarray) -> Path:
+        """Stores a film uint8 ``(H, W)`` to draw on, shrunk to a long side of 512 pixels."""
+        shrink = _LONGEST_SIDE / max(pixels.shape)
+        if shrink < 1:
+            pixels = cv2.resize(pixels, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+        encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
+        return _write(self.folder / "films" / f"{image_id}.jpg", encoded.tobytes())
+
+    def write_figure(self, name: str, figure: object, **options: object) -> Path:
+        """Saves a matplotlib figure under ``figures/``; the suffix of ``name`` is its format."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=Path(name).suffix.lstrip("."), **options)
+        return _write(self.folder / "figures" / name, buffer.getvalue())
+
+    def _existing(self, name: str) -> Path:
+        path = self.folder / name
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: missing; the run was not finished (notebook 03 writes its files)"
+            )
+        return path
+
+
+def data_fingerprint(images: pd.DataFrame, boxes: pd.DataFrame) -> str:
+    """SHA-256 over ids, labels, splits and boxes, whatever the order of their rows."""
+    digest = hashlib.sha256()
+    for frame in (images, boxes):
+        columns = sorted(frame.columns)
+        text = frame[columns].astype(str).sort_values(columns).to_csv(index=False)
+        digest.update(text.encode())
+    return digest.hexdigest()
+
+
+def _write(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _DISTRIBUTIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _git_commit() -> str | None:
+    try:
+        answer = subprocess.run(
+            [
+                "git",
+                "-C",
+                str(Path(__file__).parent),
+                "describe",
+                "--always",
+                "--dirty",
+                "--abbrev=40",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()
