@@ -104,6 +104,11 @@ def load_chexnet(path: str | Path) -> keras.Model:
     return model
 
 
+def map_size(model: keras.Model) -> tuple[int, int]:
+    """Rows and columns of the last feature map, and so of a class activation map."""
+    return tuple(model.get_layer("relu").output.shape[1:3])
+
+
 def set_backbone_trainable(model: keras.Model, trainable: bool) -> None:
     """Freezes or frees every layer below the head; compile again afterwards.
 
@@ -270,8 +275,8 @@ def _load_weights(model: keras.Model, path: Path) -> None:
     saved = {layer.name: layer for layer in load_chexnet(path).layers}
     differing = []
     for layer in model.layers:
-        shapes = [w.shape for w in layer.weights]
-        other = [w.shape for w in saved[layer.name].weights] if layer.name in saved else None
+        shapes = [tuple(w.shape) for w in layer.weights]
+        other = [tuple(w.shape) for w in saved[layer.name].weights] if layer.name in saved else None
         if shapes != other and shapes:
             differing.append(f"{layer.name}: {shapes} here, {other} in the file")
     if differing:

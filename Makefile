@@ -1,0 +1,46 @@
+# Every command a user needs; `make help` lists them.
+PYTHON ?= python3.11
+BIN := .venv/bin
+STUDY := data/phantom/study
+# The kernel's own log says "oneDNN is on" and "no GPU" once a process; errors still show.
+export TF_CPP_MIN_LOG_LEVEL := 2
+export MPLBACKEND := agg
+
+.DEFAULT_GOAL := help
+.PHONY: help demo rsna test lab bench notebooks clean
+
+help: ## lists these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 16
+
+.venv/installed: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement requirements.txt
+	$(BIN)/pip install --quiet --no-deps --editable .
+	touch $@
+
+demo: .venv/installed ## the five notebooks on a synthetic study, from nothing to the results figure
+	$(BIN)/python -c 'from chexnet.phantom import write_phantom_study; write_phantom_study("$(STUDY)")'
+	$(BIN)/python notebooks/execute.py --run demo
+
+rsna: .venv/installed ## the same on real films: make rsna RSNA=<folder in Kaggle's layout>
+	@test -n "$(RSNA)" || { echo "Say where the films are: make rsna RSNA=<folder with stage_2_train_images>"; exit 2; }
+	$(BIN)/python notebooks/execute.py --run rsna -p STUDY rsna -p SOURCE "$(abspath $(RSNA))" -p IMAGE_SIZE 224 -p EPOCHS null -p WEIGHTS imagenet $(ARGS)
+
+test: .venv/installed ## ruff and the whole test suite
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest --numprocesses 2
+
+lab: .venv/installed ## opens JupyterLab on the notebooks
+	$(BIN)/jupyter lab notebooks
+
+bench: .venv/installed ## the speed figures of the README, as a Markdown table
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+notebooks: demo ## make demo, then put the executed notebooks where git keeps them
+	cp output/demo/notebooks/*.ipynb notebooks/
+	$(BIN)/ruff format notebooks
+
+clean: ## removes what runs made; the virtual environment and real data stay
+	rm -rf data/phantom output/demo .pytest_cache .ruff_cache

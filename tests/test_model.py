@@ -1,0 +1,204 @@
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from chexnet import model as model_module
+from chexnet.model import (
+    build_chexnet,
+    load_chexnet,
+    map_size,
+    set_backbone_trainable,
+    warmup_schedule,
+    weights_in_reach,
+    with_location_output,
+)
+
+
+@pytest.fixture(scope="module")
+def small():
+    keras.utils.set_random_seed(0)
+    return build_chexnet(64, weights=None)
+
+
+@pytest.fixture(scope="module")
+def films():
+    return np.random.default_rng(0).integers(0, 256, (3, 64, 64, 1), dtype=np.uint8)
+
+
+def test_the_normalisation_inside_is_that_of_keras_applications(small, films):
+    inside = keras.Model(small.input, small.get_layer("imagenet_normalisation").output)
+    rgb = np.repeat(films, 3, axis=-1).astype("float32")
+    expected = keras.applications.densenet.preprocess_input(rgb)
+    assert np.abs(inside.predict(films, verbose=0) - expected).max() < 1e-5
+
+
+def test_the_graph_is_flat_and_its_layers_have_the_names_relied_on(small):
+    names = [layer.name for layer in small.layers]
+    assert names[0] == "film"
+    assert names[-3:] == ["relu", "avg_pool", "predictions"]
+    assert not any(isinstance(layer, keras.Model) for layer in small.layers)
+
+
+def test_it_is_keras_densenet121_when_given_the_same_weights(small, films):
+    reference = keras.applications.DenseNet121(
+        include_top=False, weights=None, input_shape=(64, 64, 3)
+    )
+    backbone = keras.Model(small.input, small.get_layer("relu").output)
+    reference.set_weights(backbone.get_weights())
+    rgb = np.repeat(films, 3, axis=-1).astype("float32")
+    expected = reference.predict(keras.applications.densenet.preprocess_input(rgb), verbose=0)
+    np.testing.assert_allclose(backbone.predict(films, verbose=0), expected, atol=1e-4)
+
+
+def test_saved_and_loaded_it_gives_the_same_scores_in_safe_mode(small, films, tmp_path):
+    small.save(tmp_path / "model.keras")
+    loaded = load_chexnet(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        loaded.predict(films, verbose=0), small.predict(films, verbose=0), atol=1e-6
+    )
+    assert loaded.get_layer("relu").output.shape == (None, 2, 2, 1024)
+
+
+def test_uint8_and_float_films_score_alike(small, films):
+    as_float = small.predict(films.astype("float32"), verbose=0)
+    np.testing.assert_allclose(small.predict(films, verbose=0), as_float, atol=1e-6)
+
+
+def test_class_names_decide_the_head():
+    head = build_chexnet(32, class_names=("Pneumonia", "Effusion", "Mass"), weights=None)
+    assert head.output.shape == (None, 3)
+    assert head.get_layer("predictions").activation is keras.activations.sigmoid
+
+
+def test_stride_16_has_twice_the_positions_and_the_same_weights(small):
+    fine = build_chexnet(64, weights=None, map_stride=16)
+    assert map_size(small) == (2, 2)
+    assert map_size(fine) == (4, 4)
+    assert [w.shape for w in fine.weights] == [w.shape for w in small.weights]
+
+
+def test_batch_normalisation_forgets_its_start_within_an_epoch(small):
+    momenta = {
+        layer.momentum for layer in small.layers if isinstance(layer, layers.BatchNormalization)
+    }
+    assert momenta == {0.9}
+
+
+def test_freezing_leaves_the_head_alone_to_learn(small):
+    set_backbone_trainable(small, False)
+    assert [w.path for w in small.trainable_weights] == ["predictions/kernel", "predictions/bias"]
+    set_backbone_trainable(small, True)
+    assert len(small.trainable_weights) > 300
+
+
+def test_the_schedule_rises_linearly_and_falls_by_cosine():
+    rate = warmup_schedule(1e-3, steps_per_epoch=10, epochs=12, warmup_epochs=2)
+    values = np.array([float(ops.convert_to_numpy(rate(step))) for step in range(121)])
+    assert values[0] == pytest.approx(1e-5)
+    np.testing.assert_allclose(np.diff(values[:20]), np.diff(values[:20])[0], rtol=1e-3)
+    assert values.argmax() == 20
+    assert values[20] == pytest.approx(1e-3)
+    # Half-way through the 100 falling steps the cosine stands at (1 + 0.01) / 2 of the peak.
+    assert values[70] == pytest.approx(0.505e-3, rel=1e-3)
+    assert values[120] == pytest.approx(1e-5, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"learning_rate": 0.0, "steps_per_epoch": 1, "epochs": 2, "warmup_epochs": 1},
+        {"learning_rate": 1.0, "steps_per_epoch": 0, "epochs": 2, "warmup_epochs": 1},
+        {"learning_rate": 1.0, "steps_per_epoch": 1, "epochs": 2, "warmup_epochs": 2},
+    ],
+)
+def test_a_schedule_that_makes_no_sense_is_refused(arguments):
+    with pytest.raises(ValueError, match="allowed are"):
+        warmup_schedule(arguments.pop("learning_rate"), **arguments)
+
+
+def test_the_location_output_is_the_class_activation_map_scaled(small, films):
+    both = with_location_output(small)
+    out = both.predict(films, verbose=0)
+    features = keras.Model(small.input, small.get_layer("relu").output).predict(films, verbose=0)
+    cam = features @ small.get_layer("predictions").get_weights()[0]
+    np.testing.assert_allclose(out["location"], cam - 2.0, atol=1e-4)  # scale 1, offset -2
+    np.testing.assert_allclose(out["predictions"], small.predict(films, verbose=0), atol=1e-6)
+
+
+def test_imagenet_out_of_reach_is_one_warning_and_random_weights(monkeypatch):
+    def no_internet(**_):
+        raise Exception("URL fetch failure on https://example: None -- refused")
+
+    model_module._imagenet_arrays.cache_clear()
+    monkeypatch.setattr(model_module.keras.applications, "DenseNet121", no_internet)
+    with pytest.warns(UserWarning, match="random weights"):
+        assert weights_in_reach("imagenet") is None
+    with warnings.catch_warnings(record=True) as again:
+        warnings.simplefilter("always")
+        assert weights_in_reach("imagenet") is None
+    assert not again
+    model_module._imagenet_arrays.cache_clear()
+
+
+def test_another_failure_of_imagenet_is_not_swallowed(monkeypatch):
+    def broken(**_):
+        raise RuntimeError("out of memory")
+
+    model_module._imagenet_arrays.cache_clear()
+    monkeypatch.setattr(model_module.keras.applications, "DenseNet121", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        weights_in_reach("imagenet")
+
+
+def test_imagenet_weights_reach_the_backbone(monkeypatch):
+    donor = build_chexnet(32, weights=None)
+    arrays = keras.Model(donor.input, donor.get_layer("relu").output).get_weights()
+    monkeypatch.setattr(model_module, "_imagenet_arrays", lambda: arrays)
+    built = build_chexnet(32, weights="imagenet")
+    taken = keras.Model(built.input, built.get_layer("relu").output).get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(arrays, taken, strict=True))
+
+
+@pytest.mark.parametrize("name", ["ours.keras", "ours.weights.h5"])
+def test_weights_come_from_a_file_of_ours(name, small, films, tmp_path):
+    path = tmp_path / name
+    small.save(path) if name.endswith(".keras") else small.save_weights(path)
+    copy = build_chexnet(64, weights=path)
+    np.testing.assert_allclose(
+        copy.predict(films, verbose=0), small.predict(films, verbose=0), atol=1e-6
+    )
+
+
+def test_weights_of_another_head_are_refused_by_layer(small, tmp_path):
+    small.save(tmp_path / "one.keras")
+    with pytest.raises(ValueError, match=r"predictions: \[\(1024, 2\), \(2,\)\] here"):
+        build_chexnet(64, class_names=("a", "b"), weights=tmp_path / "one.keras")
+
+
+def test_what_cannot_be_loaded_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        build_chexnet(32, weights=tmp_path / "nowhere.keras")
+    (tmp_path / "half.keras").write_bytes(b"PK\x03\x04 half a file")
+    with pytest.raises(ValueError, match=r"half\.keras"):
+        load_chexnet(tmp_path / "half.keras")
+    keras.Sequential([keras.Input((2,)), layers.Dense(1)]).save(tmp_path / "other.keras")
+    with pytest.raises(ValueError, match="not a chexnet model"):
+        load_chexnet(tmp_path / "other.keras")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"image_size": 16}, "image_size=16"),
+        ({"image_size": 64, "class_names": "Pneumonia"}, "class_names"),
+        ({"image_size": 64, "class_names": ()}, "class_names"),
+        ({"image_size": 64, "map_stride": 8}, "map_stride=8"),
+        ({"image_size": 64, "dropout": 1.0}, "dropout=1.0"),
+    ],
+)
+def test_an_impossible_architecture_is_refused(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        build_chexnet(arguments.pop("image_size"), weights=None, **arguments)

@@ -1,0 +1,119 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from chexnet import runs
+from chexnet.runs import Run, data_fingerprint
+
+IMAGES = pd.DataFrame(
+    {
+        "image_id": ["a", "b", "007"],
+        "patient_id": ["00000001", "00000001", "00000002"],
+        "Pneumonia": [0, 1, 0],
+        "view": ["PA", "AP", "AP"],
+        "split": ["train", "val", "test"],
+    }
+)
+BOXES = pd.DataFrame({"image_id": ["b"], "x": [1.0], "y": [2.0], "width": [3.0], "height": [4.0]})
+
+
+@pytest.fixture
+def run(tmp_path):
+    settings = {"class_names": ["Pneumonia"], "seed": 1}
+    return Run.create(tmp_path / "run", settings=settings, images=IMAGES, boxes=BOXES)
+
+
+def test_a_run_says_what_it_was_made_from(run):
+    assert run.config["settings"]["seed"] == 1
+    assert run.config["films"] == {"train": 1, "val": 1, "test": 1}
+    assert len(run.config["data_fingerprint"]) == 64
+    assert run.config["versions"]["keras"].startswith("3.")
+    assert run.class_names == ["Pneumonia"]
+
+
+def test_ids_with_leading_zeros_stay_text(run):
+    assert list(Run(run.folder).images["image_id"]) == ["a", "b", "007"]
+    assert run.images["patient_id"].iloc[0] == "00000001"
+
+
+def test_predictions_come_with_the_facts_of_their_films(run):
+    run.write_table(
+        "predictions.csv",
+        pd.DataFrame(
+            {
+                "image_id": ["b", "007"],
+                "split": ["val", "test"],
+                "class_name": "Pneumonia",
+                "y_true": [1, 0],
+                "y_score": [0.75, 0.25],
+            }
+        ),
+    )
+    assert list(run.predictions["view"]) == ["AP", "AP"]
+    assert list(run.predictions["patient_id"]) == ["00000001", "00000002"]
+
+
+def test_maps_and_films_come_back_as_they_were_stored(run):
+    maps = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 1, 2, 2)
+    run.write_arrays("maps.npz", image_id=np.array(["b", "007"]), maps=maps)
+    ids, again = run.maps()
+    assert list(ids) == ["b", "007"]
+    np.testing.assert_array_equal(again, maps)
+    run.write_film("b", np.full((1000, 800), 128, dtype=np.uint8))
+    film = run.film("b")
+    assert film.shape == (512, 410)
+    assert np.abs(film.astype(int) - 128).max() <= 1
+
+
+def test_the_fingerprint_ignores_order_and_sees_a_changed_label():
+    same = data_fingerprint(IMAGES.sample(frac=1, random_state=0), BOXES)
+    assert same == data_fingerprint(IMAGES, BOXES)
+    assert data_fingerprint(IMAGES.assign(Pneumonia=1), BOXES) != same
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(run, monkeypatch):
+    run.write_json("metrics.json", {"auroc": 0.8})
+
+    def disk_full(self, target):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(runs.Path, "replace", disk_full)
+    with pytest.raises(OSError, match="no space"):
+        run.write_json("metrics.json", {"auroc": 0.9})
+    assert run.metrics == {"auroc": 0.8}
+    assert not list(run.folder.glob(".metrics*"))
+
+
+def test_not_a_number_never_becomes_json(run):
+    with pytest.raises(ValueError, match="JSON"):
+        run.write_json("metrics.json", {"auroc": float("nan")})
+
+
+def test_arrays_of_objects_are_refused_for_they_would_be_pickled(run):
+    with pytest.raises(ValueError, match="pickled"):
+        run.write_arrays("maps.npz", image_id=np.array(["a", None], dtype=object))
+
+
+def test_what_is_missing_is_named(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match="not a run folder"):
+        Run(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"history\.csv"):
+        _ = run.history
+    with pytest.raises(FileNotFoundError, match="nobody"):
+        run.film("nobody")
+    assert run.metrics == {}
+
+
+def test_a_study_with_a_film_twice_or_a_column_missing_is_refused(tmp_path):
+    twice = pd.concat([IMAGES, IMAGES.head(1)])
+    with pytest.raises(ValueError, match="image_id a stands more than once"):
+        Run.create(tmp_path / "r", settings={}, images=twice, boxes=BOXES)
+    with pytest.raises(ValueError, match="split"):
+        Run.create(tmp_path / "r", settings={}, images=IMAGES.drop(columns="split"), boxes=BOXES)
+
+
+def test_config_is_plain_json(run):
+    text = (run.folder / "config.json").read_text()
+    assert json.loads(text)["settings"] == {"class_names": ["Pneumonia"], "seed": 1}
