@@ -58,7 +58,7 @@ def summary(run: str) -> str:
     metrics = json.loads((folder / "metrics.json").read_text())
     name, scores = next(iter(metrics["classes"].items()))
     auroc = scores["test"]["auroc"]
-    hits = metrics["localization"]["test"]["hit_rate"]
+    hits = metrics["localization"]["hit_rate"]
     return "\n".join(
         [
             f"results figure: {folder / 'figures' / 'results.png'}",

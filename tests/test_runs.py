@@ -1,10 +1,10 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from chexnet import runs
 from chexnet.runs import Run, data_fingerprint
 
 IMAGES = pd.DataFrame(
@@ -79,7 +79,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(run, monkeypatch):
     def disk_full(self, target):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(runs.Path, "replace", disk_full)
+    monkeypatch.setattr(Path, "replace", disk_full)
     with pytest.raises(OSError, match="no space"):
         run.write_json("metrics.json", {"auroc": 0.9})
     assert run.metrics == {"auroc": 0.8}

@@ -1,0 +1,101 @@
+"""Converting films: ours, the original's way (decode and encode), and the limit (a file copy).
+
+One core, every film read from the page cache and written under a new name, the three ways taken in
+turn so that whatever else the machine does falls on all of them alike.
+
+    CHEXNET_RSNA_DIR=<folder> python benchmarks/bench_convert.py
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import pydicom
+
+from chexnet.dicom import convert_film, convert_folder
+from chexnet.filmtable import Source
+
+HEADER = "| figure | ours | the original's way | limit | ratios |\n|---|---|---|---|---|"
+
+
+def decode_and_encode(source: Path, target: Path) -> None:
+    """The original: pydicom's pixel array, written by OpenCV at its default quality."""
+    cv2.imwrite(str(target), pydicom.dcmread(source).pixel_array)
+
+
+def one_film(films: list[Path], folder: Path, repeats: int) -> str:
+    """Median milliseconds of one film, each way."""
+    ways: dict[str, Callable[[Path, Path], object]] = {
+        "ours": lambda film, out: convert_film(Source(film.name, str(film), film.stem, 0, 0), out),
+        "original": lambda film, out: decode_and_encode(film, out / f"{film.stem}.jpg"),
+        "copy": lambda film, out: shutil.copyfile(film, out / film.name),
+    }
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for repeat in range(repeats):
+        out = folder / str(repeat)
+        for way in ways:
+            (out / way).mkdir(parents=True)
+        for film in films:
+            for way, work in ways.items():
+                began = time.perf_counter()
+                work(film, out / way)
+                times[way].append(time.perf_counter() - began)
+        shutil.rmtree(out)
+    ours, original, copy = (1000 * statistics.median(times[way]) for way in times)
+    return (
+        f"| converting one genuine film ({len(films)} films, {repeats} times) | {ours:.2f} ms "
+        f"| {original:.2f} ms | copy {copy:.2f} ms "
+        f"| {original / ours:.0f} x faster, {ours / copy:.1f} x a copy |"
+    )
+
+
+def second_run(films: list[Path], folder: Path, count: int) -> str:
+    """Seconds of a run that finds everything done, over as many names for the films at hand."""
+    source, target = folder / "films", folder / "jpg"
+    source.mkdir()
+    for number in range(count):
+        # Hard links: as many files to look at, without their space.
+        os.link(films[number % len(films)], source / f"film-{number:06d}.dcm")
+    began = time.perf_counter()
+    first = convert_folder(source, target, progress=False)
+    between = time.perf_counter()
+    again = convert_folder(source, target, progress=False)
+    spent = time.perf_counter() - between
+    assert (first["status"] == "copied").all() and first["new"].all() and not again["new"].any()
+    return (
+        f"| folder of {count} films | {between - began:.1f} s, then {spent:.2f} s when all is done "
+        f"| | | {count / (between - began):.0f} films a second |"
+    )
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--films", type=int, default=100, help="genuine films to time")
+    arguments.add_argument("--repeats", type=int, default=5)
+    arguments.add_argument("--folder-films", type=int, default=30_000, help="0 leaves it out")
+    arguments.add_argument("--scratch", help="where to write; by default a temporary folder")
+    chosen = arguments.parse_args()
+    if not (folder := os.environ.get("CHEXNET_RSNA_DIR")):
+        raise SystemExit("CHEXNET_RSNA_DIR is not set: no genuine films to time")
+    films = sorted((Path(folder) / "stage_2_train_images").glob("*.dcm"))
+    cv2.setNumThreads(1)
+    print(HEADER)
+    with tempfile.TemporaryDirectory(dir=chosen.scratch) as scratch:
+        near = Path(scratch) / "near"
+        near.mkdir()
+        # Copies beside the results: the same disk for reading and writing, and links are possible.
+        copies = [Path(shutil.copyfile(film, near / film.name)) for film in films[: chosen.films]]
+        print(one_film(copies, Path(scratch) / "timed", chosen.repeats), flush=True)
+        if chosen.folder_films:
+            (Path(scratch) / "whole").mkdir()
+            print(second_run(copies, Path(scratch) / "whole", chosen.folder_films), flush=True)
+
+
+if __name__ == "__main__":
+    main()

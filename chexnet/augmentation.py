@@ -1,0 +1,231 @@
+"""Random changes of training films, and of the masks that belong to them, with imgaug."""
+
+import copy
+
+import cv2
+import imgaug.augmenters as iaa
+import imgaug.parameters as iap
+import numpy as np
+from imgaug.augmentables.batches import _BatchInAugmentation
+from imgaug.augmentables.heatmaps import HeatmapsOnImage
+
+# The original shifted its films by up to 20 pixels at a side of 512.
+ORIGINAL_SHIFT = 20 / 512
+
+
+def default_augmenter(
+    image_size: int,
+    *,
+    flip: float = 0.5,
+    rotation: float = 10.0,
+    shear: float = 16.0,
+    shift: float = ORIGINAL_SHIFT,
+    scale: float = 0.0,
+    blur: float = 0.5,
+    brightness: float = 0.0,
+    contrast: float = 0.0,
+) -> iaa.Sequential:
+    """The original's family: flip, rotation, shear and shift in one warp, then sometimes blur.
+
+    A strength of 0 leaves its step out. Any other imgaug augmenter that keeps a film's size and
+    dtype can take this one's place.
+
+    Args:
+        image_size: side of the films in pixels; blur is given in pixels of 512-pixel films.
+        flip: probability of a left-right mirror image, 0 to 1.
+        rotation: largest angle in degrees, either way.
+        shear: largest angle in degrees, along x, either way.
+        shift: largest shift along x, and along y, as a share of the side, either way.
+        scale: largest change of size as a share, either way: 0.1 is 0.9 to 1.1.
+        blur: largest sigma of the Gaussian blur that every second film gets, in pixels of a
+            512-pixel film.
+        brightness: largest change of all grey values as a share of 255, either way.
+        contrast: largest change of contrast about mid-grey as a share, either way.
+
+    Returns:
+        an augmenter of uint8 films ``(n, S, S, 1)`` and of heat maps. What the warp brings in from
+        outside the film is 0 = air.
+
+    Raises:
+        ValueError: a strength is outside what is stated above.
+    """
+    given = {
+        "flip": (flip, 1), "rotation": (rotation, 180), "shear": (shear, 60), "shift": (shift, 1),
+        "scale": (scale, 0.9), "blur": (blur, 100), "brightness": (brightness, 1),
+        "contrast": (contrast, 1),
+    }  # fmt: skip
+    for name, (value, most) in given.items():
+        if not 0 <= value <= most:
+            raise ValueError(f"default_augmenter: {name}={value}; allowed is 0 to {most}")
+    steps = []
+    if flip or rotation or shear or shift or scale:
+        steps.append(FilmWarp(flip=flip, rotation=rotation, shear=shear, shift=shift, scale=scale))
+    if blur:
+        sigma = blur * image_size / 512
+        # Half of the draws are below zero: those films stay as they are.
+        steps.append(iaa.GaussianBlur(iap.Clip(iap.Uniform(-sigma, sigma), 0, None)))
+    if contrast:
+        steps.append(iaa.LinearContrast((1 - contrast, 1 + contrast)))
+    if brightness:
+        grey_values = round(brightness * 255)
+        steps.append(iaa.Add((-grey_values, grey_values)))
+    return iaa.Sequential(steps)
+
+
+class FilmWarp(iaa.Augmenter):
+    """Mirror image, rotation, shear, scale and shift of a batch in one interpolation a film.
+
+    ``iaa.Fliplr`` and ``iaa.Affine`` do the same in two passes and with a matrix product a step
+    and film; here the matrices of a batch are made at once and OpenCV writes into the batch, which
+    takes 0.6 of the time at 512 pixels, and a fifth of the work that is not OpenCV's. Carries
+    images with up to four channels and heat maps; about the centre of the film, bilinear, 0 from
+    outside. Shear is along x alone: with one angle for both axes, as a tuple for imgaug 0.4 and
+    later means, it would be another rotation.
+    """
+
+    def __init__(
+        self, *, flip: float, rotation: float, shear: float, shift: float, scale: float
+    ) -> None:
+        """Strengths as in `default_augmenter`."""
+        super().__init__()
+        self.flip, self.rotation, self.shear = flip, rotation, shear
+        self.shift, self.scale = shift, scale
+
+    def get_parameters(self) -> list[float]:
+        """The five strengths."""
+        return [self.flip, self.rotation, self.shear, self.shift, self.scale]
+
+    def _augment_batch_(self, batch, random_state, parents, hooks):
+        strange = {column.name for column in batch.columns} - {"images", "heatmaps"}
+        if strange:
+            raise NotImplementedError(f"FilmWarp carries images and heatmaps, not {strange}")
+        # Always the same draws in the same order: a strength changes nothing else.
+        mirrored = random_state.random((batch.nb_rows,)) < self.flip
+        draws = random_state.uniform(-1.0, 1.0, (5, batch.nb_rows))
+        linear = self._linear_maps(mirrored, draws)
+        shifts = self.shift * draws[3:].T
+        for i, image in enumerate(() if batch.images is None else batch.images):
+            _warp(image, linear[i], shifts[i])
+        for i, heatmap in enumerate(batch.heatmaps or []):
+            if heatmap.arr_0to1.any():
+                # A square film of another size turns alike; one that is stretched does not.
+                stretch = np.divide(heatmap.arr_0to1.shape[:2], heatmap.shape[:2])[::-1]  # x, y
+                turned = linear[i] * stretch[:, np.newaxis] / stretch
+                _warp(heatmap.arr_0to1, turned, shifts[i])
+        return batch
+
+    def _linear_maps(self, mirrored: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        angle = np.radians(self.rotation) * draws[0]
+        slope = np.tan(np.radians(self.shear) * draws[1])
+        size = 1 + self.scale * draws[2]
+        cos, sin = size * np.cos(angle), size * np.sin(angle)
+        maps = np.array([[cos - slope * sin, -sin - slope * cos], [sin, cos]])  # shear @ rotation
+        maps[:, 0] *= np.where(mirrored, -1, 1)  # first the mirror: column x changes its sign
+        return maps.transpose(2, 0, 1)  # (n, 2, 2), acting on (x, y)
+
+
+def augment_films(
+    augmenter: iaa.Augmenter,
+    films: np.ndarray,
+    seed: list[int],
+    masks: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Augments a batch by the seed alone, whatever the augmenter did before, from any thread.
+
+    An augmenter of imgaug holds random state, and its parameters may hold numbers drawn for
+    earlier batches; so each call works on a copy. Prepare the augmenter with `without_prefetching`.
+
+    Args:
+        augmenter: left as it is.
+        films: uint8 ``(n, S, S, 1)``; may be overwritten.
+        seed: non-negative integers.
+        masks: float32 ``(n, h, w)`` in [0, 1], of the whole film, moved as the films are; may be
+            overwritten.
+
+    Returns:
+        films uint8 ``(n, S, S, 1)`` and masks float32 ``(n, h, w)`` or None.
+
+    Raises:
+        ValueError: the augmenter changed a film's size or dtype.
+    """
+    augmenter = copy.deepcopy(augmenter)
+    augmenter.seed_(np.random.SeedSequence(seed))
+    heatmaps = None
+    if masks is not None:
+        heatmaps = [HeatmapsOnImage(mask[..., np.newaxis], films.shape[1:]) for mask in masks]
+    # What augmenter(images=films) does after copying films that are ours already.
+    batch = augmenter.augment_batch_(_BatchInAugmentation(images=films, heatmaps=heatmaps))
+    changed = batch.images
+    moved = None
+    if masks is not None:
+        moved = np.stack([heatmap.arr_0to1[..., 0] for heatmap in batch.heatmaps])
+    changed = np.asarray(changed)
+    if changed.shape != films.shape or changed.dtype != films.dtype:
+        raise ValueError(
+            f"augmenter {augmenter.name} made {changed.dtype} {changed.shape} of "
+            f"{films.dtype} {films.shape}; allowed is the same dtype and shape"
+        )
+    return changed, moved
+
+
+def augmented_examples(
+    film: np.ndarray,
+    augmenter: iaa.Augmenter,
+    *,
+    mask: np.ndarray | None = None,
+    count: int = 8,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """One film as training may see it, several times, for a contact sheet.
+
+    Args:
+        film: uint8 ``(S, S)``.
+        augmenter: as in training.
+        mask: float32 ``(h, w)`` in [0, 1], such as `chexnet.images.box_masks` makes.
+        count: how many.
+        seed: of the random changes.
+
+    Returns:
+        films uint8 ``(count, S, S)`` and masks float32 ``(count, h, w)`` or None.
+    """
+    films = np.repeat(film[np.newaxis, ..., np.newaxis], count, axis=0)
+    masks = None if mask is None else np.repeat(mask[np.newaxis], count, axis=0)
+    changed, moved = augment_films(without_prefetching(augmenter), films, [seed], masks)
+    return changed[..., 0], moved
+
+
+def without_prefetching(augmenter: iaa.Augmenter) -> iaa.Augmenter:
+    """A copy whose parameters draw what a batch needs and no more.
+
+    imgaug lets a parameter draw 10,000 numbers ahead, switched by a flag that all threads share.
+    """
+    augmenter = copy.deepcopy(augmenter)
+    _strip(augmenter)
+    return augmenter
+
+
+def _strip(value: object) -> object:
+    if isinstance(value, iap.AutoPrefetcher):
+        return _strip(value.other_param)
+    if isinstance(value, iaa.Augmenter | iap.StochasticParameter):
+        for name, part in vars(value).items():
+            setattr(value, name, _strip(part))
+    if isinstance(value, iaa.Augmenter):
+        for child in value.get_all_children(flat=True):
+            _strip(child)
+    if type(value) in (list, tuple):
+        return type(value)(_strip(part) for part in value)
+    return value
+
+
+def _warp(image: np.ndarray, linear: np.ndarray, shift: np.ndarray) -> None:
+    height, width, channels = image.shape
+    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    matrix = np.column_stack([linear, centre - linear @ centre + shift * (width, height)])
+    # Rows a power of two apart share few lines of the processor's cache; eight pixels more, and the
+    # warp is a sixth faster.
+    source = np.empty((height, width + 8, channels), image.dtype)[:, :width]
+    source[:] = image
+    if channels == 1:  # OpenCV knows grey films without a channel axis
+        source, image = source[..., 0], image[..., 0]
+    cv2.warpAffine(source, matrix, (width, height), dst=image, flags=cv2.INTER_LINEAR)

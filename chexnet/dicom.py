@@ -1,0 +1,197 @@
+"""DICOM films to 8-bit JPGs, one or thirty thousand.
+
+A film whose file already holds the right JPG is copied out of it (``jpeg.py``); others are read and
+encoded (``film.py``). Nothing of a header but view, sex, age and size reaches a JPG, the table
+(``filmtable.py``) or a message.
+"""
+
+import os
+from collections import Counter
+from concurrent.futures import Executor
+from functools import partial
+from pathlib import Path
+
+import cv2
+import pandas as pd
+from tqdm.auto import tqdm
+
+from chexnet.film import Film, film_of, read_film
+from chexnet.filmtable import (
+    UNFINISHED,
+    Row,
+    Source,
+    as_table,
+    check_image_id,
+    find_files,
+    read_films,
+    remembering,
+    row_of,
+    write_films,
+    write_whole,
+)
+from chexnet.header import FilmError, read_bytes
+from chexnet.jpeg import stored_jpeg
+from chexnet.workers import work_off
+
+__all__ = ["Film", "FilmError", "check_image_id", "convert_folder", "read_film", "read_films"]
+
+RECIPE = 1  # goes up when the same film would become another JPG, so that old ones are made again
+_PLAIN = "JPEG Baseline (Process 1), 8 bits, MONOCHROME2"
+_MADE = ("copied", "encoded")
+_LONGEST_SIDE = 65_500  # pixels, libjpeg's JPEG_MAX_DIMENSION
+_DIED = "the process that read it died (out of memory, or a decoder crashed)"
+
+
+def convert_folder(
+    source: str | Path,
+    target: str | Path,
+    *,
+    executor: Executor | None = None,
+    workers: int | None = None,
+    quality: int = 95,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Makes a JPG of every film below a folder, and a table of what became of each file.
+
+    ``target/<image_id>.jpg`` is a film (``image_id`` is its file's name without suffix) and
+    ``target/films.csv`` the table. Called again after any kind of stop it goes on where it was;
+    films that are done and unchanged are left alone, failed ones are tried again.
+
+    Args:
+        source: folder of DICOM files; subfolders are searched, links out of it are not followed.
+        target: folder for the JPGs, made if need be; may lie in ``source``.
+        executor: where to work, such as ``Client(...).get_executor()`` of a Dask cluster that sees
+            both folders. By default this process, joined by others where that would take long.
+        workers: how many others, by default one a core; 1 stays in this process.
+        quality: of an encoded JPG, 1 to 100. Copied ones are as the file has them.
+        progress: whether to show a bar.
+
+    Returns:
+        One row a file, sorted by ``file`` (its path below ``source``): ``image_id``; ``status``
+        "copied" (the JPG stood in the file, its pixels are untouched), "encoded" or "failed";
+        ``reason``, for "encoded" what was done to the pixels, for "failed" why; ``rows``,
+        ``columns`` in pixels; ``view``, ``sex``, ``age`` in years, missing if not known;
+        ``stored``, how the file held it; book-keeping (``quality``, ``jpg_bytes``,
+        ``source_bytes``, ``source_time_ns``, ``recipe``); and, not in ``films.csv``, ``new``:
+        whether this run made it.
+
+    Raises:
+        NotADirectoryError: ``source`` is no folder.
+        FileNotFoundError: it holds no files.
+        ValueError: ``target`` is ``source``, or ``quality`` is none.
+        BlockingIOError: another run is converting into ``target``.
+    """
+    source, target = Path(source).resolve(), Path(target).resolve()
+    if not source.is_dir():
+        raise NotADirectoryError(f"{source}: not a folder")
+    if source == target:
+        raise ValueError(f"{target}: the JPGs need a folder other than that of the films")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality {quality}: 1 to 100 is allowed")
+    films, rows = find_files(source, target)
+    if not films and not rows:
+        raise FileNotFoundError(f"{source}: holds no files")
+    target.mkdir(parents=True, exist_ok=True)
+    with remembering(target) as (known, remember):
+        sizes = _jpg_sizes(target)
+        todo = []
+        for film in films:
+            row = known.get(film.file)
+            if row is not None and _stands(row, film, sizes, quality):
+                rows.append(row)
+            else:
+                todo.append(film)
+        claims = Counter(film.image_id for film in films)
+        for row in rows:
+            _remove_outdated(row, known, claims, target)
+        task = partial(_convert, target=target, quality=quality)
+        made: set[object] = set()
+        with tqdm(total=len(todo), unit="film", disable=not (progress and todo)) as bar:
+            for batch in work_off(todo, task, executor=executor, workers=workers, died=_died):
+                for row in batch:
+                    _remove_outdated(row, known, claims, target)
+                remember(batch)
+                rows += batch
+                made.update(row["file"] for row in batch if row["status"] in _MADE)
+                bar.update(len(batch))
+        if todo:
+            _jpg_sizes(target)
+        table = as_table(rows)
+        write_films(target, table)
+    return table.assign(new=table["file"].isin(made))
+
+
+def _jpg_sizes(target: Path) -> dict[str, int]:
+    """Bytes of every JPG in the folder, after what dead runs left half-written has been removed."""
+    sizes = {}
+    with os.scandir(target) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") and entry.name.endswith(UNFINISHED):
+                Path(entry.path).unlink(missing_ok=True)
+            elif entry.name.endswith(".jpg"):
+                sizes[entry.name] = entry.stat().st_size
+    return sizes
+
+
+def _stands(row: Row, film: Source, sizes: dict[str, int], quality: int) -> bool:
+    """Whether an earlier run's JPG of this film is what this run would make."""
+    return (
+        row["status"] in _MADE
+        and row["recipe"] == RECIPE
+        and row["image_id"] == film.image_id
+        and (row["source_bytes"], row["source_time_ns"]) == (film.size, film.time_ns)
+        and row["quality"] in (None, quality)
+        and row["jpg_bytes"] == sizes.get(f"{film.image_id}.jpg")
+    )
+
+
+def _remove_outdated(row: Row, known: dict[str, Row], claims: Counter, target: Path) -> None:
+    """Removes the JPG that an earlier run made of a file which now gives none."""
+    before = known.get(row["file"])
+    if row["status"] in _MADE or before is None or before["status"] not in _MADE:
+        return
+    if before["image_id"] == row["image_id"] and claims[row["image_id"]] <= 1:
+        (target / f"{check_image_id(row['image_id'])}.jpg").unlink(missing_ok=True)
+
+
+def _convert(films: list[Source], target: Path, quality: int) -> list[Row]:
+    """Converts some films one after the other."""
+    return [convert_film(film, target, quality) for film in films]
+
+
+def convert_film(film: Source, target: Path, quality: int = 95) -> Row:
+    """Makes the JPG of one film; what goes wrong is in the row that comes back."""
+    try:
+        data = read_bytes(film.path)
+        facts: Row = {"status": "copied", "stored": _PLAIN}
+        if found := stored_jpeg(data):
+            header, jpg = found
+        else:
+            picture = film_of(data)
+            header, jpg, was = picture.header, picture.jpg, picture.original
+            facts["stored"] = f"{was['transfer_syntax']}, {was['bits']} bits, {was['photometric']}"
+            facts["reason"] = ", ".join(was["steps"])
+            if jpg is None:
+                jpg = _encoded(picture, quality)
+                facts |= {"status": "encoded", "quality": quality}
+                facts["reason"] = facts["reason"] or "pixels as stored"
+        write_whole(target / f"{film.image_id}.jpg", jpg)
+    except FilmError as error:
+        return row_of(film, "failed", str(error))
+    except OSError as error:
+        # Without the paths that are part of the error's own text.
+        why = error.strerror or type(error).__name__
+        return row_of(film, "failed", f"cannot be read or written: {why}")
+    except MemoryError:
+        return row_of(film, "failed", "not enough memory to read it")
+    return row_of(film, **facts, **header, jpg_bytes=len(jpg), recipe=RECIPE)
+
+
+def _died(film: Source) -> Row:
+    return row_of(film, "failed", _DIED)
+
+
+def _encoded(film: Film, quality: int) -> bytes:
+    if max(film.pixels.shape) > _LONGEST_SIDE:
+        raise FilmError(f"{film.pixels.shape} pixels; a JPG has at most {_LONGEST_SIDE} a side")
+    return cv2.imencode(".jpg", film.pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()

@@ -1,0 +1,291 @@
+"""Every picture of a study: here the results figure, from beside it overlays, sheets and curves."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from chexnet.boxes import scale_boxes
+from chexnet.operating_points import RULES, choose_thresholds
+from chexnet.overlap import brightest_points, points_in_boxes
+from chexnet.overlay import OPACITY, blend, film_sheet, overlay_cam, show_colours, show_film
+from chexnet.runs import Run
+
+__all__ = ["blend", "film_sheet", "outcome_table", "overlay_cam", "results_figure", "show_film"]
+
+# An outcome's name, the label of its films, and what the model did with them.
+OUTCOMES = {
+    "TP": ("true positive", 1, "with {}, found"),
+    "FN": ("false negative", 1, "with {}, missed"),
+    "TN": ("true negative", 0, "without {}, called negative"),
+    "FP": ("false positive", 0, "without {}, called positive"),
+}
+_WRONG = ("FN", "FP")
+_RULES = {
+    "outcome": "Shown are films drawn at random within each outcome (seed {}).",
+    "score": "Shown are the films of each outcome of which the model was surest.",
+    "hit": "Shown are films drawn at random within each outcome (seed {}), those with boxes only "
+    "where the map is brightest inside one.",
+    "miss": "Shown are films drawn at random within each outcome (seed {}), those with boxes only "
+    "where the map is brightest outside them.",
+}
+_HOTTEST = 95  # percentile of the maps' maxima that gets the last colour
+# Inches: a film, the space between films, the text below one, the title above a quadrant, the
+# strip around the line, the strip of the colour bar, a line of the caption.
+_FILM, _SPACE, _TEXT, _TITLE, _MIDDLE, _RIGHT, _LINE = 1.95, 0.1, 0.42, 0.34, 0.5, 1.05, 0.165
+
+
+def results_figure(
+    run_folder: str | Path,
+    *,
+    class_name: str | None = None,
+    columns: tuple[int, int] = (4, 3),
+    rows: int = 1,
+    by: str = "outcome",
+    image_ids: Sequence[str] | None = None,
+    seed: int = 0,
+    threshold: float | str = "youden",
+    boxes: bool = True,
+    heat_scale: float | None = None,
+    colormap: str = "heat",
+    opacity: float = OPACITY,
+) -> Figure:
+    """Right and wrong on one page, from the run folder alone, without the model.
+
+    Left of a vertical red line the test films that the model got right, above those with the
+    finding, below those without; right of it those it got wrong, above the missed, below the
+    false alarms. A caption states how they were chosen. A colour means the same on every film, so
+    a film whose map holds no evidence for the finding stays grey.
+
+    Args:
+        run_folder: ``output/<run>/``, as notebook 03 leaves it.
+        class_name: which class; ``None`` is the run's first.
+        columns: films side by side left and right of the line, each at least 1.
+        rows: rows of films for each outcome, at least 1.
+        by: ``"outcome"`` draws at random within each outcome; ``"hit"`` does so too, but of the
+            films with boxes among those whose map is brightest inside one, and ``"miss"`` among
+            the others; ``"score"`` takes the films of which the model was surest.
+        image_ids: exactly these test films, in this order, in as many rows as they need.
+        seed: of the random draw.
+        threshold: a film is called positive at this score or above; or the name of a rule of
+            `chexnet.operating_points.RULES`, which is applied to validation.
+        boxes: whether to draw the radiologists' boxes.
+        heat_scale: logits that get the last colour; ``None`` takes the 95th percentile of the
+            maxima of all test films' maps.
+        colormap: ``"heat"`` (safe for colour blindness and in grey print), ``"jet"`` as in the
+            original, or any other of matplotlib's.
+        opacity: of the last colour, 0 to 1; it falls to 0 with the heat.
+
+    Returns:
+        a figure that no window owns: the last line of a cell shows it, ``savefig`` keeps it.
+
+    Raises:
+        FileNotFoundError: the run lacks a file.
+        ValueError: an argument is outside what is stated above.
+    """
+    run = Run(run_folder)
+    class_name = run.class_names[0] if class_name is None else class_name
+    if len(columns) != 2 or min(*columns, rows) < 1:
+        raise ValueError(
+            f"columns={columns}, rows={rows}: allowed are two numbers of columns (left and right "
+            "of the line) and a number of rows, each at least 1"
+        )
+    films, called = outcome_table(run, class_name=class_name, threshold=threshold)
+    table = run.boxes
+    ids, arrays = run.maps()
+    maps = dict(zip(ids, arrays[:, run.class_names.index(class_name)], strict=True))
+    its_maps = np.stack([maps[image_id] for image_id in films["image_id"]])
+    films["boxed"] = films["y_true"].eq(1) & films["image_id"].isin(table["image_id"])
+    films["hit"] = films["boxed"] & points_in_boxes(
+        brightest_points(its_maps), films["image_id"].to_numpy(), table, run.images
+    )
+    shown, rule = _choose(films, columns, rows, by=by, image_ids=image_ids, seed=seed)
+    rows = max([rows, *(-(-len(some) // columns[k in _WRONG]) for k, some in shown.items())])
+    if heat_scale is None:
+        maxima = its_maps.max(axis=(1, 2))
+        # Where few maps hold evidence the percentile is below zero, and where none does, any
+        # scale leaves every film grey.
+        candidates = [np.percentile(maxima, _HOTTEST), maxima.max(), 1.0]
+        heat_scale = next(float(scale) for scale in candidates if scale > 0)
+    style = {"scale": heat_scale, "colormap": colormap, "opacity": opacity}
+
+    finding = class_name.lower()
+    counts = ", ".join(
+        f"{name} {(films['outcome'] == key).sum()}" for key, (name, *_) in OUTCOMES.items()
+    )
+    caption = (
+        f"Run {run.folder.resolve().name}, {len(films)} test films: {counts}. {called} {rule} "
+        f"Colour: evidence for {finding}, which is the class activation map where it is above "
+        "zero, on one scale for all films; dashed: half of that scale. The mean of a map plus the "
+        "bias of the head is the logit of the score. Hit: the map is brightest inside a box."
+        + " Blue: radiologists’ boxes."
+        * boxes
+    )
+    figure, cells = _quadrants(columns, rows, caption, style)
+    for outcome, some in shown.items():
+        _title_quadrant(cells[outcome][0], outcome, films, finding, len(some))
+        for ax, film in zip(cells[outcome], some.itertuples(), strict=False):
+            pixels = run.film(film.image_id)
+            its = table[table["image_id"] == film.image_id]
+            its = scale_boxes(its, film.rows, film.columns, pixels.shape)
+            overlay_cam(pixels, maps[film.image_id], its if boxes else None, ax, **style)
+            ax.set_label(f"{outcome} {film.image_id}")
+            ax.set_xlabel(_below(film), fontsize=7.5, labelpad=3, linespacing=1.3)
+    return figure
+
+
+def outcome_table(
+    run: Run, *, class_name: str | None = None, threshold: float | str = "youden"
+) -> tuple[pd.DataFrame, str]:
+    """Which test films the model got right.
+
+    Args:
+        run: with predictions.
+        class_name: which class; ``None`` is the run's first.
+        threshold: as in `results_figure`.
+
+    Returns:
+        the predictions of the test films with ``outcome`` (TP, FN, TN or FP), one row a film; and
+        a sentence that says from which score on a film is called positive, and why.
+
+    Raises:
+        ValueError: an unknown class or rule, no test film, or no threshold to be had.
+    """
+    class_name = run.class_names[0] if class_name is None else class_name
+    if class_name not in run.class_names:
+        raise ValueError(f"class_name={class_name!r}: allowed are {run.class_names}")
+    predictions = run.predictions.query("class_name == @class_name")
+    films = predictions[predictions["split"] == "test"]
+    if not len(films):
+        raise ValueError(f"{run.folder / 'predictions.csv'}: no test film of {class_name!r}")
+    why = "as asked for"
+    if isinstance(threshold, str):
+        threshold, why = _chosen_threshold(run, class_name, threshold, predictions)
+    called = films["y_score"] >= threshold
+    right, wrong = np.where(called, "TP", "TN"), np.where(called, "FP", "FN")
+    films = films.assign(outcome=np.where(called == films["y_true"].astype(bool), right, wrong))
+    return films, f"{class_name} is called at a score of {threshold:.3g} or above: {why}."
+
+
+def _chosen_threshold(
+    run: Run, class_name: str, rule: str, predictions: pd.DataFrame
+) -> tuple[float, str]:
+    if rule not in RULES:
+        raise ValueError(f"threshold={rule!r}: allowed are a number and {sorted(RULES)}")
+    val = predictions[predictions["split"] == "val"]
+    points = run.metrics.get("classes", {}).get(class_name, {}).get("operating_points", {})
+    try:
+        chosen = (
+            points[rule]["threshold"]
+            if rule in points
+            else choose_thresholds(val["y_true"], val["y_score"])[rule]
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"{run.folder}: no threshold can be chosen for {class_name!r}, {error}; give a number "
+            "as threshold="
+        ) from error
+    if chosen is None:
+        raise ValueError(
+            f"{run.folder}: on validation no threshold fulfils {rule!r}, {RULES[rule]}; give a "
+            "number as threshold="
+        )
+    return chosen, f"{RULES[rule]}, chosen on {len(val)} validation films"
+
+
+def _choose(
+    films: pd.DataFrame,
+    columns: tuple[int, int],
+    rows: int,
+    *,
+    by: str,
+    image_ids: Sequence[str] | None,
+    seed: int,
+) -> tuple[dict[str, pd.DataFrame], str]:
+    """The films of each outcome to show, and the rule as a sentence of the caption."""
+    if image_ids is not None:
+        unknown = [image_id for image_id in image_ids if image_id not in set(films["image_id"])]
+        if unknown or not len(image_ids):
+            raise ValueError(f"image_ids: {unknown or 'none'}; allowed are test films of this run")
+        films = films.set_index("image_id", drop=False).loc[list(image_ids)]
+        shown = {outcome: films[films["outcome"] == outcome] for outcome in OUTCOMES}
+        return shown, "The films were chosen by hand."
+    if by not in _RULES:
+        raise ValueError(f"by={by!r}: allowed are {', '.join(map(repr, _RULES))}")
+    shown = {}
+    for outcome in OUTCOMES:
+        some = films[films["outcome"] == outcome].sort_values("image_id")
+        count = rows * columns[outcome in _WRONG]
+        if by == "score":
+            some = some.sort_values("y_score", ascending=outcome in ("TN", "FN")).head(count)
+        else:
+            if by != "outcome" and outcome in ("TP", "FN"):
+                some = some[some["boxed"] & (some["hit"] == (by == "hit"))]
+            some = some.sample(min(len(some), count), random_state=seed)
+        shown[outcome] = some
+    return shown, _RULES[by].format(seed)
+
+
+def _quadrants(
+    columns: tuple[int, int], rows: int, caption: str, style: dict
+) -> tuple[Figure, dict[str, list[Axes]]]:
+    """A figure with the line, the caption, the colours, and empty axes for each outcome."""
+    left, right = columns
+    step = _FILM + _SPACE
+    width = _SPACE + (left + right) * step + _MIDDLE + _RIGHT
+    lines = textwrap.wrap(caption, int((width - _SPACE) * 16.8))
+    bottom = 0.15 + len(lines) * _LINE
+    half = _TITLE + rows * (_FILM + _TEXT)
+    height = bottom + 2 * half + 0.05
+    figure = Figure(figsize=(width, height))
+
+    def axes_at(x: float, y: float, wide: float, high: float) -> Axes:
+        return figure.add_axes([x / width, y / height, wide / width, high / height])
+
+    figure.text(
+        _SPACE / width, 0.1 / height, "\n".join(lines), fontsize=8, va="bottom", linespacing=1.35
+    )
+    middle = (left * step + (_SPACE + _MIDDLE) / 2) / width
+    ends = [(bottom + 0.05) / height, 1 - 0.1 / height]
+    figure.add_artist(Line2D([middle, middle], ends, color="#d62728", linewidth=2.5))
+    colours = axes_at(width - _RIGHT + 0.12, height - _TITLE - _FILM, 0.14, _FILM - 0.3)
+    colours.set_title("evidence\n(logits)", fontsize=7.5, loc="left", pad=5)
+    show_colours(colours, **style)
+    cells = {outcome: [] for outcome in OUTCOMES}
+    for outcome, axes in cells.items():
+        wrong = outcome in _WRONG
+        start = _SPACE + wrong * (left * step + _MIDDLE)
+        top = bottom + half * (1 if outcome in ("TN", "FP") else 2) - _TITLE
+        for number in range(rows * columns[wrong]):
+            row, column = divmod(number, columns[wrong])
+            y = top - row * (_FILM + _TEXT) - _FILM
+            axes.append(axes_at(start + column * step, y, _FILM, _FILM))
+            axes[-1].set(xticks=[], yticks=[], frame_on=False)
+    return figure, cells
+
+
+def _title_quadrant(ax: Axes, outcome: str, films: pd.DataFrame, finding: str, shown: int) -> None:
+    name, label, deed = OUTCOMES[outcome]
+    count, among = (films["outcome"] == outcome).sum(), (films["y_true"] == label).sum()
+    title = f"{name.capitalize()}s: {count} of the {among} films {deed.format(finding)}"
+    ax.annotate(title, (0, 1), (0, 6), "axes fraction", "offset points", fontsize=10)
+    if not shown:
+        words = "none chosen" if count else "none"
+        ax.text(0.5, 0.5, words, ha="center", va="center", color="#555555", fontsize=10)
+
+
+def _below(film: tuple) -> str:
+    facts = [getattr(film, name, None) for name in ("view", "sex", "age")]
+    facts = [
+        f"{fact:.0f} y" if isinstance(fact, float | int) else fact
+        for fact in facts
+        if pd.notna(fact)
+    ]
+    first = f"score {film.y_score:.2f} · {OUTCOMES[film.outcome][0]}"
+    first += (" · hit" if film.hit else " · miss") if film.boxed else ""
+    return "\n".join([first, " · ".join([*facts, film.image_id[:8]])])

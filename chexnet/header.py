@@ -1,0 +1,141 @@
+"""The bytes of a DICOM Part 10 file: where the data set begins, and the few facts taken from it.
+
+A header holds names, dates and numbers of a person. What leaves this module is a short list of
+facts, each checked against the values it may have, so that nothing else can travel on in its place.
+"""
+
+import re
+import stat
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+MAX_FILE = 256 * 2**20  # bytes; the largest plain chest plate takes 30 MB
+MAX_SAMPLES = 36_000_000  # values of one frame, 6,000 x 6,000 in grey: twice that plate
+
+# PS3.3 C.8.1.3 View Position, and what MIMIC-CXR and others write for a lateral film.
+VIEWS = frozenset(["AP", "PA", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LAT", "LATERAL"])
+SEXES = frozenset("MFO")  # PS3.3 C.7.1.1
+_YEARS_PER_UNIT = {"Y": 1.0, "": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # PS3.5 6.2
+_PIECE = 1 << 16  # bytes inflated at a time
+_OLDEST = 120  # RSNA's table has 148 and 155: slips of the pen, not ages
+
+PIXEL_DATA = 0x7FE00010
+UNDEFINED_LENGTH = 0xFFFFFFFF
+_LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # PS3.5 7.1.2
+_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+_ELEMENT = struct.Struct("<HH2sH")
+_LENGTH = struct.Struct("<I")
+
+
+class FilmError(ValueError):
+    """A file that gives no film. The message says why, and quotes nothing private."""
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The content of a regular file of a size that a film can have.
+
+    Raises:
+        FilmError: a folder, pipe or device; empty; or larger than ``MAX_FILE``.
+        OSError: the file cannot be opened or read.
+    """
+    facts = Path(path).stat()
+    if not stat.S_ISREG(facts.st_mode):
+        raise FilmError("not a regular file")
+    if facts.st_size > MAX_FILE:
+        raise FilmError(f"{facts.st_size} bytes; a file of at most {MAX_FILE} is read")
+    data = Path(path).read_bytes()
+    if not data:
+        raise FilmError("empty file")
+    return data
+
+
+def elements(data: bytes, start: int) -> Iterator[tuple[int, int, int]]:
+    """Steps through explicit little-endian elements without interpreting them.
+
+    Args:
+        data: the whole file.
+        start: offset of the first element in bytes.
+
+    Yields:
+        Tag (group << 16 | element), offset and length of the value as the file says them. It ends
+        at the first thing out of the ordinary: an unknown VR, a length past the end.
+    """
+    offset, end = start, len(data)
+    while offset + 12 <= end:
+        group, element, vr, length = _ELEMENT.unpack_from(data, offset)
+        if vr in _SHORT_VRS:
+            offset += 8
+        elif vr in _LONG_VRS:
+            (length,) = _LENGTH.unpack_from(data, offset + 8)
+            offset += 12
+        else:
+            return
+        yield group << 16 | element, offset, length
+        offset += length
+
+
+def file_meta(data: bytes) -> tuple[str, int]:
+    """Transfer syntax and start of the data set (PS3.10 7.1).
+
+    Returns:
+        The Transfer Syntax UID, ``""`` if the file names none, and the offset in bytes.
+
+    Raises:
+        FilmError: the file is not DICOM Part 10.
+    """
+    if data[128:132] != b"DICM":
+        raise FilmError("not a DICOM file (no 'DICM' after its first 128 bytes)")
+    syntax, start = "", 132
+    for tag, offset, length in elements(data, 132):
+        if tag >> 16 != 2:
+            break
+        if tag == 0x00020010:
+            syntax = data[offset : offset + length].decode("ascii", "replace").strip(" \0")
+        start = offset + length
+    return syntax, start
+
+
+def check_deflated(data: bytes, start: int) -> None:
+    """Refuses a data set that inflates to more than a film can have, without keeping it.
+
+    Raises:
+        FilmError: more than ``MAX_FILE`` bytes, or no deflated data at all.
+    """
+    inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    for offset in range(start, len(data), _PIECE):
+        piece = data[offset : offset + _PIECE]
+        while piece and not inflater.eof:
+            try:
+                inflated += len(inflater.decompress(piece, 64 * _PIECE))
+            except zlib.error:
+                raise FilmError("damaged: what should be deflated is not") from None
+            piece = inflater.unconsumed_tail
+            if inflated > MAX_FILE:
+                raise FilmError(f"inflates to more than {MAX_FILE} bytes")
+
+
+def public_facts(values: Mapping[str, object]) -> dict[str, object]:
+    """The facts of a header that may be passed on.
+
+    Args:
+        values: ``view`` (0018,5101), ``sex`` (0010,0040), ``age`` (0010,1010) as the file has them,
+            ``rows`` and ``columns`` as integers.
+
+    Returns:
+        The same five keys. A view or sex that is none of the Standard's, and an age that is none
+        (or outside 0 to 120), becomes None. Age is in whole years.
+    """
+    view, sex, age = (
+        str(values.get(key) or "").strip(" \0").upper() for key in ("view", "sex", "age")
+    )
+    parts = re.fullmatch(r"(\d{1,3})([YMWD]?)", age, re.ASCII)
+    years = int(int(parts[1]) * _YEARS_PER_UNIT[parts[2]]) if parts else None
+    return {
+        "view": view if view in VIEWS else None,
+        "sex": sex if sex in SEXES else None,
+        "age": years if years is not None and years <= _OLDEST else None,
+        "rows": values["rows"],
+        "columns": values["columns"],
+    }

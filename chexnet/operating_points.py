@@ -1,0 +1,115 @@
+"""Where to call a film positive: thresholds chosen on validation, judged on test."""
+
+import numpy as np
+from sklearn import metrics as sklearn_metrics
+
+from chexnet.intervals import wilson_interval
+
+TARGET = 0.9  # of the fixed-sensitivity and the fixed-specificity point
+RULES = {
+    "youden": "largest sensitivity + specificity - 1 (Youden 1950)",
+    "sensitivity_0.9": "highest threshold that keeps sensitivity at 0.9 or more",
+    "specificity_0.9": "lowest threshold that keeps specificity at 0.9 or more",
+}
+# Chance of the finding at which one would act: 5 % (a cheap look) to 95 %.
+_ACTING = np.arange(5, 100, 5) / 100
+
+
+def choose_thresholds(y_true: np.ndarray, y_score: np.ndarray) -> dict[str, float | None]:
+    """Chooses a threshold by each rule of `RULES`; hand it the validation split.
+
+    A film is called positive where its score is at or above the threshold. Where two thresholds
+    fulfil a rule equally, the higher one is taken.
+
+    Args:
+        y_true: ``(N,)`` labels, 0 or 1, both present.
+        y_score: ``(N,)`` scores.
+
+    Returns:
+        rule to threshold; ``None`` where only calling no film positive would fulfil it.
+
+    Raises:
+        ValueError: one class only.
+    """
+    y_true, y_score = np.asarray(y_true), np.asarray(y_score, np.float64)
+    if len(np.unique(y_true)) < 2:
+        raise ValueError(
+            f"thresholds need films of both classes, but all {len(y_true)} labels are equal"
+        )
+    false_positive_rate, sensitivity, threshold = (
+        values[1:]  # the first is infinite: no film called positive
+        for values in sklearn_metrics.roc_curve(y_true, y_score, drop_intermediate=False)
+    )
+    # Counts, not rates, decide about 0.9: 9 of 10 as a float can lie a hair beside it.
+    positives = np.rint(sensitivity * (y_true == 1).sum())
+    false_positives = np.rint(false_positive_rate * (y_true == 0).sum())
+    sensitive = np.flatnonzero(positives >= TARGET * (y_true == 1).sum() - 1e-9)
+    specific = np.flatnonzero(false_positives <= (1 - TARGET) * (y_true == 0).sum() + 1e-9)
+    return {
+        "youden": float(threshold[np.argmax(sensitivity - false_positive_rate)]),
+        "sensitivity_0.9": float(threshold[sensitive[0]]),
+        "specificity_0.9": float(threshold[specific[-1]]) if specific.size else None,
+    }
+
+
+def rates_at(y_true: np.ndarray, y_score: np.ndarray, threshold: float) -> dict:
+    """What a threshold does on a set of films.
+
+    Args:
+        y_true: ``(N,)`` labels, 0 or 1.
+        y_score: ``(N,)`` scores.
+        threshold: a film is called positive where its score is at or above it.
+
+    Returns:
+        the four counts, and ``sensitivity, specificity, ppv, npv``, each with ``value, low, high``
+        (Wilson) and ``n``, the films it is a share of; ``None`` and a ``reason`` if there are none.
+    """
+    y_true = np.asarray(y_true) == 1
+    called = np.asarray(y_score) >= threshold
+    counts = {
+        "true_positives": int((y_true & called).sum()),
+        "false_positives": int((~y_true & called).sum()),
+        "false_negatives": int((y_true & ~called).sum()),
+        "true_negatives": int((~y_true & ~called).sum()),
+    }
+    tp, fp, fn, tn = counts.values()
+    return counts | {
+        "sensitivity": _share(tp, tp + fn, "no film is positive"),
+        "specificity": _share(tn, tn + fp, "no film is negative"),
+        "ppv": _share(tp, tp + fp, "no film is called positive"),
+        "npv": _share(tn, tn + fn, "no film is called negative"),
+    }
+
+
+def decision_curve(y_true: np.ndarray, probability: np.ndarray) -> list[dict[str, float]]:
+    """Net benefit of acting on the model, on every film, on none (Vickers & Elkin 2006).
+
+    Net benefit is true positives less false positives at the odds of the probability at which one
+    would act, per film; acting on no film has 0.
+
+    Args:
+        y_true: ``(N,)`` labels, 0 or 1.
+        probability: ``(N,)`` calibrated probabilities.
+
+    Returns:
+        one row a probability: ``probability, model, treat_all``.
+    """
+    y_true, probability = np.asarray(y_true) == 1, np.asarray(probability, np.float64)
+    prevalence = float(y_true.mean())
+    rows = []
+    for acting in _ACTING:
+        odds = acting / (1 - acting)
+        called = probability >= acting
+        model = (y_true & called).mean() - odds * (~y_true & called).mean()
+        treat_all = prevalence - odds * (1 - prevalence)
+        rows.append(
+            {"probability": float(acting), "model": float(model), "treat_all": float(treat_all)}
+        )
+    return rows
+
+
+def _share(part: int, whole: int, reason: str) -> dict:
+    if whole == 0:
+        return {"value": None, "low": None, "high": None, "n": 0, "reason": reason}
+    low, high = wilson_interval(part, whole)
+    return {"value": part / whole, "low": low, "high": high, "n": whole}

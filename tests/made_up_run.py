@@ -1,0 +1,68 @@
+"""A run folder without a model: made-up films, scores and maps, in the layout of the contract."""
+
+import numpy as np
+import pandas as pd
+
+from chexnet.runs import Run
+
+
+def write_run(folder, *, films=400, classes=("Pneumonia",), signal=1.5, seed=0, **changes):
+    """Writes a run whose scores and maps know the truth by ``signal``; 0 knows nothing.
+
+    Half of the positives' boxes lie left, half right; their map is bright where the box is.
+    """
+    rng = np.random.default_rng(seed)
+    patient = rng.integers(films // 2, size=films)
+    splits = rng.choice(["train", "val", "test"], p=[0.5, 0.2, 0.3], size=films // 2)
+    y = (rng.random(films) < 0.35).astype(int)
+    images = pd.DataFrame(
+        {
+            "image_id": [f"{number:05d}" for number in range(films)],
+            "patient_id": [f"{number:08d}" for number in patient],
+            "Pneumonia": y,
+            "detailed_class": np.where(
+                y == 1,
+                "Lung Opacity",
+                rng.choice(["Normal", "No Lung Opacity / Not Normal"], size=films),
+            ),
+            "view": np.where(rng.random(films) < 0.35 + 0.4 * y, "AP", "PA"),
+            "sex": rng.choice(["F", "M"], size=films),
+            "age": rng.integers(1, 95, size=films),
+            "rows": 1024,
+            "columns": 512,
+            "split": splits[patient],
+        }
+    )
+    for name in classes[1:]:
+        images[name] = (rng.random(films) < 0.3).astype(int)
+    images = images.assign(**changes)
+    left = rng.random(films) < 0.5
+    boxes = pd.DataFrame(
+        {
+            "image_id": images["image_id"],
+            "x": np.where(left, 20.0, 256.0) + rng.integers(-20, 20, size=films),
+            "y": 384.0 + rng.integers(-50, 50, size=films),
+            "width": 128.0,
+            "height": 256.0,
+        }
+    )[y == 1]
+    run = Run.create(folder, settings={"class_names": list(classes)}, images=images, boxes=boxes)
+    scored = images[images["split"] != "train"]
+    parts = []
+    for name in classes:
+        logit = signal * (2 * scored[name] - 1) + rng.normal(size=len(scored))
+        part = scored[["image_id", "split"]].assign(class_name=name, y_true=scored[name])
+        parts.append(part.assign(y_score=1 / (1 + np.exp(-2 * logit))))
+    run.write_table("predictions.csv", pd.concat(parts))
+    # 8 rows and 4 columns of cells of 128 x 128 pixels: a box covers 1 x 2 of them.
+    maps = rng.normal(size=(films, len(classes), 8, 4)).astype(np.float32)
+    maps[np.arange(films), :, 3, np.where(left, 0, 2)] += 4 * signal * y[:, np.newaxis]
+    maps[np.arange(films), :, 4, np.where(left, 0, 2)] += 4 * signal * y[:, np.newaxis]
+    run.write_arrays(
+        "maps.npz",
+        image_id=scored["image_id"].to_numpy(str),
+        maps=maps[scored.index],
+        bias=np.zeros(len(classes), np.float32),
+        class_names=np.array(classes),
+    )
+    return run

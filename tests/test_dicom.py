@@ -1,0 +1,372 @@
+"""Tests of a folder of films on its way to a folder of JPGs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.data import get_testdata_file
+
+from benchmarks.fuzz_convert import (
+    DEFLATED,
+    J2K,
+    JPEG,
+    SECRET,
+    bombs,
+    check,
+    film_bytes,
+    fuzz,
+    jpeg_bytes,
+    mutated,
+    whole_films,
+)
+from chexnet import dicom, workers
+from chexnet.dicom import convert_folder, read_film, read_films
+
+ROOT = Path(__file__).parents[1]
+GREY = np.arange(48 * 64, dtype=np.uint32).reshape(48, 64).astype(np.uint8)
+DEEP = (GREY.astype(np.uint16) * 200).clip(0, 60000)
+
+
+@pytest.fixture
+def films(tmp_path):
+    """A folder of two films that are copied, two that are encoded and two that fail."""
+    folder = tmp_path / "films"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "plain.dcm").write_bytes(film_bytes(GREY, syntax=JPEG))
+    (folder / "frames.dcm").write_bytes(film_bytes(GREY, syntax=JPEG, frames=3))
+    (folder / "deep" / "wide.dcm").write_bytes(film_bytes(DEEP, syntax=J2K))
+    (folder / "raw").write_bytes(film_bytes(GREY, PatientAge="", ViewPosition="???"))
+    (folder / "cut.dcm").write_bytes(film_bytes(GREY)[:-500])
+    (folder / "letter.txt").write_text("Dear colleague")
+    return folder
+
+
+def convert(source, target, **options):
+    return convert_folder(source, target, progress=False, workers=1, **options)
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_every_file_has_a_row_and_every_film_a_jpg(films, tmp_path):
+    table = convert(films, tmp_path / "jpg").set_index("file")
+    assert table["status"].to_dict() == {
+        "cut.dcm": "failed",
+        "deep/wide.dcm": "encoded",
+        "frames.dcm": "copied",
+        "letter.txt": "failed",
+        "plain.dcm": "copied",
+        "raw": "encoded",
+    }
+    assert table["reason"].to_dict() == {
+        "cut.dcm": "truncated: no whole pixel data",
+        "deep/wide.dcm": "spread from its lowest to its highest value (0 to 51000)",
+        "frames.dcm": "first of 3 frames",
+        "letter.txt": "not a DICOM file (no 'DICM' after its first 128 bytes)",
+        "plain.dcm": "",
+        "raw": "pixels as stored",
+    }
+    made = table[table["status"] != "failed"]
+    assert set(made["rows"]) == {48} and set(made["columns"]) == {64}
+    assert made.loc["plain.dcm", ["view", "sex", "age"]].tolist() == ["PA", "F", 51]
+    assert pd.isna(made.loc["raw", "view"]) and pd.isna(made.loc["raw", "age"])
+    assert table.loc["cut.dcm", ["rows", "view", "quality"]].isna().all()
+    assert sorted(content(tmp_path / "jpg")) == sorted(
+        ["films.csv", "plain.jpg", "frames.jpg", "wide.jpg", "raw.jpg"]
+    )
+    for image_id, file in zip(made["image_id"], made.index, strict=True):
+        opened = cv2.imread(str(tmp_path / "jpg" / f"{image_id}.jpg"), cv2.IMREAD_UNCHANGED)
+        expected = read_film(films / file).pixels
+        if made.loc[file, "status"] == "copied":
+            assert np.array_equal(opened, expected)
+        else:
+            assert np.abs(opened.astype(int) - expected).mean() < 3
+
+
+def test_the_table_that_is_returned_is_the_one_on_disk(films, tmp_path):
+    table = convert(films, tmp_path / "jpg")
+    assert table["new"].sum() == 4
+    pd.testing.assert_frame_equal(table.drop(columns="new"), read_films(tmp_path / "jpg"))
+    assert list(table.columns[:9]) == (
+        "image_id file status reason rows columns view sex age".split()
+    )
+
+
+def test_genuine_films_are_copied_with_their_facts(rsna_dir, tmp_path):
+    source = tmp_path / "films"
+    source.mkdir()
+    for film in sorted((rsna_dir / "stage_2_train_images").iterdir())[:20]:
+        shutil.copy(film, source)
+    table = convert(source, tmp_path / "jpg")
+    assert set(table["status"]) == {"copied"}
+    for row in table.itertuples():
+        ds = pydicom.dcmread(source / row.file)
+        opened = cv2.imread(str(tmp_path / "jpg" / f"{row.image_id}.jpg"), cv2.IMREAD_UNCHANGED)
+        assert row.image_id == ds.PatientID
+        assert (row.view, row.sex, str(row.age)) == (ds.ViewPosition, ds.PatientSex, ds.PatientAge)
+        assert np.array_equal(opened, ds.pixel_array)
+
+
+def test_pydicoms_own_files_each_give_a_row(tmp_path):
+    source = Path(get_testdata_file("CT_small.dcm", download=False)).parent
+    table = convert(source, tmp_path / "jpg")
+    assert len(table) == sum(path.is_file() for path in source.rglob("*"))
+    assert table["status"].isin(["encoded", "failed"]).all()
+    assert (table["reason"] != "").all()
+    made = table[table["status"] == "encoded"]
+    assert len(made) >= 30
+    for row in made.itertuples():
+        with Image.open(tmp_path / "jpg" / f"{row.image_id}.jpg") as image:
+            assert (image.height, image.width, image.mode) == (row.rows, row.columns, "L")
+
+
+def test_a_second_run_touches_no_film_and_changes_nothing(films, tmp_path, monkeypatch):
+    first = convert(films, tmp_path / "jpg")
+    before = content(tmp_path / "jpg")
+    seen = []
+    monkeypatch.setattr(dicom, "read_bytes", lambda path: seen.append(path) or b"no film")
+    again = convert(films, tmp_path / "jpg")
+    # Failed films are tried again: a decoder may have been installed meanwhile.
+    assert sorted(Path(path).name for path in seen) == ["cut.dcm", "letter.txt"]
+    assert not again["new"].any()
+    assert content(tmp_path / "jpg").keys() == before.keys()
+    assert again["status"].tolist() == first["status"].tolist()
+
+
+def test_what_has_changed_is_made_again_and_nothing_else(films, tmp_path):
+    target = tmp_path / "jpg"
+    convert(films, target)
+    (target / "frames.jpg").unlink()
+    (target / "wide.jpg").write_bytes(b"half")
+    (films / "plain.dcm").write_bytes(film_bytes(255 - GREY, syntax=JPEG))
+    table = convert(films, target).set_index("image_id")
+    assert table.index[table["new"]].tolist() == ["wide", "frames", "plain"]
+    assert (target / "plain.jpg").read_bytes() == jpeg_bytes(255 - GREY)
+    assert content(target) == content_of_clean_run(films, tmp_path)
+
+
+def content_of_clean_run(films, tmp_path):
+    convert(films, tmp_path / "clean")
+    return content(tmp_path / "clean")
+
+
+def test_another_quality_concerns_encoded_films_only(films, tmp_path):
+    convert(films, tmp_path / "jpg")
+    before = content(tmp_path / "jpg")
+    table = convert(films, tmp_path / "jpg", quality=50).set_index("image_id")
+    assert sorted(table.index[table["new"]]) == ["raw", "wide"]
+    assert len(before["wide.jpg"]) > table.loc["wide", "jpg_bytes"]
+    with pytest.raises(ValueError, match="quality 0: 1 to 100"):
+        convert(films, tmp_path / "jpg", quality=0)
+
+
+def test_a_film_that_no_longer_gives_a_picture_loses_its_old_one(films, tmp_path):
+    convert(films, tmp_path / "jpg")
+    (tmp_path / "jpg" / "mine.jpg").write_bytes(b"not the converter's")
+    (films / "plain.dcm").write_bytes(b"overwritten")
+    (films / "deep" / "frames.dcm").write_bytes(film_bytes(GREY))
+    table = convert(films, tmp_path / "jpg").set_index("file")
+    assert table.loc[["plain.dcm", "frames.dcm", "deep/frames.dcm"], "status"].eq("failed").all()
+    assert sorted(content(tmp_path / "jpg")) == ["films.csv", "mine.jpg", "raw.jpg", "wide.jpg"]
+
+
+def test_a_table_or_journal_does_not_decide_what_is_removed_or_written(films, tmp_path):
+    target = tmp_path / "jpg"
+    convert(films, target)
+    (tmp_path / "precious.jpg").write_bytes(b"precious")
+    forged = (target / "films.csv").read_text().replace("plain,plain.dcm", "../precious,plain.dcm")
+    (target / "films.csv").write_text(forged)
+    (films / "plain.dcm").write_bytes(b"overwritten")
+    convert(films, target)
+    assert (tmp_path / "precious.jpg").read_bytes() == b"precious"
+
+
+def test_a_folder_inside_the_films_is_not_searched_for_films(films):
+    first = convert(films, films / "jpg")
+    again = convert(films, films / "jpg")
+    assert first["file"].tolist() == again["file"].tolist()
+    with pytest.raises(ValueError, match="a folder other than that of the films"):
+        convert(films, films)
+
+
+def test_a_folder_without_files_is_an_error(tmp_path):
+    (tmp_path / "films").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no files"):
+        convert(tmp_path / "films", tmp_path / "jpg")
+    with pytest.raises(NotADirectoryError, match="not a folder"):
+        convert(tmp_path / "none", tmp_path / "jpg")
+
+
+def test_a_file_that_may_not_be_read_or_written_is_reported(films, tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(dicom, "read_bytes", refuse)
+    table = convert(films, tmp_path / "jpg")
+    assert set(table["reason"]) == {"cannot be read or written: Permission denied"}
+    monkeypatch.undo()
+    (tmp_path / "jpg" / "plain.jpg").mkdir()
+    table = convert(films, tmp_path / "jpg").set_index("image_id")
+    assert table.loc["plain", "reason"] == "cannot be read or written: Is a directory"
+    assert table.loc["frames", "status"] == "copied"
+
+
+def test_nothing_private_reaches_a_jpg_the_table_or_a_message(tmp_path, caplog, capfd):
+    source, target = tmp_path / "films", tmp_path / "jpg"
+    source.mkdir()
+    secrets = [SECRET.encode(), b"19330221", b"20170316", SECRET.encode("utf-16-le")]
+    for number, film in enumerate(whole_films()):
+        (source / f"film-{number}.dcm").write_bytes(film)
+        # The same film, broken so that a reason has to be given.
+        (source / f"cut-{number}.dcm").write_bytes(film[: len(film) // 2])
+        (source / f"odd-{number}.dcm").write_bytes(film.replace(b"PN", b"IS").replace(b"US", b"DS"))
+    assert sum(SECRET.encode() in path.read_bytes() for path in source.iterdir()) > 30
+    table = convert_folder(source, target, workers=1)
+    written = b"".join(content(target).values()) + table.to_json().encode()
+    said = "".join(capfd.readouterr()) + caplog.text
+    for secret in secrets:
+        assert secret not in written
+        assert secret not in said.encode()
+
+
+def test_damaged_films_give_a_row_each(tmp_path):
+    found = fuzz(400, seed=1, folder=tmp_path)
+    assert sum(found["statuses"].values()) == 400
+    assert all(found["statuses"][status] > 20 for status in ("copied", "encoded", "failed"))
+
+
+def test_a_folder_of_damaged_films_is_worked_through(tmp_path):
+    source, rng = tmp_path / "films", np.random.default_rng(2)
+    source.mkdir()
+    whole = whole_films()
+    damaged = bombs() + [mutated(whole[number % len(whole)], rng) for number in range(100)]
+    for number, film in enumerate(damaged):
+        (source / f"{number}.dcm").write_bytes(film)
+    table = convert(source, tmp_path / "jpg")
+    assert len(table) == len(damaged)
+    for row in json.loads(table.to_json(orient="records")):
+        check(damaged[int(row["image_id"])], row, tmp_path / "jpg")
+
+
+def test_threads_and_processes_give_what_one_process_gives(films, tmp_path, monkeypatch):
+    expected = content_of_clean_run(films, tmp_path)
+    with ThreadPoolExecutor(4) as threads:
+        convert_folder(films, tmp_path / "threads", executor=threads, progress=False)
+    assert content(tmp_path / "threads") == expected
+    monkeypatch.setattr(workers, "_PATIENCE", -1.0)
+    convert_folder(films, tmp_path / "processes", workers=2, progress=False)
+    assert content(tmp_path / "processes") == expected
+
+
+def test_a_dask_cluster_of_two_workers_gives_what_one_process_gives(films, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    expected = content_of_clean_run(films, tmp_path)
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=tmp_path
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        assert len(client.scheduler_info()["workers"]) == 2
+        executor = client.get_executor()
+        table = convert_folder(films, tmp_path / "dask", executor=executor, progress=False)
+    assert content(tmp_path / "dask") == expected
+    assert table["new"].sum() == 4
+
+
+def test_a_second_run_into_the_same_folder_at_once_is_refused(films, tmp_path):
+    holding = (
+        "import sys; from pathlib import Path; from chexnet.filmtable import remembering\n"
+        "with remembering(Path(sys.argv[1])):\n  print('held', flush=True); sys.stdin.read()"
+    )
+    (tmp_path / "jpg").mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", holding, tmp_path / "jpg"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(BlockingIOError, match="another run is converting into this folder"):
+            convert(films, tmp_path / "jpg")
+        other.kill()
+    assert len(convert(films, tmp_path / "jpg")) == 6
+
+
+KILLING = """
+import os, random, signal, sys, time
+from pathlib import Path
+from chexnet import workers
+from chexnet.dicom import convert_folder
+
+source, target, clean, kills, processes = *map(Path, sys.argv[1:4]), *map(int, sys.argv[4:6])
+if __name__ == "__main__":
+    wanted = {path.name: path.read_bytes() for path in clean.iterdir()}
+    if processes > 1:
+        workers._PATIENCE = -1.0
+    chance, unfinished = random.Random(0), 0
+    for kill in range(kills):
+        child = os.fork()
+        if child == 0:
+            convert_folder(source, target, workers=processes, progress=False)
+            os._exit(0)
+        time.sleep(chance.uniform(0.0, 0.1) if processes == 1 else chance.uniform(0.3, 1.2))
+        os.kill(child, signal.SIGKILL)
+        _, state = os.waitpid(child, 0)
+        unfinished += os.WIFSIGNALED(state)
+        for path in target.glob("*.jpg") if target.exists() else ():
+            assert path.read_bytes() == wanted[path.name], path
+        if not os.WIFSIGNALED(state):  # it was too quick: begin anew
+            for path in target.iterdir():
+                path.unlink()
+    print(unfinished)
+"""
+
+
+@pytest.mark.parametrize(("kills", "processes"), [(30, 1), (3, 2)])
+def test_a_run_killed_at_any_moment_ends_as_one_clean_run(tmp_path, kills, processes):
+    source, target, clean = (tmp_path / name for name in ("films", "jpg", "clean"))
+    source.mkdir()
+    large = np.tile(DEEP, (8, 8))
+    for number in range(150):
+        made = film_bytes(np.tile(GREY, (4, 4)), syntax=JPEG)
+        if number % 3 == 0:
+            made = film_bytes(large, syntax=DEFLATED if number % 2 else J2K)
+        (source / f"{number}.dcm").write_bytes(made)
+    expected = convert(source, clean)
+    assert set(expected["status"]) == {"copied", "encoded"}
+    (tmp_path / "killing.py").write_text(KILLING)
+    killed = subprocess.run(
+        [
+            sys.executable,
+            tmp_path / "killing.py",
+            source,
+            target,
+            clean,
+            str(kills),
+            str(processes),
+        ],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert killed.returncode == 0, killed.stderr
+    assert int(killed.stdout) >= 2 * kills // 3
+    time.sleep(0.1)  # a worker may live a moment longer than its parent
+    table = convert(source, target)
+    pd.testing.assert_frame_equal(table.drop(columns="new"), expected.drop(columns="new"))
+    assert content(target) == content(clean)

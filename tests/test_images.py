@@ -1,0 +1,292 @@
+import multiprocessing
+import os
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from chexnet.images import CACHES_KEPT, LEFT_BEHIND_SECONDS, ImageStore, prepare_film
+
+IDS = [f"film{index}" for index in range(6)]
+
+
+def write_film(folder, image_id, shape=(64, 64), seed=0):
+    draw = np.random.default_rng([seed, *image_id.encode()])
+    film = cv2.GaussianBlur(draw.integers(0, 256, shape, dtype=np.uint8), (0, 0), 3)
+    film = cv2.normalize(film, None, 20, 220, cv2.NORM_MINMAX)
+    assert cv2.imwrite(str(folder / f"{image_id}.jpg"), film)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "jpg"
+    folder.mkdir()
+    for image_id in IDS:
+        write_film(folder, image_id)
+    return folder
+
+
+def open_store(folder, image_ids=IDS, **options):
+    return ImageStore(folder, image_ids, **{"image_size": 16, "progress": False, **options})
+
+
+def caches(folder):
+    return sorted((folder.parent / "cache").iterdir())
+
+
+def build_in_a_process(folder, start, results):
+    start.wait()
+    results.put(open_store(folder)[IDS].tobytes())
+
+
+def test_a_film_is_equalised_at_its_own_size_and_then_resized(folder):
+    film = cv2.imread(str(folder / "film3.jpg"), cv2.IMREAD_GRAYSCALE)
+    assert film.shape == (64, 64)
+    expected = cv2.resize(
+        cv2.createCLAHE(2.0, (8, 8)).apply(film), (16, 16), interpolation=cv2.INTER_AREA
+    )
+    pixels = open_store(folder)[["film3"]]
+    assert pixels.shape == (1, 16, 16, 1)
+    assert pixels.dtype == np.uint8
+    assert np.array_equal(pixels[0, ..., 0], expected)
+
+
+def test_clahe_can_be_left_out(folder):
+    film = cv2.imread(str(folder / "film3.jpg"), cv2.IMREAD_GRAYSCALE)
+    plain = open_store(folder, clip_limit=None)["film3"][0, ..., 0]
+    assert np.array_equal(plain, cv2.resize(film, (16, 16), interpolation=cv2.INTER_AREA))
+    assert not np.array_equal(plain, open_store(folder)["film3"][0, ..., 0])
+
+
+def test_a_film_that_is_not_square_is_stretched():
+    film = np.zeros((40, 80), np.uint8)
+    film[:, 40:] = 200
+    prepared = prepare_film(film, 8, clip_limit=None)
+    assert prepared.tolist() == [[0] * 4 + [200] * 4] * 8
+
+
+@pytest.mark.parametrize("kind", [list, np.array, pd.Series, tuple])
+def test_films_come_in_the_order_asked_for(folder, kind):
+    store = open_store(folder)
+    asked = ["film4", "film0", "film4"]
+    pixels = store[kind(asked)]
+    assert np.array_equal(pixels, np.concatenate([store[[image_id]] for image_id in asked]))
+
+
+def test_the_store_says_what_it_holds(folder):
+    store = open_store(folder, pd.Series(IDS))
+    assert len(store) == 6
+    assert store.image_ids == IDS
+    assert store.image_size == 16
+    assert "film0" in store
+    assert "film9" not in store
+
+
+def test_a_batch_is_a_copy_that_may_be_changed(folder):
+    store = open_store(folder)
+    before = store[IDS]
+    store[IDS][:] = 0
+    assert np.array_equal(store[IDS], before)
+
+
+def test_an_unknown_id_is_named(folder):
+    with pytest.raises(KeyError, match="film9"):
+        open_store(folder)[["film0", "film9"]]
+
+
+def test_missing_films_are_named_before_any_work(folder):
+    with pytest.raises(FileNotFoundError, match=r"7 of 13.*film6\.jpg.*film10\.jpg and 2 more"):
+        open_store(folder, [f"film{index}" for index in range(13)])
+    assert not (folder.parent / "cache").exists()
+
+
+@pytest.mark.parametrize("cut", [0, 30, 400])
+def test_films_that_cannot_be_decoded_are_all_named_and_leave_no_cache(folder, cut):
+    for name in ("film1.jpg", "film4.jpg"):
+        path = folder / name
+        path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(ValueError, match=r"2 of 6 films cannot be decoded: film1\.jpg.*film4\.jpg"):
+        open_store(folder)
+    assert caches(folder) == []
+
+
+def test_a_file_that_only_ends_like_a_jpg_is_named(folder):
+    (folder / "film2.jpg").write_bytes(b"no picture\xff\xd9")
+    with pytest.raises(ValueError, match=r"film2\.jpg \(not a picture"):
+        open_store(folder)
+
+
+def test_a_full_disk_is_an_error_that_says_what_is_needed(folder, monkeypatch):
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(OSError, match="6 films at 16 pixels need"):
+        open_store(folder)
+
+
+@pytest.mark.parametrize("image_id", ["../film0", "/etc/passwd", "a\0b", "a" * 300, "", ".hidden"])
+def test_an_id_that_is_no_plain_name_is_refused(folder, image_id):
+    with pytest.raises(ValueError, match="plain names"):
+        open_store(folder, ["film0", image_id])
+
+
+def test_an_id_given_twice_is_refused(folder):
+    with pytest.raises(ValueError, match="more than once: film0"):
+        open_store(folder, ["film0", "film1", "film0"])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"image_size": 4}, {"clip_limit": 0}, {"tiles": 0}, {"image_ids": []}]
+)
+def test_settings_that_make_no_sense_are_refused(folder, wrong):
+    with pytest.raises(ValueError, match=r"ImageStore|allowed"):
+        open_store(folder, **wrong)
+
+
+def test_the_second_opening_reads_the_cache_and_no_film(folder, monkeypatch):
+    first = open_store(folder)
+    monkeypatch.setattr(cv2, "imdecode", None)
+    second = open_store(folder)
+    assert second.path == first.path
+    assert np.array_equal(second[IDS], first[IDS])
+
+
+@pytest.mark.parametrize("change", ["pixels", "clip_limit", "tiles", "image_size", "order"])
+def test_whatever_changes_the_pixels_makes_another_cache(folder, change):
+    first = open_store(folder)
+    if change == "pixels":
+        write_film(folder, "film0", seed=1)
+        other = open_store(folder)
+    elif change == "order":
+        other = open_store(folder, IDS[::-1])
+        assert np.array_equal(other[IDS], first[IDS])
+    else:
+        value = {"clip_limit": 3.0, "tiles": 4, "image_size": 24}[change]
+        other = open_store(folder, **{change: value})
+    assert other.path != first.path
+    if change == "pixels":
+        assert not np.array_equal(other[["film0"]], first[["film0"]])
+        assert np.array_equal(other[IDS[1:]], first[IDS[1:]])
+
+
+def test_a_film_touched_but_equal_in_size_is_read_again(folder):
+    first = open_store(folder)
+    facts = (folder / "film0.jpg").stat()
+    os.utime(folder / "film0.jpg", ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
+    assert open_store(folder).path != first.path
+
+
+@pytest.mark.parametrize("length", [0, 10, 128, 700, -1])
+def test_a_truncated_cache_is_noticed_and_built_anew(folder, length):
+    store = open_store(folder)
+    expected, path = store[IDS], store.path
+    del store
+    data = path.read_bytes()
+    path.write_bytes(data[:length])
+    with pytest.warns(UserWarning, match=r"truncated.*built anew"):
+        store = open_store(folder)
+    assert np.array_equal(store[IDS], expected)
+    assert path.read_bytes() == data
+
+
+def test_stale_caches_do_not_pile_up(folder):
+    for seed in range(CACHES_KEPT + 3):
+        write_film(folder, "film0", seed=seed)
+        latest = open_store(folder).path
+    kept = caches(folder)
+    assert len(kept) == CACHES_KEPT
+    assert latest in kept
+
+
+def test_what_a_killed_process_left_behind_is_removed_a_day_later(folder):
+    cache = folder.parent / "cache"
+    cache.mkdir()
+    old, young = cache / ".films-old.part", cache / ".films-young.part"
+    for path in (old, young):
+        path.write_bytes(b"unfinished")
+    long_ago = old.stat().st_mtime - LEFT_BEHIND_SECONDS - 60
+    os.utime(old, (long_ago, long_ago))
+    open_store(folder)
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_two_processes_may_build_at_once(folder):
+    context = multiprocessing.get_context("spawn")
+    start, results = context.Event(), context.Queue()
+    processes = [
+        context.Process(target=build_in_a_process, args=(folder, start, results)) for _ in range(2)
+    ]
+    for process in processes:
+        process.start()
+    start.set()
+    both = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert both[0] == both[1] == open_store(folder)[IDS].tobytes()
+    assert len(caches(folder)) == 1
+
+
+def test_the_number_of_building_threads_changes_nothing(folder, tmp_path):
+    one = open_store(folder, cache=tmp_path / "one", workers=1)
+    four = open_store(folder, cache=tmp_path / "four", workers=4)
+    assert one.path.read_bytes() == four.path.read_bytes()
+
+
+def test_building_leaves_the_threads_of_opencv_as_they_were(folder):
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    open_store(folder)
+    assert cv2.getNumThreads() == 2
+    cv2.setNumThreads(before)
+
+
+def test_many_threads_read_the_same_films(folder):
+    store = open_store(folder)
+    expected = store[IDS]
+    barrier = threading.Barrier(8)
+
+    def read(_):
+        barrier.wait()
+        return all(np.array_equal(store[IDS], expected) for _ in range(50))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(8)))
+
+
+def test_reading_leaves_the_pixels_out_of_the_memory_of_the_process(tmp_path):
+    if not os.path.exists("/proc/self/status"):  # noqa: PTH110
+        pytest.skip("needs /proc: the memory of a process is read from it")
+
+    def anonymous():
+        with open("/proc/self/status") as status:  # noqa: PTH123
+            return next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
+
+    folder = tmp_path / "jpg"
+    folder.mkdir()
+    ids = [f"film{index}" for index in range(64)]
+    for image_id in ids:
+        write_film(folder, image_id)
+    store = open_store(folder, ids, image_size=1024, clip_limit=None)  # 64 MiB of pixels
+    store[ids[:4]]
+    before = anonymous()
+    for _ in range(5):
+        for start in range(0, 64, 4):
+            store[ids[start : start + 4]]
+    assert anonymous() - before < 16 * 1024  # kB
+
+
+def test_a_rotation_asked_for_in_exif_is_not_done(folder):
+    path = folder / "film0.jpg"
+    plain = open_store(folder)[["film0"]]
+    # APP1 with one entry: Orientation (0x0112) = 6, turn by 90 degrees.
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    data = path.read_bytes()
+    path.write_bytes(data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:])
+    assert np.array_equal(open_store(folder)[["film0"]], plain)
+    turned = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    assert not np.array_equal(turned, cv2.imdecode(np.frombuffer(data, np.uint8), 0))

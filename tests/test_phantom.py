@@ -1,0 +1,395 @@
+"""The phantom study: its layout, its reproducibility, and what its films give away and what not."""
+
+import json
+import uuid
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+from sklearn.decomposition import PCA
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from chexnet import phantom
+from chexnet.anatomy import draw_body, draw_chest
+from chexnet.findings import (
+    add_nodules,
+    add_opacities,
+    draw_devices,
+    draw_electrodes,
+    draw_pacemaker,
+)
+from chexnet.phantom import CLASSES, IMAGES, LABELS, MAPPING, draw_film, write_phantom_study
+
+FILMS, SIDE = 400, 128
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    return write_phantom_study(
+        tmp_path_factory.mktemp("phantom") / "study", films=FILMS, film_size=SIDE
+    )
+
+
+@pytest.fixture(scope="module")
+def labels(study) -> pd.DataFrame:
+    return pd.read_csv(study / LABELS)
+
+
+@pytest.fixture(scope="module")
+def films(study) -> pd.DataFrame:
+    """One row a film: Target, class, view, sex, age, patient and pixels, by image id."""
+    target = pd.read_csv(study / LABELS).groupby("patientId")["Target"].max()
+    classes = pd.read_csv(study / CLASSES).drop_duplicates().set_index("patientId")["class"]
+    mapping = pd.DataFrame(json.loads((study / MAPPING).read_text()))
+    patient = mapping.set_index("subset_img_id")["img_id"].str[:8]
+    headers = [pydicom.dcmread(study / IMAGES / f"{image_id}.dcm") for image_id in target.index]
+    return pd.DataFrame(
+        {
+            "Target": target,
+            "class": classes,
+            "patient": patient,
+            "view": [header.ViewPosition for header in headers],
+            "sex": [header.PatientSex for header in headers],
+            "age": [int(header.PatientAge) for header in headers],
+            "pixels": [header.pixel_array for header in headers],
+        },
+        index=target.index,
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def auroc_either_way(y_true, y_score) -> float:
+    value = roc_auc_score(y_true, y_score)
+    return max(value, 1 - value)
+
+
+# Layout
+
+
+def test_files_and_columns_are_named_as_in_kaggles_archive(study, labels):
+    assert sorted(path.name for path in study.iterdir()) == [
+        "phantom.json",
+        "pneumonia-challenge-dataset-mappings_2018.json",
+        "stage_2_detailed_class_info.csv",
+        "stage_2_train_images",
+        "stage_2_train_labels.csv",
+    ]
+    assert list(labels.columns) == ["patientId", "x", "y", "width", "height", "Target"]
+    assert list(pd.read_csv(study / CLASSES).columns) == ["patientId", "class"]
+    ids = {path.stem for path in (study / IMAGES).iterdir()}
+    assert ids == set(labels["patientId"])
+    assert len(ids) == FILMS
+    assert all(str(uuid.UUID(image_id)) == image_id for image_id in ids)
+
+
+def test_rows_look_as_kaggles_do_on_the_character(study):
+    lines = (study / LABELS).read_text().splitlines()
+    empty = [line for line in lines[1:] if line.endswith(",0")]
+    boxed = [line for line in lines[1:] if line.endswith(",1")]
+    assert len(empty) + len(boxed) == len(lines) - 1
+    assert all(line[36:] == ",,,,,0" for line in empty)
+    assert all(value.endswith(".0") for line in boxed for value in line.split(",")[1:5])
+
+
+def test_labels_have_one_row_a_box_and_the_classes_one_row_for_each_of_them(study, labels):
+    classes = pd.read_csv(study / CLASSES)
+    assert classes["patientId"].tolist() == labels["patientId"].tolist()
+    assert set(classes["class"]) == {"Normal", "No Lung Opacity / Not Normal", "Lung Opacity"}
+    assert ((classes["class"] == "Lung Opacity") == (labels["Target"] == 1)).all()
+    assert labels["patientId"].is_monotonic_increasing
+    boxes = labels[["x", "y", "width", "height"]]
+    assert (boxes.notna().all(axis=1) == (labels["Target"] == 1)).all()
+    assert (boxes.isna().all(axis=1) == (labels["Target"] == 0)).all()
+    assert set(labels[labels["Target"] == 1].groupby("patientId").size()) == {1, 2}
+
+
+def test_the_mapping_names_a_patient_for_each_film_as_nih_does(study, labels):
+    mapping = pd.DataFrame(json.loads((study / MAPPING).read_text()))
+    assert set(mapping["subset_img_id"]) == set(labels["patientId"])
+    assert mapping["img_id"].str.fullmatch(r"\d{8}_\d{3}\.png").all()
+    assert mapping["img_id"].is_unique
+    assert mapping["SOPInstanceUID"].is_unique
+    films_of_one = mapping["img_id"].str[:8].value_counts()
+    assert 1.3 < films_of_one.mean() < 2.3
+    assert films_of_one.max() >= 4
+
+
+def test_a_film_is_jpeg_baseline_dicom_that_carries_its_own_name(study):
+    path = min((study / IMAGES).iterdir())
+    film = pydicom.dcmread(path)
+    assert film.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.50"
+    assert film.file_meta.MediaStorageSOPInstanceUID == film.SOPInstanceUID
+    assert str(film.PatientName) == film.PatientID == path.stem
+    assert (film.PhotometricInterpretation, film.BitsStored, film.HighBit) == ("MONOCHROME2", 8, 7)
+    assert film.SeriesDescription == f"view: {film.ViewPosition}"
+    assert film.pixel_array.dtype == np.uint8
+    assert film.pixel_array.shape == (film.Rows, film.Columns) == (SIDE, SIDE)
+
+
+def test_a_film_has_the_fields_of_a_genuine_one_in_the_same_form(study, rsna_dir):
+    real = pydicom.dcmread(min((rsna_dir / IMAGES).iterdir()))
+    drawn = pydicom.dcmread(min((study / IMAGES).iterdir()))
+    assert [(e.tag, e.VR) for e in drawn] == [(e.tag, e.VR) for e in real]
+    assert [e.tag for e in drawn.file_meta] == [e.tag for e in real.file_meta]
+    own = {"SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesDescription"}
+    own |= {"PatientName", "PatientID", "PatientSex", "PatientAge", "ViewPosition"}
+    own |= {"Rows", "Columns", "PixelSpacing", "PixelData"}
+    same = [element.keyword for element in real if element.keyword not in own]
+    assert {k: drawn[k].value for k in same} == {k: real[k].value for k in same}
+    assert str(real.PatientAge).isdigit() and str(drawn.PatientAge).isdigit()
+
+
+# Reproducible, safe to repeat
+
+
+def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(tmp_path):
+    first = write_phantom_study(tmp_path / "a", films=4, seed=7, film_size=64)
+    again = write_phantom_study(tmp_path / "b", films=4, seed=7, film_size=64)
+    other = write_phantom_study(tmp_path / "c", films=4, seed=8, film_size=64)
+    assert contents(first) == contents(again)
+    assert not set(contents(first)) & {name for name in contents(other) if name.endswith("dcm")}
+
+
+def test_a_longer_study_begins_with_the_films_of_a_shorter_one(tmp_path):
+    short = contents(write_phantom_study(tmp_path / "short", films=3, film_size=64))
+    long = contents(write_phantom_study(tmp_path / "long", films=8, film_size=64))
+    films = {name: content for name, content in short.items() if name.endswith("dcm")}
+    assert len(films) == 3
+    assert films.items() <= long.items()
+    rows = set(short[LABELS].decode().splitlines())
+    assert rows <= set(long[LABELS].decode().splitlines())
+
+
+def test_a_study_that_is_already_there_is_left_alone(tmp_path, monkeypatch):
+    folder = write_phantom_study(tmp_path / "study", films=3, film_size=64)
+    monkeypatch.setattr(phantom, "draw_film", None)
+    assert write_phantom_study(folder, films=3, film_size=64) == folder
+
+
+def test_a_folder_with_another_study_is_refused_by_name_and_kept(tmp_path):
+    folder = write_phantom_study(tmp_path / "study", films=3, film_size=64)
+    before = contents(folder)
+    for change in {"films": 4}, {"seed": 1}, {"film_size": 65}:
+        with pytest.raises(FileExistsError, match=str(folder)):
+            write_phantom_study(folder, **({"films": 3, "film_size": 64} | change))
+    assert contents(folder) == before
+
+
+def test_a_folder_with_anything_else_is_refused_and_kept(tmp_path):
+    (tmp_path / LABELS).write_text("real labels")
+    with pytest.raises(FileExistsError, match=str(tmp_path)):
+        write_phantom_study(tmp_path, films=3, film_size=64)
+    with pytest.raises(FileExistsError, match=LABELS):
+        write_phantom_study(tmp_path / LABELS, films=3, film_size=64)
+    assert contents(tmp_path) == {LABELS: b"real labels"}
+
+
+def test_a_study_with_a_film_missing_is_not_taken_for_whole(tmp_path):
+    folder = write_phantom_study(tmp_path / "study", films=3, film_size=64)
+    min((folder / IMAGES).iterdir()).unlink()
+    with pytest.raises(FileExistsError, match="whole"):
+        write_phantom_study(folder, films=3, film_size=64)
+
+
+def test_an_empty_folder_and_a_missing_parent_are_fine(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder in tmp_path / "empty", tmp_path / "not" / "yet" / "there":
+        assert write_phantom_study(str(folder), films=1, film_size=64) == folder
+        assert len(list((folder / IMAGES).iterdir())) == 1
+
+
+def test_a_break_half_way_leaves_nothing_behind(tmp_path, monkeypatch):
+    def broken(*args, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(phantom, "draw_film", broken)
+    with pytest.raises(KeyboardInterrupt):
+        write_phantom_study(tmp_path / "study", films=3, film_size=64)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [{"films": 0}, {"seed": -1}, {"film_size": 63}])
+def test_settings_out_of_range_are_refused_with_what_is_allowed(tmp_path, wrong):
+    name, value = next(iter(wrong.items()))
+    with pytest.raises(ValueError, match=f"{name}={value}.*allowed"):
+        write_phantom_study(tmp_path / "study", **wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+# What the films give away, and what not
+
+
+def test_about_three_films_in_ten_show_opacity_and_about_as_many_other_disease(films):
+    share = films["class"].value_counts(normalize=True)
+    assert share["Lung Opacity"] == pytest.approx(0.30, abs=0.04)
+    assert share["No Lung Opacity / Not Normal"] == pytest.approx(0.37, abs=0.06)
+
+
+def test_mean_brightness_says_next_to_nothing_about_opacity(films):
+    mean = films["pixels"].map(np.mean)
+    assert auroc_either_way(films["Target"], mean) < 0.65
+    for _, some in films.groupby("view"):
+        assert auroc_either_way(some["Target"], mean[some.index]) < 0.65
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.75, 0.9])
+def test_no_quantile_of_brightness_gives_opacity_away(films, share):
+    quantile = films["pixels"].map(lambda pixels: np.quantile(pixels, share))
+    assert auroc_either_way(films["Target"], quantile) < 0.65
+
+
+@pytest.mark.parametrize("measure", [np.mean, np.std, np.median, np.max])
+def test_no_simple_measure_of_where_lungs_lie_gives_opacity_away(films, measure):
+    rows = slice(round(0.2 * SIDE), round(0.7 * SIDE))
+    left, right = (slice(round(a * SIDE), round((a + 0.28) * SIDE)) for a in (0.14, 0.58))
+    lungs = films["pixels"].map(lambda p: measure(np.hstack([p[rows, left], p[rows, right]])))
+    assert auroc_either_way(films["Target"], lungs) < 0.70
+
+
+def test_view_is_mildly_associated_with_opacity_and_sex_and_age_are_not(films):
+    assert 0.53 < roc_auc_score(films["Target"], films["view"] == "AP") < 0.70
+    assert auroc_either_way(films["Target"], films["sex"] == "M") < 0.60
+    assert auroc_either_way(films["Target"], films["age"]) < 0.60
+    assert films["age"].between(3, 92).all()
+
+
+def test_opacity_can_be_learnt_from_the_picture(films):
+    """A linear view of edges, cut by patient; a network has more to go by."""
+    clahe = cv2.createCLAHE(2.0, (8, 8))
+    hog = cv2.HOGDescriptor((SIDE, SIDE), (32, 32), (16, 16), (16, 16), 9)
+    edges = np.stack([hog.compute(clahe.apply(pixels)).ravel() for pixels in films["pixels"]])
+    model = make_pipeline(StandardScaler(), PCA(100, random_state=0), SVC(C=3))
+    score = cross_val_predict(
+        model,
+        edges,
+        films["Target"],
+        groups=films["patient"],
+        cv=GroupKFold(4),
+        method="decision_function",
+    )
+    assert roc_auc_score(films["Target"], score) > 0.75
+
+
+def test_boxes_lie_on_the_film_and_have_the_sizes_of_rsnas_boxes(labels):
+    boxes = labels[labels["Target"] == 1]
+    assert (boxes[["x", "y"]] >= 0).all(axis=None)
+    assert (boxes["x"] + boxes["width"] <= SIDE).all()
+    assert (boxes["y"] + boxes["height"] <= SIDE).all()
+    assert (boxes[["width", "height"]] >= 0.06 * SIDE).all(axis=None)
+    # RSNA's medians over all 9,555 boxes are about 213 x 297 of 1,024 pixels.
+    assert 0.15 < boxes["width"].median() / SIDE < 0.30
+    assert 0.22 < boxes["height"].median() / SIDE < 0.38
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_box_holds_its_opacity_fits_it_and_nothing_but_lung_is_changed(seed):
+    rng = np.random.default_rng(seed)
+    chest = draw_chest(draw_body(rng, "F"), rng, view="PA")
+    ill, boxes = add_opacities(chest, rng)
+    assert ill.soft is chest.soft
+    assert ill.bone is chest.bone
+    lost = (chest.air - ill.air).sum(axis=0)
+    assert lost.min() >= 0
+    inside = np.zeros(lost.shape, bool)
+    for x, y, width, height in boxes.astype(int):
+        part = lost[y : y + height, x : x + width]
+        inside[y : y + height, x : x + width] = True
+        # Opacity touches all four sides: the outer tenth of the box is not empty.
+        across, down = part.max(axis=0) > 0.1, part.max(axis=1) > 0.1
+        assert across[: max(1, width // 10)].any() and across[-max(1, width // 10) :].any()
+        assert down[: max(1, height // 10)].any() and down[-max(1, height // 10) :].any()
+    assert lost[inside].sum() > 0.85 * lost.sum()
+
+
+def test_film_size_changes_the_resolution_and_nothing_else():
+    film = next(film for film in phantom._films(0) if film["class"] == phantom.OPACITY)
+    state = film["rng"].bit_generator.state
+    drawn = []
+    for film_size in (128, 512):
+        film["rng"].bit_generator.state = state
+        drawn.append(
+            draw_film(film["body"], film["rng"], view="PA", opacity=True, film_size=film_size)
+        )
+    (small, small_boxes), (large, large_boxes) = drawn
+    assert large.shape == (512, 512)
+    np.testing.assert_allclose(4 * small_boxes, large_boxes, atol=4)
+    shrunk = cv2.resize(large, (128, 128), interpolation=cv2.INTER_AREA)
+    assert np.abs(shrunk.astype(float) - small).mean() < 6
+
+
+@pytest.mark.parametrize("view", ["PA", "AP"])
+@pytest.mark.parametrize("finding", phantom.FINDINGS)
+def test_every_finding_can_be_drawn_and_has_no_box(view, finding):
+    rng = np.random.default_rng(4)
+    pixels, boxes = draw_film(
+        draw_body(rng, "M"), rng, view=view, opacity=False, findings=(finding,), film_size=64
+    )
+    assert boxes.shape == (0, 4)
+    assert pixels.shape == (64, 64)
+    assert pixels.std() > 30
+
+
+def test_findings_of_form_are_seen_in_the_form_of_the_lungs():
+    body = draw_body(np.random.default_rng(3), "M")
+
+    def lungs(raised: int = 0, **change: float) -> np.ndarray:
+        chest = draw_chest(body | change, np.random.default_rng(4), view="PA", raised=raised)
+        return chest.lungs.sum(axis=(1, 2))  # right, left
+
+    right, left = lungs()
+    large_heart = lungs(heart=1.3 * body["heart"])
+    assert large_heart[1] < 0.95 * left
+    assert lungs(lung=1.1 * body["lung"]).sum() > 1.05 * (right + left)
+    raised = lungs(raised=-1)
+    assert raised[0] < 0.9 * right
+    assert raised[1] == left
+
+
+def test_nodules_are_small_dense_and_in_the_lungs_and_metal_is_bright():
+    rng = np.random.default_rng(5)
+    chest = draw_chest(draw_body(rng, "M"), rng, view="AP")
+    added = add_nodules(chest, rng).soft - chest.soft
+    assert added.max() > 0.2
+    assert 0 < (added > 0.05).mean() < 0.005
+    assert chest.lungs.any(axis=0)[added > 0.05].all()
+    for draw in draw_devices, draw_pacemaker, draw_electrodes:
+        layer = draw(chest.pose, rng)
+        assert layer.max() > 0.3
+        assert 0 < (layer > 0.1).mean() < 0.06
+
+
+def test_normal_films_have_no_finding_abnormal_ones_have_and_opacities_either():
+    some = list(islice(phantom._films(0), 300))
+    found = {
+        label: {len(film["findings"]) > 0 for film in some if film["class"] == label}
+        for label in (phantom.NORMAL, phantom.ABNORMAL, phantom.OPACITY)
+    }
+    assert found == {
+        phantom.NORMAL: {False},
+        phantom.ABNORMAL: {True},
+        phantom.OPACITY: {False, True},
+    }
+
+
+def test_air_beside_the_body_is_black_and_the_lungs_are_darker_than_the_belly():
+    body = draw_body(np.random.default_rng(0), "M")
+    pixels, _ = draw_film(body, np.random.default_rng(0), view="PA", opacity=False, film_size=256)
+    chest = draw_chest(body, np.random.default_rng(0), view="PA")
+    lungs = cv2.resize(chest.lungs.any(axis=0).astype(np.uint8), (256, 256)) > 0
+    assert pixels[chest.soft[::2, ::2] < 0.01].mean() < 15
+    assert pixels[lungs].mean() + 60 < pixels[-40:, 96:160].mean()

@@ -1,0 +1,220 @@
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from chexnet.labels import read_rsna
+from chexnet.splits import check_disjoint, folds_by_patient, split_by_patient
+
+
+def study(films=600, patients=380, seed=0):
+    """Films of patients, some with many; sicker patients have more films, and lie down more."""
+    draw = np.random.default_rng(seed)
+    weight = draw.pareto(2.5, patients) + 0.3
+    owner = np.concatenate(
+        [np.arange(patients), draw.choice(patients, films - patients, p=weight / weight.sum())]
+    )
+    sick = draw.random(films) < 0.15 + 0.3 * (weight[owner] > 1)
+    other = np.where(draw.random(films) < 0.4, "No Lung Opacity / Not Normal", "Normal")
+    table = pd.DataFrame(
+        {
+            "image_id": [f"film{k:04d}" for k in range(films)],
+            "patient_id": [f"{k:08d}" for k in owner],
+            "Pneumonia": sick.astype(int),
+            "detailed_class": np.where(sick, "Lung Opacity", other),
+            "view": np.where(draw.random(films) < 0.3 + 0.4 * sick, "AP", "PA"),
+        }
+    )
+    return table.sample(frac=1, random_state=seed).reset_index(drop=True)
+
+
+def shares_of(images, split, column, value):
+    return (images[column] == value).groupby(split.to_numpy()).mean()
+
+
+def assert_alike(images, split, most):
+    for column in ("Pneumonia", "detailed_class", "view"):
+        for value in images[column].unique():
+            whole = (images[column] == value).mean()
+            shares = shares_of(images, split, column, value)
+            assert (shares - whole).abs().max() <= most, f"{column} {value}: {shares.to_dict()}"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_small_study_is_split_by_patient_into_splits_that_are_alike(seed):
+    images = study(seed=seed)
+    split = split_by_patient(images, seed=seed)
+    check_disjoint(images, split)
+    counts = split.value_counts()
+    assert counts["train"] == pytest.approx(480, abs=3)
+    assert counts["val"] == pytest.approx(60, abs=3)
+    assert counts["test"] == pytest.approx(60, abs=3)
+    assert_alike(images, split, 0.03)  # two films of sixty
+
+
+def test_the_split_has_the_index_of_the_images():
+    images = study().set_index(pd.Index(range(5000, 5600)))
+    split = split_by_patient(images)
+    assert split.index.equals(images.index)
+    assert split.name == "split"
+    assert set(split) == {"train", "val", "test"}
+
+
+def test_the_order_of_rows_does_not_matter_and_the_seed_does():
+    images = study()
+    split = split_by_patient(images, seed=3)
+    turned = images.sample(frac=1, random_state=9)
+    assert split_by_patient(turned, seed=3).sort_index().equals(split)
+    assert split_by_patient(images, seed=3).equals(split)
+    assert not split_by_patient(images, seed=4).equals(split)
+
+
+def test_prevalence_does_not_drift_along_sorted_ids():
+    images = study().sort_values("Pneumonia").reset_index(drop=True)
+    images["image_id"] = [f"film{k:04d}" for k in range(len(images))]  # ids sorted by class
+    assert_alike(images, split_by_patient(images), 0.03)
+
+
+def test_patients_with_many_films_reach_every_split():
+    # Greed alone gives the patient with the most films to train, whatever the seed.
+    images = study()
+    films_of = images["patient_id"].map(images["patient_id"].value_counts())
+    busiest = images.index[films_of == films_of.max()][0]
+    places = pd.Series([split_by_patient(images, seed=seed)[busiest] for seed in range(60)])
+    assert 0.6 < (places == "train").mean() < 0.95
+    assert set(places) == {"train", "val", "test"}
+
+
+def test_other_fractions_are_kept():
+    counts = split_by_patient(study(), train=0.5, val=0.3, test=0.2).value_counts()
+    assert counts.to_dict() == pytest.approx({"train": 300, "val": 180, "test": 120}, abs=3)
+
+
+def test_a_test_set_kept_aside_needs_no_test_split():
+    split = split_by_patient(study(), train=0.75, val=0.25, test=0)
+    assert split.value_counts().to_dict() == pytest.approx({"train": 450, "val": 150}, abs=3)
+
+
+@pytest.mark.parametrize("shares", [(0.8, 0.1, 0.2), (1.0, 0, 0), (0, 0.5, 0.5), (1.2, 0.1, -0.3)])
+def test_fractions_that_make_no_sense_are_refused(shares):
+    with pytest.raises(ValueError, match="together 1"):
+        split_by_patient(study(), **dict(zip(("train", "val", "test"), shares, strict=True)))
+
+
+def test_too_few_patients_are_an_error():
+    images = study().assign(patient_id="00000001")
+    with pytest.raises(ValueError, match="1 patients with 600 films are too few"):
+        split_by_patient(images)
+
+
+def test_a_film_listed_once_per_box_is_refused():
+    images = study()
+    with pytest.raises(ValueError, match="more than once: film"):
+        split_by_patient(pd.concat([images, images[:3]], ignore_index=True))
+
+
+def without_patients():
+    return [study().drop(columns="patient_id"), study().assign(patient_id=None)]
+
+
+@pytest.mark.parametrize("images", without_patients(), ids=["no column", "all missing"])
+def test_without_patients_it_is_split_by_film_and_says_what_that_costs(images):
+    with pytest.warns(UserWarning, match=r"split is by film.*both sides.*too good.*mapping"):
+        split = split_by_patient(images)
+    assert split.value_counts()["test"] == 60
+    assert_alike(images, split, 0.02)
+
+
+def test_a_split_by_film_would_show_the_same_patients_on_both_sides():
+    images = study()
+    with pytest.warns(UserWarning, match="by film"):
+        split = split_by_patient(images.drop(columns="patient_id"))
+    with pytest.raises(ValueError, match="patients stand in two splits"):
+        check_disjoint(images, split)
+
+
+def test_films_without_patient_are_patients_of_their_own():
+    images = study()
+    images.loc[:9, "patient_id"] = None
+    with pytest.warns(UserWarning, match="10 of 600 films have no patient_id"):
+        split = split_by_patient(images)
+    check_disjoint(images, split)
+
+
+def test_a_missing_view_counts_as_a_view():
+    images = study()
+    images.loc[images["image_id"] < "film0100", "view"] = None
+    split = split_by_patient(images)
+    unknown = images["view"].isna().groupby(split).mean()
+    assert unknown.to_dict() == pytest.approx(dict.fromkeys(unknown.index, 1 / 6), abs=0.03)
+
+
+def test_any_columns_can_be_balanced_or_none():
+    images = study().assign(site=lambda table: table["image_id"].str[-1] < "3")
+    split = split_by_patient(images, stratify=("site",))
+    assert shares_of(images, split, "site", True).to_dict() == pytest.approx(
+        dict.fromkeys(["train", "val", "test"], 0.3), abs=0.02
+    )
+    assert split_by_patient(images, stratify=()).value_counts()["val"] == pytest.approx(60, abs=2)
+
+
+def test_overlap_is_found_and_named():
+    images = study(30, 15)
+    split = split_by_patient(images, train=0.6, val=0.2, test=0.2)
+    check_disjoint(images, split)
+    twice = images["patient_id"].value_counts().index[0]
+    rows = images.index[images["patient_id"] == twice]
+    split[rows[0]], split[rows[1]] = "train", "test"
+    with pytest.raises(ValueError, match=rf"1 patients stand in two splits: patient {twice}"):
+        check_disjoint(images, split)
+    with pytest.raises(ValueError, match="same index"):
+        check_disjoint(images, split[1:])
+    again = pd.concat([images, images[:1]], ignore_index=True)
+    other = pd.concat([split, pd.Series(["val"])], ignore_index=True)
+    other[0] = "train"
+    with pytest.raises(ValueError, match="1 films stand in two splits"):
+        check_disjoint(again, other)
+
+
+def test_folds_are_patient_disjoint_and_alike():
+    images = study()
+    folds = folds_by_patient(images, folds=5, seed=1)
+    check_disjoint(images, folds)
+    assert sorted(folds.unique()) == [0, 1, 2, 3, 4]
+    assert folds.dtype.kind == "i"
+    assert folds.value_counts().tolist() == pytest.approx([120] * 5, abs=3)
+    assert_alike(images, folds, 0.02)
+    with pytest.raises(ValueError, match="2 or more"):
+        folds_by_patient(images, folds=1)
+
+
+@pytest.fixture(scope="module")
+def rsna(rsna_dir):
+    """All 26,684 films with patient and view."""
+    tables = rsna_dir.parent / "rsna-tables"
+    images, _ = read_rsna(tables)
+    headers = pd.read_csv(tables / "dicom_headers.csv").set_index("PatientID")
+    return images.join(headers["ViewPosition"].rename("view"), on="image_id")
+
+
+def test_the_complete_study_is_split_within_half_a_point_in_five_seconds(rsna):
+    start = time.process_time()
+    split = split_by_patient(rsna)
+    assert time.process_time() - start < 5
+    check_disjoint(rsna, split)
+    assert rsna.groupby("patient_id")["image_id"].size().max() > 50
+    assert split.value_counts(normalize=True).to_dict() == pytest.approx(
+        {"train": 0.8, "val": 0.1, "test": 0.1}, abs=0.001
+    )
+    assert_alike(rsna, split, 0.005)
+
+
+def test_the_mini_study_is_split_within_two_points(rsna, rsna_dir):
+    mini, _ = read_rsna(rsna_dir)
+    mini = mini.merge(rsna[["image_id", "view"]], on="image_id")
+    for seed in range(3):
+        split = split_by_patient(mini, seed=seed)
+        check_disjoint(mini, split)
+        assert_alike(mini, split, 0.02)
+        assert split.value_counts()["test"] == pytest.approx(87.5, abs=2)

@@ -1,0 +1,237 @@
+import inspect
+import json
+import math
+
+import cv2
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from keras import layers
+from sklearn.metrics import roc_auc_score
+
+from chexnet.callbacks import AurocCallback, EpochLog
+from chexnet.generator import AugmentedImageSequence, default_augmenter
+from chexnet.images import ImageStore
+from chexnet.model import build_chexnet, load_chexnet
+from chexnet.runs import Run
+from chexnet.training import recipe, record_scores, train
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """120 films of noise; the positives have a bright square where their box is."""
+    folder = tmp_path_factory.mktemp("study")
+    draw = np.random.default_rng(0)
+    images, boxes = [], []
+    for index in range(120):
+        film = draw.normal(90, 12, (SIZE, SIZE)).clip(0, 255).astype(np.uint8)
+        positive = index % 3 == 0
+        if positive:
+            x, y = draw.integers(2, SIZE - 12, 2)
+            film[y : y + 10, x : x + 10] = 210
+            boxes.append((f"film{index:03d}", x, y, 10, 10))
+        cv2.imwrite(str(folder / f"film{index:03d}.jpg"), film, [cv2.IMWRITE_JPEG_QUALITY, 100])
+        split = "train" if index < 72 else "val" if index < 96 else "test"
+        images.append((f"film{index:03d}", f"p{index}", int(positive), SIZE, SIZE, split))
+    images = pd.DataFrame(
+        images, columns=["image_id", "patient_id", "Pneumonia", "rows", "columns", "split"]
+    )
+    boxes = pd.DataFrame(boxes, columns=["image_id", "x", "y", "width", "height"])
+    store = ImageStore(
+        folder, images["image_id"], image_size=SIZE, clip_limit=None, cache=folder / "cache"
+    )
+    return folder, images, boxes, store
+
+
+def tiny_network(seed=0):
+    """The layers that training relies on, on a backbone of two convolutions."""
+    keras.utils.set_random_seed(seed)
+    film = keras.Input((SIZE, SIZE, 1), name="film")
+    x = layers.Rescaling(1 / 255)(film)
+    x = layers.Conv2D(16, 3, strides=2, padding="same", activation="relu")(x)
+    x = layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False)(x)
+    x = layers.BatchNormalization(momentum=0.9)(x)
+    x = layers.Activation("relu", name="relu")(x)
+    x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
+    return keras.Model(film, layers.Dense(1, activation="sigmoid", name="predictions")(x))
+
+
+def sequences(study, **training):
+    _, images, _, store = study
+    options = {"class_names": ("Pneumonia",), "batch_size": 16, "seed": 0, "workers": 1}
+    return (
+        AugmentedImageSequence(
+            store, images[images["split"] == "train"], shuffle=True, **options, **training
+        ),
+        AugmentedImageSequence(store, images[images["split"] == "val"], shuffle=False, **options),
+    )
+
+
+def new_run(study, folder):
+    _, images, boxes, _ = study
+    return Run.create(folder, settings={"class_names": ["Pneumonia"]}, images=images, boxes=boxes)
+
+
+@pytest.fixture(scope="module")
+def trained(study, tmp_path_factory):
+    """A run of both phases, with boxes, and its network."""
+    run = new_run(study, tmp_path_factory.mktemp("runs") / "boxes")
+    network = tiny_network()
+    batches, val = sequences(study, boxes=study[2], map_size=(8, 8))
+    history = train(
+        network, batches, val, run, head_epochs=1, epochs=8, warmup_epochs=1,
+        learning_rate=1e-2, box_weight=1.0,
+    )  # fmt: skip
+    return run, network, history
+
+
+class Scripted:
+    """Stands for a network: its predictions are a list, one entry an epoch."""
+
+    def __init__(self, scores):
+        self.scores = iter(scores)
+
+    def predict(self, batches, verbose):
+        return np.array(next(self.scores))[:, None]
+
+    def save(self, path):
+        path.write_text("a network")
+
+
+def test_the_callback_keeps_the_epoch_with_the_best_auroc(study, tmp_path):
+    run = new_run(study, tmp_path / "run")
+    _, val = sequences(study)
+    truth = np.concatenate([val[k][1] for k in range(len(val))])[:, 0]
+    chance = np.full(len(truth), 0.5)
+    right = np.where(truth == 1, 0.9, 0.1)
+    network = Scripted([chance, right, 1 - right])
+    callback = AurocCallback(network, val, run)
+    seen, saved = [], []
+    for epoch in range(3):
+        logs = {"loss": 1.0}
+        callback.on_epoch_end(epoch, logs)
+        seen.append(logs["val_auroc"])
+        path = run.folder / "model.keras"
+        saved.append(path.stat().st_mtime_ns)
+    assert seen == [0.5, 1.0, 0.0]
+    assert callback.best == 1.0
+    assert saved[0] < saved[1] == saved[2]
+    assert not list(run.folder.glob(".unfinished*"))
+
+
+def test_validation_with_one_class_only_is_refused_before_any_training(study, tmp_path):
+    _, images, _, store = study
+    negatives = images[images["Pneumonia"] == 0]
+    val = AugmentedImageSequence(
+        store, negatives, class_names=("Pneumonia",), batch_size=8, shuffle=False, seed=0, workers=1
+    )
+    with pytest.raises(ValueError, match="all with the same Pneumonia"):
+        AurocCallback(tiny_network(), val, new_run(study, tmp_path / "run"))
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(study, tmp_path):
+    log = EpochLog(new_run(study, tmp_path / "run"))
+    with pytest.raises(FloatingPointError, match=r"epoch 3: the loss is nan"):
+        log.on_epoch_end(2, {"loss": math.nan, "val_auroc": 0.5})
+
+
+def test_training_goes_through_both_phases_and_learns(trained):
+    _, _, history = trained
+    assert list(history["phase"]) == ["head"] + ["all"] * 8
+    assert list(history["epoch"]) == list(range(1, 10))
+    assert history["val_auroc"].max() > 0.95
+    assert history["learning_rate"].iloc[0] == pytest.approx(1e-3)
+    assert history["learning_rate"].iloc[1:].max() == pytest.approx(1e-2, rel=0.05)
+
+
+def test_the_saved_network_is_that_of_the_best_epoch_and_the_returned_one(trained, study):
+    run, network, history = trained
+    _, val = sequences(study)
+    truth = np.concatenate([val[k][1] for k in range(len(val))])
+    for model in (network, load_chexnet(run.folder / "model.keras")):
+        score = roc_auc_score(truth, model.predict(val, verbose=0))
+        assert score == pytest.approx(history["val_auroc"].max(), abs=1e-9)
+
+
+def test_the_run_folder_holds_history_and_tensorboard(trained):
+    run, _, history = trained
+    pd.testing.assert_frame_equal(run.history, history)
+    assert list((run.folder / "tensorboard").rglob("events*"))
+
+
+def test_learning_from_boxes_puts_the_heat_into_them(trained, study):
+    run, network, _ = trained
+    folder, _, boxes, store = study
+    record_scores(run, network, store, folder)
+    ids, maps = run.maps()
+    places = boxes.set_index("image_id")
+    hits = []
+    for image_id, cam in zip(ids, maps[:, 0], strict=True):
+        if image_id in places.index:
+            row, column = np.unravel_index(cam.argmax(), cam.shape)
+            box = places.loc[image_id] / 4  # 32 pixels of film, 8 positions of map
+            hits.append(
+                box.x - 1 <= column <= box.x + box.width and box.y - 1 <= row <= box.y + box.height
+            )
+    assert np.mean(hits) > 0.8
+
+
+def test_scores_and_maps_of_a_trained_network_agree_to_the_logit(trained, study):
+    run, network, _ = trained
+    predictions = record_scores(run, network, study[3], study[0])
+    with np.load(run.folder / "maps.npz", allow_pickle=False) as stored:
+        logit = stored["maps"][:, 0].mean((1, 2)) + stored["bias"][0]
+    score = predictions["y_score"].to_numpy()
+    np.testing.assert_allclose(np.log(score / (1 - score)), logit, atol=1e-4)
+
+
+def test_record_scores_writes_one_row_a_film_and_the_test_films(trained, study):
+    run, network, _ = trained
+    record_scores(run, network, study[3], study[0])
+    predictions = run.predictions
+    assert not predictions["image_id"].duplicated().any()
+    assert predictions["split"].value_counts().to_dict() == {"val": 24, "test": 24}
+    films = {path.stem for path in (run.folder / "films").glob("*.jpg")}
+    assert films == set(predictions.loc[predictions["split"] == "test", "image_id"])
+    assert predictions["y_score"].between(0, 1).all()
+
+
+def test_plateau_lowers_the_rate_when_the_auroc_stands_still(study, tmp_path):
+    run = new_run(study, tmp_path / "run")
+    batches, val = sequences(study)
+    history = train(
+        tiny_network(), batches, val, run, epochs=7, warmup_epochs=2, learning_rate=1e-8,
+        schedule="plateau", tensorboard=False,
+    )  # fmt: skip
+    rates = history["learning_rate"].to_numpy()
+    np.testing.assert_allclose(rates[:3], np.array([1, 2, 3]) / 3 * 1e-8, rtol=1e-5)
+    assert rates[-1] == pytest.approx(1e-9, rel=1e-5)
+
+
+def test_boxes_asked_for_but_not_given_is_an_error(study, tmp_path):
+    batches, val = sequences(study)
+    run = new_run(study, tmp_path / "run")
+    with pytest.raises(ValueError, match="carry no boxes"):
+        train(tiny_network(), batches, val, run, epochs=1, box_weight=1.0)
+    wrong, val = sequences(study, boxes=study[2], map_size=(4, 4))
+    with pytest.raises(ValueError, match=r"map_size=\(4, 4\)"):
+        train(tiny_network(), wrong, val, run, epochs=1, box_weight=1.0)
+    with pytest.raises(ValueError, match="schedule='steps'"):
+        train(tiny_network(), batches, val, run, epochs=1, schedule="steps")
+
+
+def test_the_recipe_has_no_head_phase_where_nothing_was_learnt_before():
+    scratch, imagenet = recipe(None)["training"], recipe("imagenet")["training"]
+    assert scratch["head_epochs"] == 0 < imagenet["head_epochs"]
+    assert scratch["learning_rate"] > imagenet["learning_rate"]
+
+
+def test_the_recipe_can_be_written_down_and_is_understood():
+    settings = recipe(None)
+    json.dumps(settings)
+    default_augmenter(64, **settings["augmentation"])
+    assert set(settings["training"]) <= set(inspect.signature(train).parameters)
+    assert set(settings["model"]) <= set(inspect.signature(build_chexnet).parameters)

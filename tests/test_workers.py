@@ -1,0 +1,119 @@
+"""Tests of working off a list while processes die."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from chexnet import workers
+from chexnet.workers import work_off
+
+ROOT = Path(__file__).parents[1]
+
+
+def double(numbers):
+    return [(number, 2 * number) for number in numbers]
+
+
+def double_or_die(numbers):
+    if 13 in numbers and multiprocessing.parent_process():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return double(numbers)
+
+
+def died(number):
+    return (number, None)
+
+
+def worked_off(count, task, **options):
+    rows = [
+        row for batch in work_off(list(range(count)), task, died=died, **options) for row in batch
+    ]
+    assert len(rows) == count
+    return dict(rows)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Starts processes at once."""
+    monkeypatch.setattr(workers, "_PATIENCE", -1.0)
+
+
+def test_little_work_is_done_in_this_process(monkeypatch):
+    monkeypatch.setattr(workers, "_processes", None)
+    assert worked_off(50, double) == {number: 2 * number for number in range(50)}
+    assert worked_off(0, double) == {}
+
+
+def test_much_work_is_done_in_processes(impatient):
+    started = time.monotonic()
+    assert worked_off(200, double, workers=2) == {number: 2 * number for number in range(200)}
+    assert time.monotonic() - started < 20
+
+
+def test_any_executor_will_do():
+    with ThreadPoolExecutor(3) as threads:
+        assert worked_off(100, double, executor=threads) == {n: 2 * n for n in range(100)}
+
+
+def test_an_item_that_kills_its_process_is_found_and_the_rest_is_done(impatient):
+    found = worked_off(64, double_or_die, workers=2)
+    assert found == {number: 2 * number for number in range(64)} | {13: None}
+
+
+def test_an_executor_that_breaks_down_is_replaced():
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        with pytest.raises(BrokenExecutor):
+            pool.submit(os._exit, 1).result()
+        with pytest.warns(RuntimeWarning, match="takes no more"):
+            assert worked_off(20, double, executor=pool, workers=1) == {n: 2 * n for n in range(20)}
+
+
+def test_where_no_process_can_be_started_the_work_goes_on_in_this_one(impatient, monkeypatch):
+    def broken(count):
+        raise BrokenExecutor
+
+    monkeypatch.setattr(workers, "_processes", broken)
+    with pytest.warns(RuntimeWarning, match="no worker process"):
+        assert worked_off(40, double, workers=2) == {number: 2 * number for number in range(40)}
+
+
+BEATING = """
+import sys, time
+from pathlib import Path
+from chexnet import workers
+
+def beat(paths):
+    while True:
+        Path(paths[0]).write_text(str(time.time()))
+        time.sleep(0.02)
+
+if __name__ == "__main__":
+    with workers._processes(1) as pool:
+        pool.submit(beat, sys.argv[1:]).result()
+"""
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    script, heart = tmp_path / "beating.py", tmp_path / "heart"
+    script.write_text(BEATING)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, script, heart], env=environment) as parent:
+        for _ in range(600):
+            time.sleep(0.05)
+            if heart.exists():
+                break
+        parent.kill()
+    for _ in range(100):
+        last = heart.read_text()
+        time.sleep(0.2)
+        if heart.read_text() == last != "":
+            return
+    raise AssertionError("a worker outlives its parent")
