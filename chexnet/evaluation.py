@@ -97,7 +97,8 @@ def score_block(
 
     Returns:
         ``n, n_positive, n_patients, prevalence``, ``auroc`` (DeLong) and ``auroc_by_patient``, each
-        ``value, low, high``, or both ``None`` and a ``reason``.
+        ``value, low, high``, or both ``None`` and a ``reason``; a ``note`` where an interval of no
+        width must not be taken for certainty.
     """
     y_true = np.asarray(y_true)
     n, n_positive = len(y_true), int(y_true.sum())
@@ -115,6 +116,8 @@ def score_block(
     for key, patients in (("auroc", None), ("auroc_by_patient", groups)):
         result = auroc(y_true, y_score, groups=patients, draws=draws, seed=seed)
         block[key] = _finite({"value": result.value, "low": result.low, "high": result.high})
+    if block["auroc"]["value"] in (0, 1):
+        block["note"] = "classes apart without exception: the interval has no width"
     return block
 
 

@@ -11,7 +11,7 @@ from chexnet.anatomy import Chest
 from chexnet.canvas import CANVAS, curve, ellipse, fill, noise, stroke
 
 # How much of the soft tissue's attenuation a lung full of air takes away.
-LUNG_AIR = 0.62
+LUNG_AIR = 0.75
 
 # x, y, width, height in canvas pixels.
 Box = tuple[int, int, int, int]
@@ -159,11 +159,11 @@ def expose(chest: Chest, metal: np.ndarray, rng: np.random.Generator) -> np.ndar
     """
     air = np.minimum(1.0, chest.air.sum(axis=0)) * (1 - 0.35 * chest.vessels)
     beam = chest.soft * (1 - LUNG_AIR * air) + chest.bone + 0.9 * metal
-    grey = 1 - np.exp(-rng.uniform(0.9, 1.6) * np.maximum(beam, 0))
+    grey = 1 - np.exp(-rng.uniform(0.8, 1.3) * np.maximum(beam, 0))
     grey /= np.quantile(grey[::4, ::4], 0.92)
     dense, lung = rng.uniform(185, 238), rng.uniform(55, 115)
     level = np.quantile(grey[::4, ::4][chest.lungs.any(axis=0)[::4, ::4]], LUNG_QUANTILE)
-    power = np.clip(np.log(lung / dense) / np.log(min(level, 0.95)), 0.5, 2.2)
+    power = np.clip(np.log(lung / dense) / np.log(min(level, 0.95)), 0.5, 3.0)
     return (dense * grey**power).astype(np.float32)
 
 

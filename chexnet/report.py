@@ -122,6 +122,7 @@ def _auroc_rows(part: str, block: dict) -> list[dict]:
         note = (
             f"prevalence {block['prevalence']:.2f}" if block.get("prevalence") is not None else ""
         )
+        note = "; ".join(filter(None, [note, block.get("note")]))
         rows.append(_row(part, title, number, note) | _counts(block))
     return rows
 

@@ -82,7 +82,7 @@ def real(rsna_dir):
 def test_on_real_boxes_what_needs_no_pixels(real, name, random_point, fixed_point, fixed_mask):
     boxes, films, ids = real(name)
     rng = np.random.default_rng(0)
-    ids = ids if len(ids) < 1500 else rng.choice(ids, 1500, replace=False)
+    ids = ids if len(ids) < 1000 else rng.choice(ids, 1000, replace=False)
     sampled = films[films["image_id"].isin(ids)]
     prior = fit_box_prior(boxes, sampled)
     hits = points_in_boxes(np.tile(prior.point, (len(ids), 1)), ids, boxes, films)

@@ -71,7 +71,7 @@ def test_every_file_has_a_row_and_every_film_a_jpg(films, tmp_path):
         "raw": "encoded",
     }
     assert table["reason"].to_dict() == {
-        "cut.dcm": "truncated: no whole pixel data",
+        "cut.dcm": "truncated: 2572 bytes of pixels, 3072 needed",
         "deep/wide.dcm": "spread from its lowest to its highest value (0 to 51000)",
         "frames.dcm": "first of 3 frames",
         "letter.txt": "not a DICOM file (no 'DICM' after its first 128 bytes)",
@@ -99,9 +99,8 @@ def test_the_table_that_is_returned_is_the_one_on_disk(films, tmp_path):
     table = convert(films, tmp_path / "jpg")
     assert table["new"].sum() == 4
     pd.testing.assert_frame_equal(table.drop(columns="new"), read_films(tmp_path / "jpg"))
-    assert list(table.columns[:9]) == (
-        "image_id file status reason rows columns view sex age".split()
-    )
+    first = ["image_id", "file", "status", "reason", "rows", "columns", "view", "sex", "age"]
+    assert list(table.columns[:9]) == first
 
 
 def test_genuine_films_are_copied_with_their_facts(rsna_dir, tmp_path):
@@ -323,7 +322,7 @@ if __name__ == "__main__":
         if child == 0:
             convert_folder(source, target, workers=processes, progress=False)
             os._exit(0)
-        time.sleep(chance.uniform(0.0, 0.1) if processes == 1 else chance.uniform(0.3, 1.2))
+        time.sleep(chance.uniform(0.0, 0.15) if processes == 1 else chance.uniform(0.3, 1.2))
         os.kill(child, signal.SIGKILL)
         _, state = os.waitpid(child, 0)
         unfinished += os.WIFSIGNALED(state)
@@ -336,16 +335,15 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("kills", "processes"), [(30, 1), (3, 2)])
+@pytest.mark.parametrize(("kills", "processes"), [(30, 1), (2, 2)])
 def test_a_run_killed_at_any_moment_ends_as_one_clean_run(tmp_path, kills, processes):
     source, target, clean = (tmp_path / name for name in ("films", "jpg", "clean"))
     source.mkdir()
-    large = np.tile(DEEP, (8, 8))
-    for number in range(150):
-        made = film_bytes(np.tile(GREY, (4, 4)), syntax=JPEG)
-        if number % 3 == 0:
-            made = film_bytes(large, syntax=DEFLATED if number % 2 else J2K)
-        (source / f"{number}.dcm").write_bytes(made)
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 1000), np.uint8)
+    # Large files, so that many a kill comes while one is being written.
+    copied, encoded = film_bytes(noise, syntax=JPEG), film_bytes(noise, syntax=DEFLATED)
+    for number in range(80):
+        (source / f"{number}.dcm").write_bytes(copied if number % 8 else encoded)
     expected = convert(source, clean)
     assert set(expected["status"]) == {"copied", "encoded"}
     (tmp_path / "killing.py").write_text(KILLING)
@@ -365,7 +363,7 @@ def test_a_run_killed_at_any_moment_ends_as_one_clean_run(tmp_path, kills, proce
         check=False,
     )
     assert killed.returncode == 0, killed.stderr
-    assert int(killed.stdout) >= 2 * kills // 3
+    assert int(killed.stdout) >= (20 if kills == 30 else 1)
     time.sleep(0.1)  # a worker may live a moment longer than its parent
     table = convert(source, target)
     pd.testing.assert_frame_equal(table.drop(columns="new"), expected.drop(columns="new"))

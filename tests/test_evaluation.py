@@ -200,6 +200,14 @@ def test_too_few_positives_give_the_reason_and_never_a_number():
     assert score_block([], [], [])["prevalence"] is None
 
 
+def test_an_interval_without_width_is_not_left_without_a_word():
+    y = np.repeat([0, 1], 20)
+    block = score_block(y, np.arange(40.0), np.arange(40), draws=20)
+    assert block["auroc"] == block["auroc_by_patient"] == {"value": 1, "low": 1, "high": 1}
+    assert block["note"] == "classes apart without exception: the interval has no width"
+    assert "note" not in score_block(y, np.arange(40) % 19, np.arange(40), draws=20)
+
+
 def test_calibration_is_told_before_and_after(found):
     calibration = found["calibration"]
     assert calibration["fitted_on"] == "val"
