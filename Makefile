@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 STUDY := data/phantom/study
-# The kernel's own log says "oneDNN is on" and "no GPU" once a process; errors still show.
+# TensorFlow's log says "oneDNN is on" and "no GPU" once a process; its errors still show.
 export TF_CPP_MIN_LOG_LEVEL := 2
 export MPLBACKEND := agg
 
@@ -20,7 +20,7 @@ help: ## lists these commands
 	touch $@
 
 demo: .venv/installed ## the five notebooks on a synthetic study, from nothing to the results figure
-	$(BIN)/python -c 'from chexnet.phantom import write_phantom_study; write_phantom_study("$(STUDY)")'
+	$(BIN)/python -c 'from chexnet.phantom import write_phantom_study; write_phantom_study("$(STUDY)", film_size=512)'
 	$(BIN)/python notebooks/execute.py --run demo
 
 rsna: .venv/installed ## the same on real films: make rsna RSNA=<folder in Kaggle's layout>

@@ -21,7 +21,7 @@ BOX_SHARE = 0.35
 
 # The quantile of the lungs' grey values that exposure sets. A lower one would leave the lungs of
 # films with opacity brighter than others, a higher one the rest of such films darker.
-LUNG_QUANTILE = 0.75
+LUNG_QUANTILE = 0.55
 
 
 def add_opacities(chest: Chest, rng: np.random.Generator) -> tuple[Chest, np.ndarray]:

@@ -5,11 +5,11 @@ apart, so shares of area, and with them IoU, are those of the film itself. A poi
 shares of the film's width and height.
 """
 
-import cv2
 import numpy as np
 import pandas as pd
 
 from chexnet.boxes import scale_boxes
+from chexnet.cam import upsample_map
 
 CANVAS = 256  # pixels along a side of the common canvas
 # Thresholds of a min-max normalised map that are tried on validation.
@@ -39,11 +39,7 @@ def upsample(maps: np.ndarray, size: int | tuple[int, int] = CANVAS) -> np.ndarr
     if not np.isfinite(maps).all():
         broken = (~np.isfinite(maps)).any(axis=(1, 2)).sum()
         raise ValueError(f"{broken} of {len(maps)} maps hold NaN or infinite values")
-    height, width = (size, size) if isinstance(size, int | np.integer) else size
-    canvas = np.empty((len(maps), height, width), np.float32)
-    for target, source in zip(canvas, maps, strict=True):
-        target[:] = cv2.resize(source, (width, height), interpolation=cv2.INTER_LINEAR)
-    return canvas
+    return upsample_map(maps, size)
 
 
 def min_max(heat: np.ndarray) -> np.ndarray:

@@ -109,6 +109,7 @@ def film_sheet(
     *,
     titles: Sequence[str] | None = None,
     boxes: Sequence[pd.DataFrame | None] | None = None,
+    masks: Sequence[np.ndarray | None] | None = None,
     columns: int = 4,
     width: float = 10.0,
 ) -> Figure:
@@ -118,6 +119,8 @@ def film_sheet(
         films: uint8 ``(H, W)`` each, of any sizes, at least one.
         titles: one a film.
         boxes: one table a film, ``x, y, width, height`` in pixels of that film, or ``None``.
+        masks: one ``(h, w)`` in [0, 1] a film, or ``None``: boxes that were turned with the film
+            and are boxes no more; outlined where a cell is half covered.
         columns: films side by side, at least 1.
         width: of the sheet, inches.
 
@@ -125,14 +128,17 @@ def film_sheet(
         a figure.
 
     Raises:
-        ValueError: no films, no columns, or another number of titles or boxes than of films.
+        ValueError: no films, no columns, or another number of titles, boxes or masks than of
+            films.
     """
     titles = [""] * len(films) if titles is None else titles
     boxes = [None] * len(films) if boxes is None else boxes
-    if not len(films) or columns < 1 or not len(films) == len(titles) == len(boxes):
+    masks = [None] * len(films) if masks is None else masks
+    numbers = {len(films), len(titles), len(boxes), len(masks)}
+    if len(numbers) > 1 or min(numbers) < 1 or columns < 1:
         raise ValueError(
-            f"{len(films)} films, {len(titles)} titles, {len(boxes)} tables of boxes, columns="
-            f"{columns}: allowed are equal numbers, none of them 0"
+            f"{len(films)} films, {len(titles)} titles, {len(boxes)} tables of boxes, {len(masks)} "
+            f"masks, columns={columns}: allowed are equal numbers, none of them 0"
         )
     columns = min(columns, len(films))
     rows = -(-len(films) // columns)
@@ -142,8 +148,11 @@ def film_sheet(
     height = rows * (width / columns * min(tallest, 2.0) + 0.16 * lines)
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax, film, title, its in zip(axes, films, titles, boxes, strict=False):
+    for ax, film, title, its, mask in zip(axes, films, titles, boxes, masks, strict=False):
         show_film(film, its, ax).set_title(title, fontsize=8)
+        if mask is not None and mask.max() > 0.5:
+            extent = (0, film.shape[1], 0, film.shape[0])
+            ax.contour(mask, [0.5], colors=[_BOX["edgecolor"]], linewidths=1.5, extent=extent)
     for ax in axes[len(films) :]:
         ax.set_axis_off()
     return figure
@@ -167,7 +176,8 @@ def show_film(
         inches = 5 / max(rows, columns)
         ax = Figure(figsize=(inches * columns, inches * rows)).add_axes([0, 0, 1, 1])
     ax.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=(0, columns, rows, 0), aspect="equal")
-    ax.set(xticks=[], yticks=[], frame_on=False)
+    # Limits are set, or a box that reaches beyond the film would shrink it.
+    ax.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[], frame_on=False)
     if boxes is not None:
         for x, y, width, height in boxes[["x", "y", "width", "height"]].to_numpy(float):
             box = Rectangle((x, y), width, height, fill=False, **_BOX)

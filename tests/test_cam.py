@@ -68,7 +68,9 @@ def test_the_identity_holds_for_densenet_after_save_and_load(tmp_path):
 
 
 def test_the_map_is_the_sum_over_channels_of_feature_times_kernel_by_hand(model, films):
-    features = keras.Model(model.inputs[0], model.get_layer("relu").output).predict(films, verbose=0)
+    features = keras.Model(model.inputs[0], model.get_layer("relu").output).predict(
+        films, verbose=0
+    )
     kernel = keras.ops.convert_to_numpy(model.get_layer("predictions").kernel)
     expected = sum(features[..., channel] * kernel[channel, 2] for channel in range(5))
     maps = class_activation_map(model, films, class_index=2)[1]
@@ -212,14 +214,18 @@ def test_cam_is_gradcam_and_hirescam_times_the_number_of_positions(model, films,
 
 
 def test_layercam_keeps_the_channels_that_speak_for_the_class(model, films):
-    features = keras.Model(model.inputs[0], model.get_layer("relu").output).predict(films, verbose=0)
+    features = keras.Model(model.inputs[0], model.get_layer("relu").output).predict(
+        films, verbose=0
+    )
     kernel = keras.ops.convert_to_numpy(model.get_layer("predictions").kernel)
     maps = class_activation_map(model, films, class_index=1, method="layercam")[1]
     np.testing.assert_allclose(maps, features @ np.maximum(kernel[:, 1], 0) / 16, atol=1e-5)
 
 
 def test_gradcam_plus_plus_follows_equation_19(model, films):
-    features = keras.Model(model.inputs[0], model.get_layer("relu").output).predict(films, verbose=0)
+    features = keras.Model(model.inputs[0], model.get_layer("relu").output).predict(
+        films, verbose=0
+    )
     kernel = keras.ops.convert_to_numpy(model.get_layer("predictions").kernel)
     expected = np.zeros((7, 4, 4))
     for channel in range(5):

@@ -1,8 +1,6 @@
-import io
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -328,7 +326,12 @@ def test_without_validation_the_missing_threshold_is_explained(tmp_path):
 
 def test_each_class_has_its_own_figure(tmp_path):
     run = with_films(write_run(tmp_path / "two", films=100, classes=("Pneumonia", "Mass")))
+    ids, maps = run.maps()
+    maps[:, 1] = -1  # no evidence for a mass anywhere: its figure is grey
+    run.write_arrays("maps.npz", image_id=ids, maps=maps)
     figure = results_figure(run.folder, class_name="Mass")
+    for axes in films_on(figure).values():
+        assert all(np.ptp(ax.images[0].get_array(), axis=-1).max() == 0 for ax in axes)
     labels = run.images.set_index("image_id")["Mass"]
     for outcome, ids in ids_on(figure).items():
         assert (labels[ids] == (outcome in ("TP", "FN"))).all()
@@ -376,13 +379,6 @@ def test_a_figure_is_re_rendered_without_keras_and_without_pyplot(run):
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
-
-
-def test_fourteen_films_take_less_than_two_seconds_of_the_processor(run):
-    results_figure(run.folder).savefig(io.BytesIO())
-    started = time.process_time()
-    results_figure(run.folder).savefig(io.BytesIO())
-    assert time.process_time() - started < 2
 
 
 def test_genuine_films_keep_their_shape_and_their_boxes(rsna_dir, tmp_path):

@@ -105,6 +105,12 @@ def test_a_box_is_drawn_at_x_y_with_width_and_height_in_blue():
     assert blue > green > red
 
 
+def test_a_box_that_reaches_beyond_the_film_does_not_shrink_it():
+    ax = show_film(film(), boxes((-10, -20, 200, 300)))
+    drawn_pixels(ax.figure)
+    assert (ax.get_xlim(), ax.get_ylim()) == ((0, 40), (60, 0))
+
+
 def test_the_blue_of_a_box_is_seen_at_its_edges_and_the_film_inside():
     figure = Figure(figsize=(4, 4), dpi=100)  # 4 screen pixels a film pixel
     pixels = np.full((100, 100), 128, np.uint8)
@@ -182,3 +188,17 @@ def test_a_sheet_of_nothing_or_of_unequal_lists_is_refused():
         film_sheet([])
     with pytest.raises(ValueError, match="2 films, 1 titles"):
         film_sheet([film(), film()], titles=["one"])
+
+
+def test_a_mask_is_outlined_where_it_lies_and_the_film_stays_upright():
+    mask = np.zeros((20, 10), np.float32)
+    mask[2:6, 1:4] = 1  # near the top left
+    sheet = film_sheet([np.zeros((100, 50), np.uint8)], masks=[mask])
+    ax = next(ax for ax in sheet.axes if ax.images)
+    assert ax.get_ylim() == (100, 0)
+    assert ax.get_xlim() == (0, 50)
+    (outline,) = ax.collections
+    points = np.concatenate([path.vertices for path in outline.get_paths()])
+    # Within the quarter of a cell by which an outline at a half may differ: cells are 5 pixels.
+    np.testing.assert_allclose(points.min(axis=0), [5, 10], atol=3.5)
+    np.testing.assert_allclose(points.max(axis=0), [20, 30], atol=3.5)

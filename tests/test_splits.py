@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -198,10 +196,8 @@ def rsna(rsna_dir):
     return images.join(headers["ViewPosition"].rename("view"), on="image_id")
 
 
-def test_the_complete_study_is_split_within_half_a_point_in_five_seconds(rsna):
-    start = time.process_time()
+def test_the_complete_study_is_split_within_half_a_point(rsna):
     split = split_by_patient(rsna)
-    assert time.process_time() - start < 5
     check_disjoint(rsna, split)
     assert rsna.groupby("patient_id")["image_id"].size().max() > 50
     assert split.value_counts(normalize=True).to_dict() == pytest.approx(
