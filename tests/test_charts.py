@@ -4,7 +4,6 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_run import write_run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -12,6 +11,7 @@ from chexnet import charts
 from chexnet.evaluation import evaluate
 from chexnet.localization import localization_report
 from chexnet.runs import Run
+from tests.made_up_run import write_run
 
 OF_A_CLASS = [
     charts.roc_figure,

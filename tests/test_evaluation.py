@@ -2,12 +2,12 @@ import json
 
 import numpy as np
 import pytest
-from made_up_run import write_run
 from sklearn.metrics import average_precision_score
 
 from chexnet.auroc import auroc
 from chexnet.evaluation import average_precision, evaluate, score_block
 from chexnet.intervals import patient_draws, percentile_interval
+from tests.made_up_run import write_run
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from made_up_run import write_run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -16,6 +15,7 @@ from chexnet.evaluation import evaluate
 from chexnet.figures import OUTCOMES, outcome_table, results_figure
 from chexnet.operating_points import choose_thresholds
 from chexnet.runs import Run
+from tests.made_up_run import write_run
 
 LEFT, RIGHT = ("TP", "TN"), ("FN", "FP")
 

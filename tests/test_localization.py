@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_run import write_run
 
 from chexnet.boxes import box_masks
 from chexnet.localization import choose_map_threshold, localization_report, localization_scores
 from chexnet.operating_points import choose_thresholds
+from tests.made_up_run import write_run
 
 # Films of 800 x 400 pixels under maps of 8 x 4 cells: a cell is 100 x 100 pixels.
 FILMS = pd.DataFrame({"image_id": ["a", "b", "c"], "rows": 800, "columns": 400})

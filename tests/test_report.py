@@ -1,9 +1,9 @@
 import pytest
-from made_up_run import write_run
 
 from chexnet.evaluation import evaluate
 from chexnet.localization import localization_report
 from chexnet.report import interval_text, report_table
+from tests.made_up_run import write_run
 
 
 @pytest.fixture(scope="module")
