@@ -25,7 +25,7 @@ demo: .venv/installed ## the five notebooks on a synthetic study, from nothing t
 
 rsna: .venv/installed ## the same on real films: make rsna RSNA=<folder in Kaggle's layout>
 	@test -n "$(RSNA)" || { echo "Say where the films are: make rsna RSNA=<folder with stage_2_train_images>"; exit 2; }
-	$(BIN)/python notebooks/execute.py --run rsna -p STUDY rsna -p SOURCE "$(abspath $(RSNA))" -p IMAGE_SIZE 192 -p EPOCHS null -p WEIGHTS imagenet $(ARGS)
+	$(BIN)/python notebooks/execute.py --run rsna -p STUDY rsna -p SOURCE "$(abspath $(RSNA))" -p IMAGE_SIZE 160 -p EPOCHS null -p WEIGHTS imagenet $(ARGS)
 
 test: .venv/installed ## ruff and the whole test suite
 	$(BIN)/ruff check .

@@ -18,17 +18,24 @@ from chexnet.runs import Run
 class AurocCallback(keras.callbacks.Callback):
     """AUROC on validation after each epoch; the best epoch's network is saved at once.
 
-    Adds ``val_auroc`` (mean over classes) and ``val_loss`` (mean cross-entropy) to the logs that
-    later callbacks see. The file is written under another name and then renamed, so
-    ``model.keras`` is always a whole network, and always of the epoch that scored best.
+    Adds ``val_auroc`` (mean over classes), ``val_loss`` (mean cross-entropy) and ``saved`` to the
+    logs that later callbacks see. The file is written under another name and then renamed, so
+    ``model.keras`` is always a whole network, and always of the last epoch whose ``saved`` is 1.
+
+    With few validation films the AUROC moves by some hundredths from epoch to epoch, and while the
+    learning rate is high one of those moves is a lucky one. So the search for the best starts
+    anew at ``first_epoch``; what was saved before only keeps an interrupted run from being empty.
     """
 
-    def __init__(self, model: keras.Model, val: AugmentedImageSequence, run: Run) -> None:
+    def __init__(
+        self, model: keras.Model, val: AugmentedImageSequence, run: Run, *, first_epoch: int = 0
+    ) -> None:
         """Scores ``model``, which may be a part of the network that is being fitted."""
         super().__init__()
         self.scored = model
         self.val = val
         self.run = run
+        self.first_epoch = first_epoch
         self.best = -math.inf
         self.y_true = np.concatenate([val[k][1] for k in range(len(val))])
         for index, name in enumerate(val.class_names):
@@ -49,7 +56,10 @@ class AurocCallback(keras.callbacks.Callback):
         logs["val_loss"] = float(
             np.mean([log_loss(t, s) for t, s in zip(self.y_true.T, y_score.T, strict=True)])
         )
-        if logs["val_auroc"] > self.best:
+        if epoch == self.first_epoch:
+            self.best = -math.inf
+        logs["saved"] = int(logs["val_auroc"] > self.best)
+        if logs["saved"]:
             self.best = logs["val_auroc"]
             unfinished = self.run.folder / ".unfinished.keras"
             self.scored.save(unfinished)

@@ -30,7 +30,7 @@ def history_figure(run: Run) -> Figure:
     losses.set(ylabel="loss (cross-entropy)")
     _legend(losses, "best")
     scores.plot(history["epoch"], history["val_auroc"], color=_BLUE)
-    best = history.loc[history["val_auroc"].idxmax()]
+    best = history[history["saved"] == 1].iloc[-1]
     scores.plot(best["epoch"], best["val_auroc"], "o", color=_RED)
     kept = f"epoch {best['epoch']:.0f} kept: {best['val_auroc']:.3f}"
     scores.set_title(kept, fontsize=9, color=_RED)

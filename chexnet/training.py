@@ -71,6 +71,7 @@ def train(
     weight_decay: float = 0.01,
     box_weight: float = 0.0,
     label_smoothing: float = 0.0,
+    best_from: float = 0.6,
     tensorboard: bool = True,
 ) -> pd.DataFrame:
     """Trains in two phases, keeps the epoch with the best validation AUROC, and logs all of it.
@@ -78,6 +79,7 @@ def train(
     First ``head_epochs`` with the backbone frozen, then ``epochs`` with every layer free. After
     each epoch the run's ``history.csv`` is written anew, and ``model.keras`` where the AUROC on
     validation (mean over classes) is the best so far. At the end ``model`` holds that epoch.
+    Epochs before ``best_from`` are passed over in the end (`chexnet.callbacks.AurocCallback`).
 
     Args:
         model: from `chexnet.model.build_chexnet`; trained in place.
@@ -94,11 +96,12 @@ def train(
         box_weight: weight of the loss that holds each position of the map against the share of
             it inside a radiologist's box; 0 is the plain model.
         label_smoothing: 0 to below 1, as in Keras.
+        best_from: share of the second phase after which an epoch may be the best, 0 to below 1.
         tensorboard: write ``<run>/tensorboard`` too.
 
     Returns:
-        one row an epoch: ``epoch, phase, loss, val_loss, val_auroc, learning_rate, seconds``
-        and the parts of the loss.
+        one row an epoch: ``epoch, phase, loss, val_loss, val_auroc, saved, learning_rate,
+        seconds`` and the parts of the loss; the last epoch with ``saved`` 1 is the one kept.
 
     Raises:
         ValueError: an argument is outside what is stated above, or validation has a class with
@@ -110,6 +113,8 @@ def train(
             f"epochs={epochs}, head_epochs={head_epochs}, schedule={schedule!r}: allowed are "
             "epochs >= 1, head_epochs >= 0 and 'cosine' or 'plateau'"
         )
+    if not 0 <= best_from < 1:
+        raise ValueError(f"best_from={best_from}: allowed is 0 <= best_from < 1")
     if box_weight and train.map_size is None:
         raise ValueError(
             f"box_weight={box_weight}, but the training batches carry no boxes: give the sequence "
@@ -119,9 +124,9 @@ def train(
         raise ValueError(f"map_size={train.map_size}: the model's map has {map_size(model)}")
     trained = with_location_output(model) if train.map_size is not None else model
     losses = _losses(label_smoothing, train.map_size is not None, box_weight)
-    auroc_callback = AurocCallback(model, val, run)
     log = EpochLog(run)
-    callbacks = [auroc_callback, log]
+    first_epoch = head_epochs + int(best_from * epochs)
+    callbacks = [AurocCallback(model, val, run, first_epoch=first_epoch), log]
     if tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(run.folder / "tensorboard", write_graph=False))
 

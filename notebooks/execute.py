@@ -10,8 +10,11 @@ import time
 from pathlib import Path
 
 import papermill
+from traitlets.config import Config
 
 HERE = Path(__file__).parent
+# A kernel on a local socket: nobody else on the machine can listen or speak to it.
+LOCAL_SOCKET = Config({"KernelManager": {"transport": "ipc"}})
 NOTEBOOKS = sorted(HERE.glob("0*.ipynb"))
 
 
@@ -48,6 +51,7 @@ def execute(run: str, parameters: dict[str, object]) -> None:
             cwd=str(HERE),
             kernel_name="python3",
             progress_bar=False,
+            config=LOCAL_SOCKET,
         )
         print(f"{notebook.stem} done in {time.perf_counter() - started:.0f} s", flush=True)
 

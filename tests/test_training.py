@@ -122,6 +122,22 @@ def test_the_callback_keeps_the_epoch_with_the_best_auroc(study, tmp_path):
     assert not list(run.folder.glob(".unfinished*"))
 
 
+def test_a_lucky_early_epoch_does_not_win(study, tmp_path):
+    run = new_run(study, tmp_path / "run")
+    _, val = sequences(study)
+    truth = np.concatenate([val[k][1] for k in range(len(val))])[:, 0]
+    right = np.where(truth == 1, 0.9, 0.1)
+    nearly = np.where(np.arange(len(truth)) == truth.argmax(), 0.05, right)  # one film is missed
+    callback = AurocCallback(Scripted([right, nearly, nearly]), val, run, first_epoch=1)
+    saved = []
+    for epoch in range(3):
+        logs = {"loss": 1.0}
+        callback.on_epoch_end(epoch, logs)
+        saved.append(logs["saved"])
+    assert saved == [1, 1, 0]
+    assert 0.5 < callback.best < 1
+
+
 def test_validation_with_one_class_only_is_refused_before_any_training(study, tmp_path):
     _, images, _, store = study
     negatives = images[images["Pneumonia"] == 0]
@@ -149,11 +165,14 @@ def test_training_goes_through_both_phases_and_learns(trained):
 
 def test_the_saved_network_is_that_of_the_best_epoch_and_the_returned_one(trained, study):
     run, network, history = trained
+    kept = history[history["saved"] == 1].iloc[-1]
+    late = history[history["epoch"] > 1 + int(0.6 * 8)]
+    assert kept["val_auroc"] == late["val_auroc"].max()
     _, val = sequences(study)
     truth = np.concatenate([val[k][1] for k in range(len(val))])
     for model in (network, load_chexnet(run.folder / "model.keras")):
         score = roc_auc_score(truth, model.predict(val, verbose=0))
-        assert score == pytest.approx(history["val_auroc"].max(), abs=1e-9)
+        assert score == pytest.approx(kept["val_auroc"], abs=1e-9)
 
 
 def test_the_run_folder_holds_history_and_tensorboard(trained):
