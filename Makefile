@@ -1,5 +1,5 @@
 # Every command a user needs; `make help` lists them.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STUDY := data/phantom/study
 # TensorFlow's log says "oneDNN is on" and "no GPU" once a process; its errors still show.
@@ -25,7 +25,7 @@ demo: .venv/installed ## the five notebooks on a synthetic study, from nothing t
 
 rsna: .venv/installed ## the same on real films: make rsna RSNA=<folder in Kaggle's layout>
 	@test -n "$(RSNA)" || { echo "Say where the films are: make rsna RSNA=<folder with stage_2_train_images>"; exit 2; }
-	$(BIN)/python notebooks/execute.py --run rsna -p STUDY rsna -p SOURCE "$(abspath $(RSNA))" -p IMAGE_SIZE 160 -p EPOCHS null -p WEIGHTS imagenet $(ARGS)
+	$(BIN)/python notebooks/execute.py --run rsna -p STUDY rsna -p SOURCE "$(RSNA)" -p IMAGE_SIZE 160 -p EPOCHS null -p WEIGHTS imagenet $(ARGS)
 
 test: .venv/installed ## ruff and the whole test suite
 	$(BIN)/ruff check .
@@ -39,7 +39,7 @@ bench: .venv/installed ## the speed figures of the README, as a Markdown table
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 notebooks: demo ## make demo, then put the executed notebooks where git keeps them
-	cp output/demo/notebooks/*.ipynb notebooks/
+	$(BIN)/python notebooks/execute.py --run demo --publish
 	$(BIN)/ruff format notebooks
 
 clean: ## removes what runs made; the virtual environment and real data stay

@@ -1,6 +1,7 @@
 """After each epoch: validation is scored, the best network saved, the history written."""
 
 import math
+import secrets
 import time
 
 import keras
@@ -37,7 +38,12 @@ class AurocCallback(keras.callbacks.Callback):
         self.run = run
         self.first_epoch = first_epoch
         self.best = -math.inf
-        self.y_true = np.concatenate([val[k][1] for k in range(len(val))])
+        if val.shuffle or val.augmenter is not None or val.map_size is not None:
+            raise ValueError(
+                "validation must be neither shuffled nor augmented nor carry boxes: "
+                f"shuffle={val.shuffle}, augmenter={val.augmenter}, map_size={val.map_size}"
+            )
+        self.y_true = val.labels
         for index, name in enumerate(val.class_names):
             if len(np.unique(self.y_true[:, index])) < 2:
                 raise ValueError(
@@ -47,9 +53,9 @@ class AurocCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Scores validation, and saves the network where it is the best so far."""
+        logs = {} if logs is None else logs
+        _stop_unless_finite(epoch, logs.get("loss", 0.0))
         y_score = self.scored.predict(self.val, verbose=0)
-        if logs is None:
-            logs = {}
         logs["val_auroc"] = float(
             np.mean([auroc(t, s).value for t, s in zip(self.y_true.T, y_score.T, strict=True)])
         )
@@ -61,7 +67,7 @@ class AurocCallback(keras.callbacks.Callback):
         logs["saved"] = int(logs["val_auroc"] > self.best)
         if logs["saved"]:
             self.best = logs["val_auroc"]
-            unfinished = self.run.folder / ".unfinished.keras"
+            unfinished = self.run.folder / f".{secrets.token_hex(4)}.unfinished.keras"
             self.scored.save(unfinished)
             unfinished.replace(self.run.folder / "model.keras")
 
@@ -86,13 +92,8 @@ class EpochLog(keras.callbacks.Callback):
         self.started = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Adds a row; stops the run where the loss is not a number."""
+        """Adds a row."""
         logs = dict(logs or {})
-        if not math.isfinite(logs["loss"]):
-            raise FloatingPointError(
-                f"epoch {epoch + 1}: the loss is {logs['loss']}; a lower learning_rate may help. "
-                f"The best network so far is kept in {self.run.folder / 'model.keras'}"
-            )
         row = {"epoch": epoch + 1, "phase": self.phase, **logs}
         row["learning_rate"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         row["seconds"] = round(time.perf_counter() - self.started, 2)
@@ -104,3 +105,11 @@ class EpochLog(keras.callbacks.Callback):
     def on_train_end(self, logs: dict | None = None) -> None:
         """Closes the bar."""
         self.bar.close()
+
+
+def _stop_unless_finite(epoch: int, loss: float) -> None:
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"epoch {epoch + 1}: the loss is {loss}; a lower learning_rate may help. model.keras "
+            "holds the best epoch before it, if there was one"
+        )

@@ -204,7 +204,7 @@ class ImageStore:
         def prepare(row: int) -> str | None:
             path = self.folder / f"{self.image_ids[row]}.jpg"
             try:
-                pixels[row] = prepare_film(_decode(path), self.image_size, *self._equalise)
+                pixels[row] = prepare_film(read_jpg(path), self.image_size, *self._equalise)
             except (OSError, ValueError, cv2.error) as error:
                 return f"{path.name} ({error})"
             return None
@@ -254,7 +254,19 @@ def prepare_film(
     return cv2.resize(film, (image_size, image_size), interpolation=cv2.INTER_AREA)
 
 
-def _decode(path: Path) -> np.ndarray:
+def read_jpg(path: Path) -> np.ndarray:
+    """Decodes a film.
+
+    Args:
+        path: of a JPG.
+
+    Returns:
+        uint8 ``(H, W)``, grey.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is cut short, or no picture.
+    """
     data = path.read_bytes()
     # OpenCV fills the missing part of a cut file with grey and says nothing.
     if JPEG_END not in data[-1024:]:

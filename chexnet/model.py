@@ -249,7 +249,8 @@ def _imagenet_arrays() -> list[np.ndarray] | None:
             include_top=False, weights="imagenet", input_shape=(32, 32, 3)
         )
     except Exception as error:
-        if "URL fetch failure" not in str(error):
+        out_of_reach = ("URL fetch failure", "Incomplete or corrupted file")
+        if not isinstance(error, OSError) and not any(text in str(error) for text in out_of_reach):
             raise
         warnings.warn(
             "The ImageNet weights cannot be downloaded from here, so the network starts from "

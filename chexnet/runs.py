@@ -29,6 +29,10 @@ from chexnet.filmtable import write_whole
 
 FILM_FACTS = ["patient_id", "detailed_class", "view", "sex", "age", "rows", "columns"]
 _DISTRIBUTIONS = ("tensorflow", "keras", "numpy", "pandas", "pydicom", "opencv-python", "pyimgaug")
+_MADE_BY_A_RUN = (
+    *("config.json", "images.csv", "boxes.csv", "model.keras", "history.csv", "tensorboard"),
+    *("predictions.csv", "maps.npz", "films", "metrics.json", "figures"),
+)
 _LONGEST_SIDE = 512  # pixels of a stored film: the original's input size, enough to see an opacity
 
 
@@ -63,7 +67,8 @@ class Run:
         """Starts a run: writes its settings and the tables it is about.
 
         Args:
-            folder: made if missing. A run that was there keeps its files until they are replaced.
+            folder: made if missing. What an earlier run left there goes to ``earlier/1``,
+                ``earlier/2`` and so on, so that no two runs are ever mixed and none is lost.
             settings: everything needed to repeat the run; JSON values.
             images: one row a film, with ``image_id`` and ``split`` at least.
             boxes: ``image_id, x, y, width, height``, pixels of the original film.
@@ -83,6 +88,7 @@ class Run:
             raise ValueError(f"images: image_id {twice.iloc[0]} stands more than once")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        _set_aside(folder)
         config = {
             "settings": dict(settings),
             "data_fingerprint": data_fingerprint(images, boxes),
@@ -218,6 +224,16 @@ def data_fingerprint(images: pd.DataFrame, boxes: pd.DataFrame) -> str:
         text = frame[columns].astype(str).sort_values(columns).to_csv(index=False)
         digest.update(text.encode())
     return digest.hexdigest()
+
+
+def _set_aside(folder: Path) -> None:
+    left = [folder / name for name in _MADE_BY_A_RUN if (folder / name).exists()]
+    if left:
+        taken = [int(path.name) for path in (folder / "earlier").glob("[0-9]*")]
+        place = folder / "earlier" / str(max(taken, default=0) + 1)
+        place.mkdir(parents=True)
+        for path in left:
+            path.replace(place / path.name)
 
 
 def _write(path: Path, content: bytes) -> Path:

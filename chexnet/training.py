@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import cv2
 import keras
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from keras import ops
 from chexnet.callbacks import AurocCallback, EpochLog
 from chexnet.cam import class_activation_map
 from chexnet.generator import AugmentedImageSequence
-from chexnet.images import ImageStore
+from chexnet.images import ImageStore, read_jpg
 from chexnet.model import (
     load_chexnet,
     map_size,
@@ -26,8 +25,8 @@ from chexnet.runs import Run
 def recipe(weights: str | Path | None) -> dict:
     """The settings that we recommend, by where the weights start.
 
-    Those from random weights were chosen on real films (README, 'How the recipe was chosen'):
-    a frozen random backbone has nothing to teach a head, so the head has no phase of its own, and
+    Those from random weights were tried on genuine films (README, 'Results on genuine films'): a
+    frozen random backbone has nothing to teach a head, so the head has no phase of its own, and
     the peak learning rate is ten times that of fine-tuning. Those from given weights are the
     original's: one epoch for the head, then Adam at 1e-4; they were not tuned here.
 
@@ -90,7 +89,7 @@ def train(
         head_epochs: epochs with the backbone frozen.
         learning_rate: peak of the second phase.
         head_learning_rate: constant rate of the first phase.
-        warmup_epochs: epochs of linear rise in the second phase.
+        warmup_epochs: epochs of linear rise in the second phase; fewer where that leaves none.
         schedule: ``"cosine"``, or ``"plateau"``: a tenth after 3 epochs without a better AUROC.
         weight_decay: of AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); 0 is Adam.
         box_weight: weight of the loss that holds each position of the map against the share of
@@ -105,7 +104,7 @@ def train(
 
     Raises:
         ValueError: an argument is outside what is stated above, or validation has a class with
-            one value only.
+            one value only, is shuffled or is augmented.
         FloatingPointError: the loss is not finite.
     """
     if epochs < 1 or head_epochs < 0 or schedule not in ("cosine", "plateau"):
@@ -124,6 +123,7 @@ def train(
         raise ValueError(f"map_size={train.map_size}: the model's map has {map_size(model)}")
     trained = with_location_output(model) if train.map_size is not None else model
     losses = _losses(label_smoothing, train.map_size is not None, box_weight)
+    warmup_epochs = min(warmup_epochs, epochs - 1)
     log = EpochLog(run)
     first_epoch = head_epochs + int(best_from * epochs)
     callbacks = [AurocCallback(model, val, run, first_epoch=first_epoch), log]
@@ -209,10 +209,9 @@ def record_scores(
         bias=ops.convert_to_numpy(model.get_layer("predictions").bias),
         class_names=np.array(names),
     )
-    for image_id in scored.loc[scored["split"] == "test", "image_id"]:
-        film = cv2.imread(str(Path(film_folder) / f"{image_id}.jpg"), cv2.IMREAD_GRAYSCALE)
-        run.write_film(image_id, film)
     run.write_table("predictions.csv", predictions)
+    for image_id in scored.loc[scored["split"] == "test", "image_id"]:
+        run.write_film(image_id, read_jpg(Path(film_folder) / f"{image_id}.jpg"))
     return predictions
 
 

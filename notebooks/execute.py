@@ -1,54 +1,97 @@
 """Executes the five notebooks in order and prints what they found.
 
-The executed copies go to ``output/<run>/notebooks/``; the ones in git are not touched.
+The executed copies go to ``output/<run>/notebooks/``; the ones in git are touched only with
+``--publish``, which puts the copies there, cleaned, and the results figure beside the README's.
 """
 
 import argparse
+import ast
 import json
+import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import nbformat
 import papermill
 from traitlets.config import Config
 
-HERE = Path(__file__).parent
+from chexnet.labels import check_image_ids
+from chexnet.report import interval_text
+from chexnet.runs import Run
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 # A kernel on a local socket: nobody else on the machine can listen or speak to it.
 LOCAL_SOCKET = Config({"KernelManager": {"transport": "ipc"}})
-NOTEBOOKS = sorted(HERE.glob("0*.ipynb"))
 
 
-def known_parameters(notebook: Path) -> set[str]:
-    """Names assigned in the cell tagged ``parameters``."""
-    return set(papermill.inspect_notebook(str(notebook)))
+def parameters_of(notebook: Path) -> dict[str, object]:
+    """Names and values assigned in the cell tagged ``parameters``."""
+    found = papermill.inspect_notebook(str(notebook))
+    return {name: ast.literal_eval(parameter["default"]) for name, parameter in found.items()}
 
 
-def execute(run: str, parameters: dict[str, object]) -> None:
-    """Runs each notebook with those of the parameters that it knows.
+def check_parameters(given: dict[str, object], notebooks: Sequence[Path] = NOTEBOOKS) -> None:
+    """Refuses what would only fail after hours.
 
     Args:
-        run: name of the run folder under ``output/``.
-        parameters: by name; a name that no notebook knows is an error before anything runs.
+        given: by name.
+        notebooks: that are to take them.
 
     Raises:
-        SystemExit: a name is unknown.
+        ValueError: a name that no notebook has, ``RUN`` (it has an option of its own), or a value
+            of another type than the one that stands in the notebook; ``None`` fits everywhere.
     """
-    known = {notebook: known_parameters(notebook) for notebook in NOTEBOOKS}
-    unknown = set(parameters) - set().union(*known.values())
-    if unknown:
-        allowed = ", ".join(sorted(set().union(*known.values())))
-        sys.exit(f"unknown parameter {', '.join(sorted(unknown))}; allowed are {allowed}")
-    executed = HERE.parent / "output" / run / "notebooks"
+    known: dict[str, object] = {}
+    for notebook in notebooks:
+        known |= parameters_of(notebook)
+    known.pop("RUN", None)
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(f"unknown parameter {name}; allowed are {', '.join(sorted(known))}")
+        kind = type(known[name])
+        kinds = (int, float) if kind is float else (kind,)
+        if value is not None and known[name] is not None and type(value) not in kinds:
+            raise ValueError(f"{name}={value!r}: allowed is a value of type {kind.__name__}")
+
+
+def execute(
+    run: str,
+    given: dict[str, object],
+    *,
+    notebooks: Sequence[Path] = NOTEBOOKS,
+    root: Path = ROOT,
+) -> None:
+    """Runs each notebook with those of the parameters that it has.
+
+    Args:
+        run: plain name of the run folder under ``output/``.
+        given: parameters by name, see `check_parameters`.
+        notebooks: in order.
+        root: holds ``data/`` and ``output/``.
+
+    Raises:
+        ValueError: the run's name or a parameter is not allowed.
+    """
+    check_image_ids([run], "--run")
+    check_parameters(given, notebooks)
+    given = {**given, "RUN": run}
+    for name in ("SOURCE", "WEIGHTS"):  # notebooks run in a folder of their own
+        if given.get(name) and Path(str(given[name])).exists():
+            given[name] = str(Path(str(given[name])).resolve())
+    executed = root / "output" / run / "notebooks"
     executed.mkdir(parents=True, exist_ok=True)
-    given = {**parameters, "RUN": run}
-    for notebook in NOTEBOOKS:
+    (root / "notebooks").mkdir(exist_ok=True)
+    for notebook in notebooks:
         started = time.perf_counter()
         print(f"{notebook.stem} ...", flush=True)
         papermill.execute_notebook(
             str(notebook),
             str(executed / notebook.name),
-            parameters={name: given[name] for name in known[notebook] if name in given},
-            cwd=str(HERE),
+            parameters={name: given[name] for name in parameters_of(notebook) if name in given},
+            cwd=str(root / "notebooks"),
             kernel_name="python3",
             progress_bar=False,
             config=LOCAL_SOCKET,
@@ -56,22 +99,50 @@ def execute(run: str, parameters: dict[str, object]) -> None:
         print(f"{notebook.stem} done in {time.perf_counter() - started:.0f} s", flush=True)
 
 
-def summary(run: str) -> str:
+def summary(run: Run) -> str:
     """The results figure, the AUROC and the hit rate on the test split, one line each."""
-    folder = HERE.parent / "output" / run
-    metrics = json.loads((folder / "metrics.json").read_text())
-    name, scores = next(iter(metrics["classes"].items()))
-    auroc = scores["test"]["auroc"]
-    hits = metrics["localization"]["hit_rate"]
-    return "\n".join(
-        [
-            f"results figure: {folder / 'figures' / 'results.png'}",
-            f"test AUROC ({name}): {auroc['value']:.3f} "
-            f"(95 % interval {auroc['low']:.3f} to {auroc['high']:.3f})",
-            f"localisation hit rate: {hits['value']:.2f} "
-            f"(95 % interval {hits['low']:.2f} to {hits['high']:.2f}, {hits['n']} films)",
+    metrics = run.metrics
+    name = run.class_names[0]
+    test, maps = metrics["classes"][name]["test"], metrics["localization"]
+    lines = [f"results figure: {run.folder / 'figures' / 'results.png'}"]
+    for title, number, films in (
+        (f"test AUROC of {name}, 95 % interval", test["auroc"] or test, test["n"]),
+        ("localisation hit rate, 95 % interval", maps["hit_rate"], maps["hit_rate"]["n"]),
+    ):
+        reason = f" ({number['reason']})" if number.get("reason") else ""
+        lines.append(f"{title}: {interval_text(number)}{reason}, {films} films")
+    return "\n".join(lines)
+
+
+def publish(run: Run) -> None:
+    """Puts a run's executed notebooks and results figure where git keeps them.
+
+    What differs from machine to machine is left out: the parameters that were injected, paths,
+    times, what libraries write to the error stream, and progress bars.
+    """
+    for path in NOTEBOOKS:
+        book = nbformat.read(run.folder / "notebooks" / path.name, as_version=4)
+        book.metadata.pop("papermill", None)
+        book.metadata.pop("widgets", None)
+        book.cells = [
+            cell
+            for cell in book.cells
+            if "injected-parameters" not in cell.metadata.get("tags", [])
         ]
-    )
+        for cell in book.cells:
+            for key in ("papermill", "execution"):
+                cell.metadata.pop(key, None)
+            if cell.cell_type == "code":
+                cell.outputs = [output for output in cell.outputs if _is_kept(output)]
+        nbformat.write(book, path)
+    (ROOT / "docs").mkdir(exist_ok=True)
+    shutil.copy(run.folder / "figures" / "results.png", ROOT / "docs" / "results.png")
+
+
+def _is_kept(output: dict) -> bool:
+    if output["output_type"] == "stream":
+        return output["name"] == "stdout"
+    return "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
 
 
 def main() -> None:
@@ -87,15 +158,25 @@ def main() -> None:
         metavar=("NAME", "VALUE"),
         help="a notebook's parameter; the value is JSON, or else taken as text",
     )
+    parser.add_argument(
+        "--publish", action="store_true", help="only put a run's notebooks into git"
+    )
     arguments = parser.parse_args()
-    parameters = {}
+    given = {}
     for name, value in arguments.parameter:
         try:
-            parameters[name] = json.loads(value)
+            given[name] = json.loads(value)
         except json.JSONDecodeError:
-            parameters[name] = value
-    execute(arguments.run, parameters)
-    print(summary(arguments.run))
+            given[name] = value
+    try:
+        if not arguments.publish:
+            execute(arguments.run, given)
+    except ValueError as error:
+        sys.exit(str(error))
+    run = Run(ROOT / "output" / arguments.run)
+    if arguments.publish:
+        publish(run)
+    print(summary(run))
 
 
 if __name__ == "__main__":

@@ -73,6 +73,21 @@ def test_the_fingerprint_ignores_order_and_sees_a_changed_label():
     assert data_fingerprint(IMAGES.assign(Pneumonia=1), BOXES) != same
 
 
+def test_a_run_made_anew_is_not_mixed_with_the_one_before_and_loses_nothing(run):
+    run.write_json("metrics.json", {"auroc": 0.8})
+    run.write_film("b", np.zeros((8, 8), np.uint8))
+    settings = {"class_names": ["Pneumonia"], "seed": 2}
+    again = Run.create(run.folder, settings=settings, images=IMAGES, boxes=BOXES)
+    assert again.metrics == {}
+    assert not (run.folder / "films").exists()
+    before = Run(run.folder / "earlier" / "1")
+    assert before.config["settings"]["seed"] == 1
+    assert before.metrics == {"auroc": 0.8}
+    assert before.film("b").shape == (8, 8)
+    Run.create(run.folder, settings=settings, images=IMAGES, boxes=BOXES)
+    assert (run.folder / "earlier" / "2" / "config.json").is_file()
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(run, monkeypatch):
     run.write_json("metrics.json", {"auroc": 0.8})
 

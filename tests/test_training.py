@@ -1,6 +1,5 @@
 import inspect
 import json
-import math
 
 import cv2
 import keras
@@ -10,7 +9,7 @@ import pytest
 from keras import layers
 from sklearn.metrics import roc_auc_score
 
-from chexnet.callbacks import AurocCallback, EpochLog
+from chexnet.callbacks import AurocCallback
 from chexnet.generator import AugmentedImageSequence, default_augmenter
 from chexnet.images import ImageStore
 from chexnet.model import build_chexnet, load_chexnet
@@ -149,9 +148,32 @@ def test_validation_with_one_class_only_is_refused_before_any_training(study, tm
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(study, tmp_path):
-    log = EpochLog(new_run(study, tmp_path / "run"))
-    with pytest.raises(FloatingPointError, match=r"epoch 3: the loss is nan"):
-        log.on_epoch_end(2, {"loss": math.nan, "val_auroc": 0.5})
+    run = new_run(study, tmp_path / "run")
+    batches, val = sequences(study)
+    with pytest.raises(FloatingPointError, match=r"epoch 1: the loss is"):
+        train(tiny_network(), batches, val, run, epochs=2, learning_rate=1e30, tensorboard=False)
+
+
+def test_a_single_epoch_needs_no_warmup(study, tmp_path):
+    batches, val = sequences(study)
+    run = new_run(study, tmp_path / "run")
+    history = train(tiny_network(), batches, val, run, epochs=1, tensorboard=False)
+    assert list(history["saved"]) == [1]
+
+
+def test_validation_that_is_shuffled_augmented_or_boxed_is_refused(study, tmp_path):
+    _, images, boxes, store = study
+    run = new_run(study, tmp_path / "run")
+    batches, _ = sequences(study)
+    common = {"class_names": ("Pneumonia",), "batch_size": 16, "seed": 0}
+    for wrong in (
+        {"shuffle": True},
+        {"shuffle": False, "augmenter": default_augmenter(SIZE)},
+        {"shuffle": False, "boxes": boxes, "map_size": (8, 8)},
+    ):
+        val = AugmentedImageSequence(store, images[images["split"] == "val"], **wrong, **common)
+        with pytest.raises(ValueError, match="neither shuffled nor augmented"):
+            train(tiny_network(), batches, val, run, epochs=1)
 
 
 def test_training_goes_through_both_phases_and_learns(trained):

@@ -1,0 +1,77 @@
+import importlib.util
+import json
+
+import nbformat
+import pytest
+
+from chexnet.phantom import write_phantom_study
+from tests.test_house import NOTEBOOKS, ROOT
+
+spec = importlib.util.spec_from_file_location("execute", ROOT / "notebooks" / "execute.py")
+execute = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(execute)
+
+
+def test_a_parameter_that_no_notebook_has_stops_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown parameter IMAGE_SISE; allowed are BATCH_SIZE"):
+        execute.execute("demo", {"IMAGE_SISE": 224}, root=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("IMAGE_SIZE", "large"), ("SOURCE", 3), ("TRAIN", "most"), ("RUN", "other")]
+)
+def test_a_value_of_the_wrong_kind_stops_before_any_work(name, value):
+    with pytest.raises(ValueError, match=name):
+        execute.check_parameters({name: value})
+
+
+def test_whole_numbers_fit_shares_and_none_fits_everywhere():
+    execute.check_parameters({"TEST": 0, "EPOCHS": None, "WEIGHTS": "imagenet"})
+
+
+@pytest.mark.parametrize("run", ["../elsewhere", "/tmp/run", ""])
+def test_a_run_is_a_plain_name_under_output(run, tmp_path):
+    with pytest.raises(ValueError, match="--run"):
+        execute.execute(run, {}, root=tmp_path)
+
+
+def test_the_first_two_notebooks_run_on_a_study_whose_first_film_is_broken(tmp_path):
+    study = write_phantom_study(tmp_path / "study", films=24, film_size=128)
+    broken = min((study / "stage_2_train_images").glob("*.dcm"))
+    broken.write_bytes(broken.read_bytes()[:2000])
+    given = {"STUDY": "small", "SOURCE": str(study)}
+    execute.execute("trial", given, notebooks=NOTEBOOKS[:2], root=tmp_path)
+    table = (tmp_path / "data" / "small" / "images.csv").read_text()
+    assert len(table.splitlines()) == 24  # a header and 23 films
+    assert broken.stem not in table
+    told = nbformat.read(tmp_path / "output" / "trial" / "notebooks" / "01_convert.ipynb", 4)
+    assert broken.stem in json.dumps(told)
+
+
+class RunOfNumbers:
+    folder = ROOT / "output" / "demo"
+    class_names = ("Pneumonia",)
+
+    def __init__(self, auroc, reason, hit_rate):
+        block = {"auroc": auroc, "n": 60} | ({"reason": reason} if reason else {})
+        self.metrics = {
+            "classes": {"Pneumonia": {"test": block}},
+            "localization": {"hit_rate": hit_rate},
+        }
+
+
+def test_the_last_lines_are_the_figure_the_auroc_and_the_hit_rate():
+    number = {"value": 0.851, "low": 0.7, "high": 0.95}
+    run = RunOfNumbers(number, None, {**number, "n": 18})
+    figure, auroc, hits = execute.summary(run).splitlines()
+    assert figure.endswith("output/demo/figures/results.png")
+    assert auroc == "test AUROC of Pneumonia, 95 % interval: 0.85 (0.70-0.95), 60 films"
+    assert hits == "localisation hit rate, 95 % interval: 0.85 (0.70-0.95), 18 films"
+
+
+def test_what_cannot_be_measured_is_a_dash_with_its_reason():
+    none = {"value": None, "low": None, "high": None, "n": 0, "reason": "no films with boxes"}
+    _, auroc, hits = execute.summary(RunOfNumbers(None, "no positive film", none)).splitlines()
+    assert auroc.endswith("– (no positive film), 60 films")
+    assert hits.endswith("– (no films with boxes), 0 films")
