@@ -18,6 +18,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from chexnet.boxes import box_masks, scale_boxes
+from chexnet.jpeg import read_jpg
 from chexnet.labels import check_image_ids, some_of
 
 __all__ = ["ImageStore", "box_masks", "prepare_film", "scale_boxes"]
@@ -28,7 +29,6 @@ FORMAT = 1
 CACHES_KEPT = 4
 # Unfinished files older than this were left behind by a process that was killed.
 LEFT_BEHIND_SECONDS = 24 * 3600
-JPEG_END = b"\xff\xd9"  # the EOI marker, ITU-T T.81 table B.1
 
 
 class ImageStore:
@@ -252,32 +252,6 @@ def prepare_film(
         # Not shared between films: the object keeps a table that two threads would both write.
         film = cv2.createCLAHE(clip_limit, (tiles, tiles)).apply(film)
     return cv2.resize(film, (image_size, image_size), interpolation=cv2.INTER_AREA)
-
-
-def read_jpg(path: Path) -> np.ndarray:
-    """Decodes a film.
-
-    Args:
-        path: of a JPG.
-
-    Returns:
-        uint8 ``(H, W)``, grey.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is cut short, or no picture.
-    """
-    data = path.read_bytes()
-    # OpenCV fills the missing part of a cut file with grey and says nothing.
-    if JPEG_END not in data[-1024:]:
-        raise ValueError("cut short: no end-of-image marker")
-    # Boxes are in stored pixels, so a rotation asked for in EXIF must not be done here.
-    film = cv2.imdecode(
-        np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
-    )
-    if film is None:
-        raise ValueError("not a picture that OpenCV reads")
-    return film
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from chexnet.filmtable import write_whole
+from chexnet.jpeg import read_jpg
 
 FILM_FACTS = ["patient_id", "detailed_class", "view", "sex", "age", "rows", "columns"]
 _DISTRIBUTIONS = ("tensorflow", "keras", "numpy", "pandas", "pydicom", "opencv-python", "pyimgaug")
@@ -162,10 +163,7 @@ class Run:
         Raises:
             FileNotFoundError: the run holds no such film.
         """
-        pixels = cv2.imread(str(self._existing(f"films/{image_id}.jpg")), cv2.IMREAD_GRAYSCALE)
-        if pixels is None:
-            raise ValueError(f"{self.folder / 'films' / image_id}.jpg: not a readable JPG")
-        return pixels
+        return read_jpg(self._existing(f"films/{image_id}.jpg"))
 
     def read_table(self, name: str) -> pd.DataFrame:
         """Reads a CSV of the run; ids stay text."""

@@ -11,7 +11,8 @@ from keras import ops
 from chexnet.callbacks import AurocCallback, EpochLog
 from chexnet.cam import class_activation_map
 from chexnet.generator import AugmentedImageSequence
-from chexnet.images import ImageStore, read_jpg
+from chexnet.images import ImageStore
+from chexnet.jpeg import read_jpg
 from chexnet.model import (
     load_chexnet,
     map_size,
