@@ -104,7 +104,7 @@ def summary(run: Run) -> str:
     metrics = run.metrics
     name = run.class_names[0]
     test, maps = metrics["classes"][name]["test"], metrics["localization"]
-    lines = [f"results figure: {run.folder / 'figures' / 'results.png'}"]
+    lines = [f"results figure: {(run.folder / 'figures' / 'results.png').relative_to(ROOT)}"]
     for title, number, films in (
         (f"test AUROC of {name}, 95 % interval", test["auroc"] or test, test["n"]),
         ("localisation hit rate, 95 % interval", maps["hit_rate"], maps["hit_rate"]["n"]),
