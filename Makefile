@@ -35,7 +35,7 @@ test: .venv/installed ## ruff and the whole test suite
 lab: .venv/installed ## opens JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
 
-bench: .venv/installed ## the speed figures of the README, as a Markdown table
+bench: .venv/installed ## how fast it is, as Markdown tables
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 notebooks: demo ## make demo, then put the executed notebooks where git keeps them
