@@ -43,7 +43,8 @@ COLUMNS = {
 }
 _NEVER_MISSING = ("image_id", "file", "status", "reason", "stored")
 _BLANK = dict.fromkeys(COLUMNS) | {"stored": ""}
-_IMAGE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", re.ASCII)
+# An id names a file of ours, so it must be a plain name: no separator, no leading dot, not long.
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 Row = dict[str, object]
 
@@ -73,7 +74,7 @@ def check_image_id(image_id: str) -> str:
         ValueError: it is empty, longer than 128 characters, begins with a dot or a dash, or holds
             anything but ASCII letters, digits, dot, dash and underscore.
     """
-    if not _IMAGE_ID.fullmatch(image_id):
+    if not PLAIN_NAME.fullmatch(image_id):
         raise ValueError(
             f"image_id {image_id[:40]!r}: 1 to 128 of A-Z a-z 0-9 . _ - are allowed, "
             "beginning with a letter, digit or underscore"

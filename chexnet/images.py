@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from chexnet.boxes import box_masks, scale_boxes
 from chexnet.jpeg import read_jpg
 from chexnet.labels import check_image_ids, some_of
+from chexnet.workers import cores
 
 __all__ = ["ImageStore", "box_masks", "prepare_film", "scale_boxes"]
 
@@ -191,7 +192,7 @@ class ImageStore:
             pixels = np.lib.format.open_memmap(
                 unfinished, mode="w+", dtype=np.uint8, shape=(len(self), *[self.image_size] * 2)
             )
-            self._fill(pixels, workers or _cores(), progress)
+            self._fill(pixels, workers or cores(), progress)
             pixels.flush()
             del pixels  # Windows does not rename a file that is mapped
             with unfinished.open("rb+") as file:
@@ -263,13 +264,6 @@ def _one_opencv_thread():
         yield
     finally:
         cv2.setNumThreads(before)
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
 
 
 def _changed(path: Path) -> float:

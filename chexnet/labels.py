@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from chexnet.filmtable import PLAIN_NAME
+
 # The files of Kaggle's 'RSNA Pneumonia Detection Challenge' (2018), and RSNA's own mapping.
 LABELS = "stage_2_train_labels.csv"
 CLASSES = "stage_2_detailed_class_info.csv"
@@ -18,8 +20,6 @@ OPACITY = "Lung Opacity"
 DETAILED_CLASSES = (OPACITY, "No Lung Opacity / Not Normal", "Normal")
 # An NIH file is 'patient_follow-up.png', Wang et al. 2017, arXiv:1705.02315.
 NIH_FILE = re.compile(r"(\d{8})_\d{3}\.png")
-# An id names a file of ours, so it must be a plain name: no separator, no leading dot, not long.
-PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 # What the converter knows of a film (DICOM tags 0018,5101; 0010,0040; 0010,1010; 0028,0010 and 11).
 FACTS = ["view", "sex", "age", "rows", "columns"]
 

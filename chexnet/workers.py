@@ -44,7 +44,7 @@ def work_off(
         RuntimeWarning: no process can be started, or the executor has broken down; the work goes on
             without.
     """
-    workers = workers or _cores()
+    workers = workers or cores()
     began, done = time.monotonic(), 0
     while executor is None and done < len(items):
         # Copying a few hundred films takes less than starting a process.
@@ -82,7 +82,8 @@ def work_off(
         executor = None
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many cores this process may use; where the system does not say, how many there are."""
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return found or 1
 
