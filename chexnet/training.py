@@ -22,6 +22,8 @@ from chexnet.model import (
 )
 from chexnet.runs import Run
 
+SCHEDULES = ("cosine", "plateau", "constant")
+
 
 def recipe(weights: str | Path | None) -> dict:
     """The settings that we recommend, by where the weights start.
@@ -90,8 +92,10 @@ def train(
         head_epochs: epochs with the backbone frozen.
         learning_rate: peak of the second phase.
         head_learning_rate: constant rate of the first phase.
-        warmup_epochs: epochs of linear rise in the second phase; fewer where that leaves none.
-        schedule: ``"cosine"``, or ``"plateau"``: a tenth after 3 epochs without a better AUROC.
+        warmup_epochs: epochs of linear rise in the second phase, none where the rate is constant;
+            fewer where that leaves none.
+        schedule: ``"cosine"``; ``"plateau"``: a tenth after 3 epochs without a better AUROC; or
+            ``"constant"``.
         weight_decay: of AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); 0 is Adam.
         box_weight: weight of the loss that holds each position of the map against the share of
             it inside a radiologist's box; 0 is the plain model.
@@ -108,10 +112,10 @@ def train(
             one value only, is shuffled or is augmented.
         FloatingPointError: the loss is not finite.
     """
-    if epochs < 1 or head_epochs < 0 or schedule not in ("cosine", "plateau"):
+    if epochs < 1 or head_epochs < 0 or schedule not in SCHEDULES:
         raise ValueError(
             f"epochs={epochs}, head_epochs={head_epochs}, schedule={schedule!r}: allowed are "
-            "epochs >= 1, head_epochs >= 0 and 'cosine' or 'plateau'"
+            f"epochs >= 1, head_epochs >= 0 and one of {SCHEDULES}"
         )
     if not 0 <= best_from < 1:
         raise ValueError(f"best_from={best_from}: allowed is 0 <= best_from < 1")
@@ -143,7 +147,7 @@ def train(
         rate = warmup_schedule(
             learning_rate, steps_per_epoch=len(train), epochs=epochs, warmup_epochs=warmup_epochs
         )
-    else:
+    elif schedule == "plateau":
         callbacks += _plateau(learning_rate, head_epochs, warmup_epochs)
     trained.compile(_optimizer(rate, weight_decay), **losses)
     log.phase = "all"
@@ -210,9 +214,9 @@ def record_scores(
         bias=ops.convert_to_numpy(model.get_layer("predictions").bias),
         class_names=np.array(names),
     )
-    run.write_table("predictions.csv", predictions)
     for image_id in scored.loc[scored["split"] == "test", "image_id"]:
         run.write_film(image_id, read_jpg(Path(film_folder) / f"{image_id}.jpg"))
+    run.write_table("predictions.csv", predictions)  # last: where it stands, the rest is there too
     return predictions
 
 

@@ -46,11 +46,12 @@ ORDER = [
     "report",
     "callbacks",
     "training",
+    "cross_validation",
     "overlay",
     "charts",
     "figures",
 ]
-KERAS = {"generator", "model", "gradcam", "cam", "callbacks", "training"}
+KERAS = {"generator", "model", "gradcam", "cam", "callbacks", "training", "cross_validation"}
 MATPLOTLIB = {"overlay", "charts", "figures"}
 MODULES = sorted(path for path in (ROOT / "chexnet").glob("*.py") if path.stem != "__init__")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

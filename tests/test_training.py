@@ -276,3 +276,12 @@ def test_the_recipe_can_be_written_down_and_is_understood():
     default_augmenter(64, **settings["augmentation"])
     assert set(settings["training"]) <= set(inspect.signature(train).parameters)
     assert set(settings["model"]) <= set(inspect.signature(build_chexnet).parameters)
+
+
+def test_a_constant_rate_stays_what_it_is(study, tmp_path):
+    training, validation = sequences(study)
+    history = train(
+        tiny_network(), training, validation, new_run(study, tmp_path / "run"), epochs=3,
+        learning_rate=1e-4, schedule="constant", tensorboard=False,
+    )  # fmt: skip
+    assert history["learning_rate"].tolist() == pytest.approx([1e-4] * 3)
