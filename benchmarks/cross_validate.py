@@ -2,7 +2,7 @@
 
     python benchmarks/cross_validate.py ours --study data/rsna --output output/cv
 
-The recipes: ``ours`` is what `chexnet.training.recipe` recommends from random weights; ``plain`` is
+The recipes: ``ours`` is what `chexnet.recipes.recipe` recommends from random weights; ``plain`` is
 the same without boxes and with the published S/32 map; ``original`` is chexnet_auroc's as it was
 described, at our image size and from random weights: two sigmoids, one epoch for the head alone,
 then Adam at 1e-4, its augmentation (rotation and shear to 16 degrees, shift to 20 of 512 pixels).
@@ -16,7 +16,7 @@ import pandas as pd
 
 from chexnet.cross_validation import cross_validate
 from chexnet.images import ImageStore
-from chexnet.training import recipe
+from chexnet.recipes import recipe
 
 
 def recipes(epochs: int | None) -> dict[str, dict]:

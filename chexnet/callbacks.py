@@ -3,6 +3,7 @@
 import math
 import secrets
 import time
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -12,6 +13,8 @@ from sklearn.metrics import log_loss
 from tqdm.auto import tqdm
 
 from chexnet.auroc import auroc
+from chexnet.checkpoints import Checkpoint, write_checkpoint
+from chexnet.distribution import for_scoring
 from chexnet.generator import AugmentedImageSequence
 from chexnet.runs import Run
 
@@ -26,18 +29,34 @@ class AurocCallback(keras.callbacks.Callback):
     With few validation films the AUROC moves by some hundredths from epoch to epoch, and while the
     learning rate is high one of those moves is a lucky one. So the search for the best starts
     anew at ``first_epoch``; what was saved before only keeps an interrupted run from being empty.
+
+    Attributes:
+        stopped: why it ended training early, or None.
     """
 
     def __init__(
-        self, model: keras.Model, val: AugmentedImageSequence, run: Run, *, first_epoch: int = 0
+        self,
+        model: keras.Model,
+        val: AugmentedImageSequence,
+        run: Run,
+        *,
+        first_epoch: int = 0,
+        patience: int | None = None,
     ) -> None:
-        """Scores ``model``, which may be a part of the network that is being fitted."""
+        """Scores ``model``, which may be a part of the network that is being fitted.
+
+        With ``patience``, training ends once that many epochs, counted from ``first_epoch``, have
+        brought no better AUROC.
+        """
         super().__init__()
         self.scored = model
         self.val = val
         self.run = run
         self.first_epoch = first_epoch
+        self.patience = patience
         self.best = -math.inf
+        self.best_epoch = 0
+        self.stopped: str | None = None
         if val.shuffle or val.augmenter is not None or val.map_size is not None:
             raise ValueError(
                 "validation must be neither shuffled nor augmented nor carry boxes: "
@@ -51,11 +70,24 @@ class AurocCallback(keras.callbacks.Callback):
                     "needs films with and without it"
                 )
 
+    def remember(self, history: list[dict]) -> None:
+        """Takes up the best epoch so far from the rows of an interrupted training."""
+        for row in history:
+            if row["epoch"] - 1 == self.first_epoch or row["saved"]:
+                self.best, self.best_epoch = row["val_auroc"], row["epoch"] - 1
+
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Scores validation, and saves the network where it is the best so far."""
         logs = {} if logs is None else logs
-        _stop_unless_finite(epoch, logs.get("loss", 0.0))
-        y_score = self.scored.predict(self.val, verbose=0)
+        with for_scoring(self.scored) as scored:
+            self._score(scored, epoch, logs)
+        waited = epoch - max(self.best_epoch, self.first_epoch)
+        if self.patience is not None and waited >= self.patience:
+            self.stopped = f"no better AUROC on validation for {waited} epochs"
+            self.model.stop_training = True
+
+    def _score(self, scored: keras.Model, epoch: int, logs: dict) -> None:
+        y_score = scored.predict(self.val, verbose=0)
         logs["val_auroc"] = float(
             np.mean([auroc(t, s).value for t, s in zip(self.y_true.T, y_score.T, strict=True)])
         )
@@ -66,50 +98,121 @@ class AurocCallback(keras.callbacks.Callback):
             self.best = -math.inf
         logs["saved"] = int(logs["val_auroc"] > self.best)
         if logs["saved"]:
-            self.best = logs["val_auroc"]
+            self.best, self.best_epoch = logs["val_auroc"], epoch
             unfinished = self.run.folder / f".{secrets.token_hex(4)}.unfinished.keras"
-            self.scored.save(unfinished)
+            scored.save(unfinished)
             unfinished.replace(self.run.folder / "model.keras")
 
 
 class EpochLog(keras.callbacks.Callback):
-    """Writes the run's ``history.csv`` after each epoch and moves one progress bar."""
+    """Writes the run's ``history.csv`` after each epoch and moves one progress bar, in films.
 
-    def __init__(self, run: Run) -> None:
-        """Starts an empty history."""
+    Attributes:
+        rows: of the history.
+        phase: written into each row.
+        stopped: why it ended training early, or None.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        batches: AugmentedImageSequence,
+        *,
+        history: list[dict] | None = None,
+        max_minutes: float | None = None,
+    ) -> None:
+        """Goes on from ``history``; ends training before an epoch would pass ``max_minutes``."""
         super().__init__()
         self.run = run
-        self.rows: list[dict] = []
+        self.batches = batches
+        self.rows = list(history or [])
+        self.max_minutes = max_minutes
         self.phase = "all"
+        self.stopped: str | None = None
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Opens the progress bar of this phase."""
+        films = len(self.batches.image_ids)
         epochs = self.params["epochs"] - len(self.rows)
-        self.bar = tqdm(total=epochs, desc=f"training ({self.phase})", unit="epoch")
+        self.bar = tqdm(total=epochs * films, desc=f"training ({self.phase})", unit=" films")
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Notes the time."""
+        """Sets the batches to this epoch and notes the time."""
+        # Some backends fetch a batch before the first epoch, which the sequence takes for one.
+        self.batches.epoch = epoch
+        self.epoch = epoch
         self.started = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Moves the bar.
+
+        Raises:
+            FloatingPointError: the loss is not finite; the films of this batch are named.
+        """
+        rows = self.batches.rows(self.epoch, batch)
+        # Keras gives the mean over the epoch so far: the first that is not finite is this batch's.
+        loss = float(logs["loss"])
+        if not math.isfinite(loss):
+            named = ", ".join(self.batches.image_ids[rows])
+            raise FloatingPointError(
+                f"epoch {self.epoch + 1}: the loss is {loss} after batch {batch} with the films "
+                f"{named}; look at them, or lower learning_rate. model.keras holds the best epoch "
+                "before it, if there was one"
+            )
+        self.bar.update(len(rows))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Adds a row."""
-        logs = dict(logs or {})
-        row = {"epoch": epoch + 1, "phase": self.phase, **logs}
+        row = {"epoch": epoch + 1, "phase": self.phase, **(logs or {})}
         row["learning_rate"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         row["seconds"] = round(time.perf_counter() - self.started, 2)
         self.rows.append(row)
         self.run.write_table("history.csv", pd.DataFrame(self.rows))
-        self.bar.set_postfix(loss=f"{row['loss']:.3f}", val_auroc=f"{row['val_auroc']:.3f}")
-        self.bar.update()
+        self.bar.set_postfix(
+            epoch=epoch + 1, loss=f"{row['loss']:.3f}", val_auroc=f"{row['val_auroc']:.3f}"
+        )
+        seconds = [one["seconds"] for one in self.rows]
+        if self.max_minutes is not None and sum(seconds) + max(seconds) > 60 * self.max_minutes:
+            self.stopped = f"another epoch would have passed {self.max_minutes} minutes"
+            self.model.stop_training = True
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Closes the bar."""
         self.bar.close()
 
 
-def _stop_unless_finite(epoch: int, loss: float) -> None:
-    if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"epoch {epoch + 1}: the loss is {loss}; a lower learning_rate may help. model.keras "
-            "holds the best epoch before it, if there was one"
+class Checkpoints(keras.callbacks.Callback):
+    """Writes a checkpoint after each epoch; stands last, so that all others have done their work.
+
+    Attributes:
+        phase: written into each checkpoint.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        log: EpochLog,
+        variables: list[keras.Variable],
+        settings: dict,
+        stopped: Callable[[], str | None],
+    ) -> None:
+        """Keeps ``variables`` and the optimizer's; ``stopped`` is asked why training ends."""
+        super().__init__()
+        self.folder = run.folder / "checkpoints"
+        self.log = log
+        self.variables = variables
+        self.settings = settings
+        self.stopped = stopped
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Writes ``checkpoints/epoch-<n>.npz`` of the run."""
+        state = Checkpoint(
+            epoch=epoch + 1,
+            phase=self.log.phase,
+            history=self.log.rows,
+            settings=self.settings,
+            stopped=self.stopped(),
+            network=[ops.convert_to_numpy(one) for one in self.variables],
+            optimizer=[ops.convert_to_numpy(one) for one in self.model.optimizer.variables],
         )
+        write_checkpoint(self.folder, state)

@@ -11,8 +11,9 @@ from chexnet.generator import AugmentedImageSequence, default_augmenter
 from chexnet.images import ImageStore
 from chexnet.model import build_chexnet, map_size
 from chexnet.runs import Run
+from chexnet.scoring import record_scores
 from chexnet.splits import check_disjoint, folds_by_patient, split_by_patient
-from chexnet.training import record_scores, train
+from chexnet.training import train
 
 # Of the films outside the fold that is scored: enough for thresholds and the choice of the epoch.
 VALIDATION = 0.15
@@ -35,7 +36,7 @@ def cross_validate(
 ) -> list[Run]:
     """Trains one network a fold; each fold is a run like any other.
 
-    Begun again after an interruption, it goes on with the first fold that is not finished. Folds
+    Begun again after an interruption, it goes on where it broke off. Folds
     depend on the films and the seed alone, so two recipes are compared film by film.
 
     Args:
@@ -44,7 +45,7 @@ def cross_validate(
         images: one row a film, as notebook 02 writes it; its ``split`` is not used.
         boxes: ``image_id, x, y, width, height``, pixels of the original film.
         film_folder: where the films lie as ``<image_id>.jpg``.
-        recipe: as `chexnet.training.recipe` gives it.
+        recipe: as `chexnet.recipes.recipe` gives it.
         class_names: columns of ``images``.
         weights: of `chexnet.model.build_chexnet`.
         folds: 2 or more.
@@ -140,7 +141,7 @@ def _train_fold(
     keras.utils.set_random_seed(settings["seed"])
     names, size = settings["class_names"], settings["image_size"]
     model = build_chexnet(size, class_names=names, weights=settings["weights"], **settings["model"])
-    run = Run.create(place, settings=settings, images=images, boxes=boxes)
+    run = Run.create(place, settings=settings, images=images, boxes=boxes, resume=True)
     common = {
         "class_names": names,
         "batch_size": settings["batch_size"],
@@ -153,6 +154,6 @@ def _train_fold(
     parts = dict(iter(images.groupby("split")))
     training = AugmentedImageSequence(store, parts["train"], shuffle=True, **augmented, **common)
     validation = AugmentedImageSequence(store, parts["val"], shuffle=False, **common)
-    train(model, training, validation, run, **settings["training"])
+    train(model, training, validation, run, resume=True, **settings["training"])
     record_scores(run, model, store, film_folder)
     return run

@@ -12,7 +12,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import pandas as pd
 
@@ -230,6 +230,25 @@ def write_films(target: Path, table: pd.DataFrame) -> None:
         write_whole(path, text)
 
 
+def hold(file: IO, taken: str) -> None:
+    """Locks an open file for this process alone; the lock ends with it, however it ends.
+
+    Args:
+        file: open for writing.
+        taken: what the error says.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    try:
+        if fcntl:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError(taken) from None
+    except OSError:
+        pass  # a file system without locks
+
+
 @contextlib.contextmanager
 def remembering(target: Path) -> Iterator[tuple[dict[str, Row], Callable[[list[Row]], None]]]:
     """Keeps the journal of one run, and other runs out of its folder.
@@ -245,14 +264,7 @@ def remembering(target: Path) -> Iterator[tuple[dict[str, Row], Callable[[list[R
         table = read_films(target).astype(object)
         known = {row["file"]: row for row in table.where(table.notna(), None).to_dict("records")}
     with (target / JOURNAL).open("a+", encoding="utf-8") as journal:
-        try:
-            # Held by this process alone, so that it ends with it however it ends.
-            if fcntl:
-                fcntl.lockf(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(f"{target}: another run is converting into this folder") from None
-        except OSError:
-            pass  # a file system without locks
+        hold(journal, f"{target}: another run is converting into this folder")
         journal.seek(0)
         for line in journal:
             # The last line of a killed run may be torn.

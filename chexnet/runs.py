@@ -6,33 +6,34 @@
 | ``images.csv`` | every film of the study: ids, labels, view, sex, age, size, split |
 | ``boxes.csv`` | the radiologists' boxes, pixels of the original film |
 | ``model.keras``, ``history.csv`` | the best network, and how it came about |
+| ``checkpoints/`` | where an interrupted training goes on; gone once it has ended |
+| ``training.json`` | why it ended, and with which settings |
 | ``predictions.csv`` | ``image_id, split, class_name, y_true, y_score`` of validation and test |
 | ``maps.npz`` | their class activation maps |
 | ``films/`` | the test films, to draw on |
+| ``explorer/`` | maps of the test films as uint8, made when they are first looked at |
 | ``metrics.json``, ``figures/`` | what the evaluation found |
 """
 
-import hashlib
-import importlib.metadata
+import contextlib
 import io
 import json
-import platform
-import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from chexnet.filmtable import write_whole
+from chexnet.filmtable import hold, write_whole
 from chexnet.jpeg import read_jpg
+from chexnet.provenance import data_fingerprint, git_commit, versions
 
 FILM_FACTS = ["patient_id", "detailed_class", "view", "sex", "age", "rows", "columns"]
-_DISTRIBUTIONS = ("tensorflow", "keras", "numpy", "pandas", "pydicom", "opencv-python", "pyimgaug")
 _MADE_BY_A_RUN = (
     *("config.json", "images.csv", "boxes.csv", "model.keras", "history.csv", "tensorboard"),
-    *("predictions.csv", "maps.npz", "films", "metrics.json", "figures"),
+    *("checkpoints", "training.json"),
+    *("predictions.csv", "maps.npz", "films", "explorer", "metrics.json", "figures"),
 )
 _LONGEST_SIDE = 512  # pixels of a stored film: the original's input size, enough to see an opacity
 
@@ -64,6 +65,7 @@ class Run:
         settings: Mapping[str, object],
         images: pd.DataFrame,
         boxes: pd.DataFrame,
+        resume: bool = False,
     ) -> "Run":
         """Starts a run: writes its settings and the tables it is about.
 
@@ -73,9 +75,12 @@ class Run:
             settings: everything needed to repeat the run; JSON values.
             images: one row a film, with ``image_id`` and ``split`` at least.
             boxes: ``image_id, x, y, width, height``, pixels of the original film.
+            resume: open the run there instead where it has these settings and this data and its
+                training was interrupted.
 
         Raises:
             ValueError: a column is missing, or an ``image_id`` stands twice.
+            BlockingIOError: another process is training into this folder.
         """
         for name, frame, columns in (
             ("images", images, ["image_id", "split"]),
@@ -89,13 +94,17 @@ class Run:
             raise ValueError(f"images: image_id {twice.iloc[0]} stands more than once")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        _set_aside(folder)
+        fingerprint = data_fingerprint(images, boxes)
+        with _held(folder):
+            if resume and _interrupted(folder, settings, fingerprint):
+                return cls(folder)
+            _set_aside(folder)
         config = {
             "settings": dict(settings),
-            "data_fingerprint": data_fingerprint(images, boxes),
+            "data_fingerprint": fingerprint,
             "films": {str(k): int(v) for k, v in images["split"].value_counts().items()},
-            "versions": _versions(),
-            "git_commit": _git_commit(),
+            "versions": versions(),
+            "git_commit": git_commit(),
         }
         _write(folder / "config.json", json.dumps(config, indent=2, allow_nan=False).encode())
         run = cls(folder)
@@ -106,6 +115,14 @@ class Run:
     def __repr__(self) -> str:
         """The folder, which says which run this is."""
         return f"Run({str(self.folder)!r})"
+
+    def held(self) -> contextlib.AbstractContextManager:
+        """Keeps other processes from training into this run, or putting it aside, meanwhile.
+
+        Raises:
+            BlockingIOError: another process is doing so.
+        """
+        return _held(self.folder)
 
     @property
     def config(self) -> dict:
@@ -214,14 +231,20 @@ class Run:
         return path
 
 
-def data_fingerprint(images: pd.DataFrame, boxes: pd.DataFrame) -> str:
-    """SHA-256 over ids, labels, splits and boxes, whatever the order of their rows."""
-    digest = hashlib.sha256()
-    for frame in (images, boxes):
-        columns = sorted(frame.columns)
-        text = frame[columns].astype(str).sort_values(columns).to_csv(index=False)
-        digest.update(text.encode())
-    return digest.hexdigest()
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    with (folder / "training.lock").open("a") as lock:
+        hold(lock, f"{folder}: another process is training into this run folder")
+        yield
+
+
+def _interrupted(folder: Path, settings: Mapping[str, object], fingerprint: str) -> bool:
+    """Whether the run there is this one, broken off after some epoch of training."""
+    if not (folder / "config.json").is_file() or not any(folder.glob("checkpoints/*.npz")):
+        return False
+    there = json.loads((folder / "config.json").read_text())
+    asked = json.loads(json.dumps(dict(settings)))  # tuples become lists, as in the file
+    return there["settings"] == asked and there["data_fingerprint"] == fingerprint
 
 
 def _set_aside(folder: Path) -> None:
@@ -238,34 +261,3 @@ def _write(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content)
     return path
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in _DISTRIBUTIONS:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
-
-
-def _git_commit() -> str | None:
-    try:
-        answer = subprocess.run(
-            [
-                "git",
-                "-C",
-                str(Path(__file__).parent),
-                "describe",
-                "--always",
-                "--dirty",
-                "--abbrev=40",
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return answer.stdout.strip()

@@ -1,61 +1,20 @@
-"""Warm-up of the head, fine-tuning of everything, and the scores and maps of the best epoch."""
+"""Warm-up of the head, then fine-tuning of everything, in one run that survives interruption."""
 
-from collections.abc import Mapping
-from pathlib import Path
+import hashlib
+import json
+import shutil
 
 import keras
-import numpy as np
 import pandas as pd
-from keras import ops
 
-from chexnet.callbacks import AurocCallback, EpochLog
-from chexnet.cam import class_activation_map
+from chexnet.callbacks import AurocCallback, Checkpoints, EpochLog
+from chexnet.checkpoints import Checkpoint, newest_checkpoint
+from chexnet.distribution import shared, whole_batch_statistics
 from chexnet.generator import AugmentedImageSequence
-from chexnet.images import ImageStore
-from chexnet.jpeg import read_jpg
-from chexnet.model import (
-    load_chexnet,
-    map_size,
-    set_backbone_trainable,
-    warmup_schedule,
-    with_location_output,
-)
+from chexnet.losses import balancing_weights, compile_losses, score_loss
+from chexnet.model import load_chexnet, map_size, set_backbone_trainable, with_location_output
+from chexnet.optimizers import SCHEDULES, learning_rates, make_optimizer
 from chexnet.runs import Run
-
-SCHEDULES = ("cosine", "plateau", "constant")
-
-
-def recipe(weights: str | Path | None) -> dict:
-    """The settings that we recommend, by where the weights start.
-
-    Those from random weights were tried on genuine films (README, 'Results on genuine films'): a
-    frozen random backbone has nothing to teach a head, so the head has no phase of its own, and
-    the peak learning rate is ten times that of fine-tuning. Those from given weights are the
-    original's: one epoch for the head, then Adam at 1e-4; they were not tuned here.
-
-    Args:
-        weights: what `chexnet.model.weights_in_reach` returned.
-
-    Returns:
-        keyword arguments under ``model`` (of `chexnet.model.build_chexnet`), ``augmentation`` (of
-        `chexnet.generator.default_augmenter`) and ``training`` (of `train`).
-    """
-    training = {"box_weight": 1.0, "weight_decay": 0.01, "warmup_epochs": 2}
-    if weights is None:
-        training |= {"head_epochs": 0, "epochs": 24, "learning_rate": 1e-3}
-    else:
-        training |= {"head_epochs": 1, "epochs": 12, "learning_rate": 1e-4}
-    return {
-        "model": {"map_stride": 16},
-        "augmentation": {
-            "shear": 10.0,
-            "shift": 0.08,
-            "scale": 0.2,
-            "contrast": 0.2,
-            "brightness": 0.08,
-        },
-        "training": training,
-    }
 
 
 def train(
@@ -72,16 +31,24 @@ def train(
     schedule: str = "cosine",
     weight_decay: float = 0.01,
     box_weight: float = 0.0,
+    loss: str = "crossentropy",
+    positive_weight: float | str | None = None,
     label_smoothing: float = 0.0,
     best_from: float = 0.6,
+    patience: int | None = None,
+    max_minutes: float | None = None,
+    gradient_accumulation: int = 1,
+    jit_compile: bool | str = "auto",
     tensorboard: bool = True,
+    resume: bool = False,
 ) -> pd.DataFrame:
     """Trains in two phases, keeps the epoch with the best validation AUROC, and logs all of it.
 
     First ``head_epochs`` with the backbone frozen, then ``epochs`` with every layer free. After
-    each epoch the run's ``history.csv`` is written anew, and ``model.keras`` where the AUROC on
-    validation (mean over classes) is the best so far. At the end ``model`` holds that epoch.
-    Epochs before ``best_from`` are passed over in the end (`chexnet.callbacks.AurocCallback`).
+    each epoch the run's ``history.csv`` and a checkpoint are written anew, and ``model.keras``
+    where the AUROC on validation (mean over classes) is the best so far. At the end ``model`` holds
+    that epoch, ``training.json`` says why it ended, and the checkpoints go. Epochs before
+    ``best_from`` are passed over in the end (`chexnet.callbacks.AurocCallback`).
 
     Args:
         model: from `chexnet.model.build_chexnet`; trained in place.
@@ -99,157 +66,192 @@ def train(
         weight_decay: of AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); 0 is Adam.
         box_weight: weight of the loss that holds each position of the map against the share of
             it inside a radiologist's box; 0 is the plain model.
+        loss: ``"crossentropy"`` or ``"focal"``, as in `chexnet.losses.score_loss`.
+        positive_weight: how often a positive film counts, a number above 0, or ``"balanced"``:
+            negatives over positives of each class in the training split; ``None`` is once.
         label_smoothing: 0 to below 1, as in Keras.
         best_from: share of the second phase after which an epoch may be the best, 0 to below 1.
+        patience: epochs without a better AUROC, counted from there, after which training ends.
+        max_minutes: training ends before an epoch would pass this, earlier sessions counted in.
+            The learning rate has then not come down: plan the epochs for the time instead.
+        gradient_accumulation: batches whose gradients make one step of the optimizer.
+        jit_compile: of ``keras.Model.compile``.
         tensorboard: write ``<run>/tensorboard`` too.
+        resume: go on where an interrupted training of this run, with the same settings, broke off.
+            On the CPU the outcome is that of an unbroken one.
 
     Returns:
         one row an epoch: ``epoch, phase, loss, val_loss, val_auroc, saved, learning_rate,
         seconds`` and the parts of the loss; the last epoch with ``saved`` 1 is the one kept.
 
     Raises:
-        ValueError: an argument is outside what is stated above, or validation has a class with
-            one value only, is shuffled or is augmented.
-        FloatingPointError: the loss is not finite.
+        ValueError: an argument is outside what is stated above, validation has a class with
+            one value only, is shuffled or is augmented, or what is to be resumed had other
+            settings.
+        FloatingPointError: the loss is not finite; the films of the batch are named.
+        BlockingIOError: another process is training into this run.
     """
-    if epochs < 1 or head_epochs < 0 or schedule not in SCHEDULES:
-        raise ValueError(
-            f"epochs={epochs}, head_epochs={head_epochs}, schedule={schedule!r}: allowed are "
-            f"epochs >= 1, head_epochs >= 0 and one of {SCHEDULES}"
-        )
-    if not 0 <= best_from < 1:
-        raise ValueError(f"best_from={best_from}: allowed is 0 <= best_from < 1")
-    if box_weight and train.map_size is None:
-        raise ValueError(
-            f"box_weight={box_weight}, but the training batches carry no boxes: give the sequence "
-            "boxes= and map_size=, or set box_weight=0"
-        )
-    if train.map_size is not None and tuple(train.map_size) != map_size(model):
-        raise ValueError(f"map_size={train.map_size}: the model's map has {map_size(model)}")
-    trained = with_location_output(model) if train.map_size is not None else model
-    losses = _losses(label_smoothing, train.map_size is not None, box_weight)
-    warmup_epochs = min(warmup_epochs, epochs - 1)
-    log = EpochLog(run)
-    first_epoch = head_epochs + int(best_from * epochs)
-    callbacks = [AurocCallback(model, val, run, first_epoch=first_epoch), log]
-    if tensorboard:
-        callbacks.append(keras.callbacks.TensorBoard(run.folder / "tensorboard", write_graph=False))
-
-    if head_epochs:
-        set_backbone_trainable(model, False)
-        trained.compile(keras.optimizers.Adam(head_learning_rate), **losses)
-        log.phase = "head"
-        trained.fit(train, epochs=head_epochs, callbacks=callbacks, shuffle=False, verbose=0)
-        set_backbone_trainable(model, True)
-
-    rate: float | keras.optimizers.schedules.LearningRateSchedule = learning_rate
-    if schedule == "cosine":
-        rate = warmup_schedule(
-            learning_rate, steps_per_epoch=len(train), epochs=epochs, warmup_epochs=warmup_epochs
-        )
-    elif schedule == "plateau":
-        callbacks += _plateau(learning_rate, head_epochs, warmup_epochs)
-    trained.compile(_optimizer(rate, weight_decay), **losses)
-    log.phase = "all"
-    trained.fit(
-        train,
-        initial_epoch=head_epochs,
-        epochs=head_epochs + epochs,
-        callbacks=callbacks,
-        shuffle=False,  # the sequence shuffles by its seed; Keras would shuffle the batches again
-        verbose=0,
+    settings = {
+        name: value
+        for name, value in locals().items()
+        if name not in ("model", "train", "val", "run", "resume", "max_minutes", "tensorboard")
+    }
+    settings |= {
+        "batch_size": train.batch_size,
+        "seed": train.seed,
+        "films": _fingerprint(train, val),
+    }
+    _check(model, train, settings)
+    with_boxes = train.map_size is not None
+    weights = _positive_weights(positive_weight, train)
+    losses = compile_losses(
+        score_loss(loss, weights, label_smoothing), box_weight=box_weight if with_boxes else None
     )
-    model.set_weights(load_chexnet(run.folder / "model.keras").get_weights())
+    trained = with_location_output(model) if with_boxes else model
+    variables = trained.variables  # before compile, which adds those of the metrics
+    first_best = head_epochs + int(best_from * epochs)
+    scores = AurocCallback(model, val, run, first_epoch=first_best, patience=patience)
+    with run.held():
+        if resume and _has_ended(run, settings):
+            model.set_weights(load_chexnet(run.folder / "model.keras").get_weights())
+            return run.history
+        state = _to_resume(run, settings) if resume else _forget(run)
+        done, stopped = (state.epoch, state.stopped) if state else (0, None)
+        if state:
+            state.restore(variables, state.network)
+            scores.remember(state.history)
+        log = EpochLog(run, train, history=state and state.history, max_minutes=max_minutes)
+        callbacks = [scores, log]
+        if tensorboard:
+            board = run.folder / "tensorboard"
+            callbacks.append(keras.callbacks.TensorBoard(board, write_graph=False))
+        callbacks.append(
+            Checkpoints(run, log, variables, settings, lambda: scores.stopped or log.stopped)
+        )
+        for phase, first, last in (
+            ("head", 0, head_epochs),
+            ("all", head_epochs, head_epochs + epochs),
+        ):
+            if done >= last or stopped:
+                continue
+            log.phase = phase
+            set_backbone_trainable(model, phase == "all")
+            rate, decay, at_each_epoch = head_learning_rate, 0.0, []
+            if phase == "all":
+                decay, warmup = weight_decay, min(warmup_epochs, epochs - 1)
+                rate, at_each_epoch = learning_rates(
+                    schedule,
+                    learning_rate,
+                    first_epoch=head_epochs,
+                    epochs=epochs,
+                    warmup_epochs=warmup,
+                    steps_per_epoch=len(train),
+                    history=log.rows,
+                )
+            trained.compile(
+                make_optimizer(
+                    rate,
+                    decay,
+                    gradient_accumulation=gradient_accumulation,
+                    half=model.get_layer("relu").compute_dtype == "float16",
+                ),
+                jit_compile=jit_compile,
+                **losses,
+            )
+            if state and state.phase == phase:
+                trained.optimizer.build(trained.trainable_variables)
+                state.restore(trained.optimizer.variables, state.optimizer)
+            with whole_batch_statistics(trained):
+                trained.fit(
+                    shared(train),
+                    initial_epoch=max(first, done),
+                    epochs=last,
+                    callbacks=[*at_each_epoch, *callbacks],
+                    shuffle=False,  # the sequence shuffles by its seed; Keras would shuffle batches
+                    verbose=0,
+                )
+            stopped = scores.stopped or log.stopped
+        set_backbone_trainable(model, True)
+        model.set_weights(load_chexnet(run.folder / "model.keras").get_weights())
+        _conclude(run, settings, stopped or "all epochs done")
     return run.history
 
 
-def record_scores(
-    run: Run,
-    model: keras.Model,
-    store: ImageStore,
-    film_folder: str | Path,
-    *,
-    batch_size: int = 32,
-) -> pd.DataFrame:
-    """Scores validation and test, and stores what notebooks 04 and 05 need.
-
-    Writes ``predictions.csv``, ``maps.npz`` and ``films/`` of the run.
-
-    Args:
-        run: made with `Run.create`; its ``images`` say which film is in which split.
-        model: the trained network.
-        store: holds the films of both splits.
-        film_folder: where the films lie as ``<image_id>.jpg``, for pictures of the test films.
-        batch_size: films at a time.
-
-    Returns:
-        ``image_id, split, class_name, y_true, y_score``, one row a film and class.
-    """
-    images = run.images
-    scored = images[images["split"].isin(["val", "test"])].reset_index(drop=True)
-    names = run.class_names
-    sequence = AugmentedImageSequence(
-        store, scored, class_names=names, batch_size=batch_size, shuffle=False, seed=0, workers=1
-    )
-    scores, maps = class_activation_map(model, sequence, class_index=None)
-    predictions = pd.concat(
-        [
-            pd.DataFrame(
-                {
-                    "image_id": scored["image_id"],
-                    "split": scored["split"],
-                    "class_name": name,
-                    "y_true": scored[name].astype(int),
-                    "y_score": scores[:, index].astype(float),
-                }
-            )
-            for index, name in enumerate(names)
-        ],
-        ignore_index=True,
-    )
-    run.write_arrays(
-        "maps.npz",
-        image_id=scored["image_id"].to_numpy(dtype=str),
-        maps=maps.astype(np.float32),
-        bias=ops.convert_to_numpy(model.get_layer("predictions").bias),
-        class_names=np.array(names),
-    )
-    for image_id in scored.loc[scored["split"] == "test", "image_id"]:
-        run.write_film(image_id, read_jpg(Path(film_folder) / f"{image_id}.jpg"))
-    run.write_table("predictions.csv", predictions)  # last: where it stands, the rest is there too
-    return predictions
+def _check(model: keras.Model, train: AugmentedImageSequence, settings: dict) -> None:
+    given = {name: settings[name] for name in ("epochs", "head_epochs", "schedule", "best_from")}
+    given |= {name: settings[name] for name in ("patience", "gradient_accumulation")}
+    if (
+        given["epochs"] < 1
+        or given["head_epochs"] < 0
+        or given["schedule"] not in SCHEDULES
+        or not 0 <= given["best_from"] < 1
+        or (given["patience"] is not None and given["patience"] < 1)
+        or given["gradient_accumulation"] < 1
+    ):
+        raise ValueError(
+            f"{', '.join(f'{name}={value!r}' for name, value in given.items())}: allowed are "
+            f"epochs >= 1, head_epochs >= 0, one of {SCHEDULES}, 0 <= best_from < 1, patience >= 1 "
+            "or None, gradient_accumulation >= 1"
+        )
+    if settings["box_weight"] and train.map_size is None:
+        raise ValueError(
+            f"box_weight={settings['box_weight']}, but the training batches carry no boxes: give "
+            "the sequence boxes= and map_size=, or set box_weight=0"
+        )
+    if train.map_size is not None and tuple(train.map_size) != map_size(model):
+        raise ValueError(f"map_size={train.map_size}: the model's map has {map_size(model)}")
 
 
-def _losses(label_smoothing: float, with_boxes: bool, box_weight: float) -> Mapping[str, object]:
-    scores = keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing)
-    if not with_boxes:
-        return {"loss": scores}
-    return {
-        "loss": {
-            "predictions": scores,
-            "location": keras.losses.BinaryCrossentropy(from_logits=True),
-        },
-        "loss_weights": {"predictions": 1.0, "location": box_weight},
-    }
+def _positive_weights(
+    given: float | str | None, train: AugmentedImageSequence
+) -> list[float] | None:
+    if given == "balanced":
+        return balancing_weights(train.labels, train.class_names)
+    if given is None or isinstance(given, int | float):
+        return None if given is None else [given] * len(train.class_names)
+    raise ValueError(f"positive_weight={given!r}: allowed are a number, 'balanced' or None")
 
 
-def _optimizer(
-    rate: float | keras.optimizers.schedules.LearningRateSchedule, weight_decay: float
-) -> keras.optimizers.Optimizer:
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=weight_decay)
-    # Decaying a scale or an offset only fights the normalisation that it belongs to.
-    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias", "scale", "offset"])
-    return optimizer
+def _fingerprint(train: AugmentedImageSequence, val: AugmentedImageSequence) -> str:
+    digest = hashlib.sha256()
+    for batches in (train, val):
+        digest.update(json.dumps([list(batches.class_names), list(batches.image_ids)]).encode())
+        digest.update(batches.labels.tobytes())
+    return digest.hexdigest()
 
 
-def _plateau(
-    learning_rate: float, head_epochs: int, warmup_epochs: int
-) -> list[keras.callbacks.Callback]:
-    def rise(epoch: int, rate: float) -> float:
-        done = epoch - head_epochs + 1
-        return learning_rate * done / (warmup_epochs + 1) if done <= warmup_epochs + 1 else rate
+def _to_resume(run: Run, settings: dict) -> Checkpoint | None:
+    state = newest_checkpoint(run.folder / "checkpoints")
+    if state is not None:
+        _check_same(run, state.settings, settings)
+    return state
 
-    return [
-        keras.callbacks.LearningRateScheduler(rise),
-        keras.callbacks.ReduceLROnPlateau("val_auroc", mode="max", factor=0.1, patience=3),
-    ]
+
+def _has_ended(run: Run, settings: dict) -> bool:
+    record = run.folder / "training.json"
+    if not record.is_file():
+        return False
+    _check_same(run, json.loads(record.read_text())["settings"], settings)
+    return True
+
+
+def _check_same(run: Run, there: dict, settings: dict) -> None:
+    differing = [name for name in settings if there.get(name) != settings[name]]
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"{run.folder}: the training there had another {differing}, such as {name} = "
+            f"{there.get(name)!r} and not {settings[name]!r}; resume with the same, or give "
+            "resume=False"
+        )
+
+
+def _forget(run: Run) -> None:
+    (run.folder / "training.json").unlink(missing_ok=True)
+    if (run.folder / "checkpoints").exists():
+        shutil.rmtree(run.folder / "checkpoints")
+
+
+def _conclude(run: Run, settings: dict, ended: str) -> None:
+    run.write_json("training.json", {"ended": ended, "settings": settings})
+    shutil.rmtree(run.folder / "checkpoints")

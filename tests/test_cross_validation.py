@@ -4,6 +4,7 @@ import pytest
 
 from chexnet import cross_validation
 from chexnet.cross_validation import cross_validate, fold_splits
+from chexnet.out_of_fold import out_of_fold_films, out_of_fold_maps
 from tests.test_training import study, tiny_network  # noqa: F401  (a fixture)
 
 RECIPE = {
@@ -83,3 +84,16 @@ def test_a_fold_trained_with_other_settings_is_refused(options, tmp_path):
     other = RECIPE | {"training": RECIPE["training"] | {"epochs": 2}}
     with pytest.raises(ValueError, match=r"fold-1: trained with another \['training'\].*epochs"):
         cross_validate(tmp_path / "cv", folds=2, **options | {"recipe": other})
+
+
+def test_the_films_out_of_fold_are_judged_each_by_its_own_network(options, tmp_path):
+    runs = cross_validate(tmp_path / "cv", folds=2, **options)
+    films, maps = out_of_fold_films(runs), out_of_fold_maps(runs)
+    assert sorted(films["image_id"]) == sorted(options["images"]["image_id"])
+    assert sorted(maps["image_id"]) == sorted(options["boxes"]["image_id"])
+    for fold, run in enumerate(runs, 1):
+        own = run.predictions.query("split == 'test'").set_index("image_id")["y_score"]
+        mine = films[films["fold"] == fold].set_index("image_id")["y_score"]
+        pd.testing.assert_series_equal(mine.sort_index(), own.sort_index())
+    with pytest.raises(ValueError, match="in the test split of two folds"):
+        out_of_fold_films([runs[0], runs[0]])

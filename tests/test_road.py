@@ -14,13 +14,14 @@ from chexnet.figures import results_figure
 from chexnet.generator import AugmentedImageSequence, default_augmenter
 from chexnet.images import ImageStore
 from chexnet.labels import add_film_facts, read_rsna
-from chexnet.localization import localization_report
+from chexnet.map_report import localization_report
 from chexnet.model import load_chexnet, map_size
 from chexnet.phantom import write_phantom_study
 from chexnet.report import report_table
 from chexnet.runs import Run
+from chexnet.scoring import record_scores
 from chexnet.splits import split_by_patient, write_split
-from chexnet.training import record_scores, train
+from chexnet.training import train
 from tests.test_training import tiny_network
 
 SIZE = 32

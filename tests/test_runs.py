@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chexnet.runs import Run, data_fingerprint
+from chexnet.provenance import data_fingerprint
+from chexnet.runs import Run
 
 IMAGES = pd.DataFrame(
     {

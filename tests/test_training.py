@@ -13,16 +13,22 @@ from chexnet.callbacks import AurocCallback
 from chexnet.generator import AugmentedImageSequence, default_augmenter
 from chexnet.images import ImageStore
 from chexnet.model import build_chexnet, load_chexnet
+from chexnet.recipes import recipe
 from chexnet.runs import Run
-from chexnet.training import recipe, record_scores, train
+from chexnet.scoring import record_scores
+from chexnet.training import train
 
 SIZE = 32
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
+    """What `make_study` makes, once."""
+    return make_study(tmp_path_factory.mktemp("study"))
+
+
+def make_study(folder):
     """120 films of noise; the positives have a bright square where their box is."""
-    folder = tmp_path_factory.mktemp("study")
     draw = np.random.default_rng(0)
     images, boxes = [], []
     for index in range(120):
@@ -69,9 +75,10 @@ def sequences(study, **training):
     )
 
 
-def new_run(study, folder):
+def new_run(study, folder, *, resume=False):
     _, images, boxes, _ = study
-    return Run.create(folder, settings={"class_names": ["Pneumonia"]}, images=images, boxes=boxes)
+    settings = {"class_names": ["Pneumonia"]}
+    return Run.create(folder, settings=settings, images=images, boxes=boxes, resume=resume)
 
 
 @pytest.fixture(scope="module")
@@ -285,3 +292,65 @@ def test_a_constant_rate_stays_what_it_is(study, tmp_path):
         learning_rate=1e-4, schedule="constant", tensorboard=False,
     )  # fmt: skip
     assert history["learning_rate"].tolist() == pytest.approx([1e-4] * 3)
+
+
+def test_training_ends_when_the_auroc_no_longer_rises(study, tmp_path):
+    training, validation = sequences(study)
+    run = new_run(study, tmp_path / "run")
+    history = train(
+        tiny_network(), training, validation, run, epochs=30, learning_rate=1e-12,
+        schedule="constant", best_from=0.1, patience=2, tensorboard=False,
+    )  # fmt: skip
+    assert len(history) == 6  # the search begins anew at the fourth epoch, then two without better
+    ended = json.loads((run.folder / "training.json").read_text())["ended"]
+    assert ended == "no better AUROC on validation for 2 epochs"
+
+
+def test_training_ends_before_it_would_pass_its_time(study, tmp_path):
+    training, validation = sequences(study)
+    run = new_run(study, tmp_path / "run")
+    options = {"epochs": 50, "head_epochs": 1, "tensorboard": False}
+    history = train(tiny_network(), training, validation, run, max_minutes=1e-4, **options)
+    assert len(history) == 1
+    ended = json.loads((run.folder / "training.json").read_text())["ended"]
+    assert ended == "another epoch would have passed 0.0001 minutes"
+    assert (run.folder / "model.keras").is_file()
+
+
+def test_the_films_of_a_batch_without_a_finite_loss_are_named(study, tmp_path):
+    training, validation = sequences(study)
+    run = new_run(study, tmp_path / "run")
+    network = tiny_network()
+    training.labels = training.labels.copy()
+    training.labels[training.rows(0, 2)[3]] = np.nan
+    with pytest.raises(FloatingPointError) as error:
+        train(network, training, validation, run, epochs=2, tensorboard=False)
+    assert "epoch 1: the loss is nan after batch 2" in str(error.value)
+    for image_id in training.image_ids[training.rows(0, 2)]:
+        assert image_id in str(error.value)
+    assert training.image_ids[training.rows(0, 1)[0]] not in str(error.value)
+
+
+def test_half_precision_is_trained_with_a_scaled_loss(study, tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        network = tiny_network()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    training, validation = sequences(study)
+    history = train(
+        network, training, validation, new_run(study, tmp_path / "run"), epochs=4,
+        learning_rate=1e-2, warmup_epochs=1, tensorboard=False,
+    )  # fmt: skip
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    assert isinstance(network.optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"patience": 0}, {"gradient_accumulation": 0}, {"positive_weight": "much"}]
+)
+def test_options_that_are_not_allowed_are_named(study, tmp_path, wrong):
+    training, validation = sequences(study)
+    run = new_run(study, tmp_path / "run")
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
+        train(tiny_network(), training, validation, run, epochs=1, **wrong)
