@@ -146,16 +146,25 @@ class AugmentedImageSequence(keras.utils.PyDataset):
             ``{"predictions": labels, "location": masks}`` with masks float32 ``(n, h, w, 1)``: the
             share of each cell that lies in a box, after the film's own augmentation.
         """
-        rows = self.rows(epoch, index)
+        return self.examples(self.rows(epoch, index), seed=[self.seed, epoch, index])
+
+    def examples(
+        self, rows: np.ndarray, *, seed: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray | dict[str, np.ndarray]]:
+        """Films and labels of any rows of the table, as `batch` gives them.
+
+        Args:
+            rows: int ``(n,)``, positions in ``image_ids``.
+            seed: of their augmentation.
+        """
         films = self.store[self.image_ids[rows]]
         masks = None
         if self.augmenter is not None:
-            seed = [self.seed, epoch, index, _AUGMENTATION]
             if self.map_size is not None:
                 # On a finer raster, each cell cut into equal parts, so that a mean is its share.
                 fine = tuple(side * max(1, MASK_RASTER // side) for side in self.map_size)
                 masks = self._masks(rows, fine)
-            films, masks = augment_films(self.augmenter, films, seed, masks)
+            films, masks = augment_films(self.augmenter, films, [*seed, _AUGMENTATION], masks)
             if masks is not None:
                 masks = _cell_means(masks, self.map_size)
         elif self.map_size is not None:

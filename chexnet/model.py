@@ -1,18 +1,19 @@
-"""DenseNet121 with one sigmoid per class: the sources of its weights, its freezing and warm-up.
+"""DenseNet121 with one sigmoid per class: its graph, its freezing and warm-up.
 
 Layer names that the rest of the package relies on: ``film`` (input), ``relu`` (last feature map),
 ``avg_pool``, ``predictions`` (the head). The architecture is CheXNet's (Rajpurkar et al. 2017,
 arXiv:1711.05225, section 2.1) on DenseNet121 (Huang et al. 2017, arXiv:1608.06993).
 """
 
-import functools
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 from keras import layers, ops
+
+from chexnet.weights import read_weights, set_start
+from chexnet.xrayvision import BATCHNORM_EPSILON
 
 # The channel statistics of ImageNet, as keras.applications.densenet.preprocess_input uses them
 # ("torch" mode), for pixels in 0..1.
@@ -23,6 +24,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # start; an epoch on a few hundred films has 30.
 BATCHNORM_MOMENTUM = 0.9
 
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
 
 def build_chexnet(
     image_size: int,
@@ -31,6 +34,7 @@ def build_chexnet(
     weights: str | Path | None = "imagenet",
     map_stride: int = 32,
     dropout: float = 0.0,
+    precision: str = "float32",
 ) -> keras.Model:
     """Builds the network as one flat graph, normalisation inside.
 
@@ -38,11 +42,18 @@ def build_chexnet(
         image_size: side S of the square input, pixels, at least 32.
         class_names: one sigmoid output each, in this order; unique, not empty.
         weights: ``"imagenet"`` (Keras downloads them; where it cannot, a warning is given and the
-            weights are random), ``None`` for random weights, or the path of a ``.keras`` or
-            ``.weights.h5`` file of the same architecture.
+            weights are random), ``None`` for random weights, the path of a ``.keras`` or
+            ``.weights.h5`` file of the same architecture, or one of TorchXRayVision's:
+            ``"torchxrayvision:densenet121-res224-rsna"`` (`chexnet.xrayvision.NAMES` lists them)
+            or ``"torchxrayvision:<path of its .pt file>"``. The last kind keeps that library's
+            input scaling inside the network, on one channel, and its head for the classes of the
+            same name.
         map_stride: pixels between two positions of the last feature map: 32 as published, or 16,
             for which the last transition does not pool.
         dropout: share of the pooled features dropped in training, 0 (as published) up to 1.
+        precision: Keras' dtype policy of the layers between normalisation and pooling:
+            ``"float32"``, ``"mixed_bfloat16"`` or ``"mixed_float16"``. Weights, scores and the
+            mean of the map stay float32.
 
     Returns:
         A model from uint8-valued grey films ``(N, S, S, 1)``, 0 to 255, any dtype, to
@@ -52,36 +63,25 @@ def build_chexnet(
         ValueError: an argument is outside what is stated above, or the file at ``weights`` holds
             a network of another shape; every layer that differs is named.
         FileNotFoundError: there is no file at ``weights``.
+        ImportError: TorchXRayVision is asked for and not installed.
+        ConnectionError: TorchXRayVision cannot download the file.
     """
-    _check_architecture(image_size, class_names, map_stride, dropout)
-    backbone = _backbone(image_size, map_stride)
-    features = layers.GlobalAveragePooling2D(name="avg_pool")(backbone.output)
+    _check_architecture(image_size, class_names, map_stride, dropout, precision)
+    start = read_weights(weights)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)  # keras.applications knows no other way
+    try:
+        backbone = _backbone(image_size, map_stride, grey=start is not None and start.grey)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    features = layers.GlobalAveragePooling2D(name="avg_pool", dtype="float32")(backbone.output)
     if dropout:
-        features = layers.Dropout(dropout, name="dropout")(features)
+        features = layers.Dropout(dropout, name="dropout", dtype="float32")(features)
     head = layers.Dense(len(class_names), activation="sigmoid", name="predictions", dtype="float32")
     model = keras.Model(backbone.input, head(features), name="chexnet")
-    if weights == "imagenet":
-        arrays = _imagenet_arrays()
-        if arrays is not None:
-            backbone.set_weights(arrays)
-    elif weights is not None:
-        _load_weights(model, Path(weights))
+    if start is not None:
+        set_start(model, start, class_names)
     return model
-
-
-def weights_in_reach(weights: str | Path | None) -> str | Path | None:
-    """Says which weights `build_chexnet` will really start from.
-
-    Args:
-        weights: what would be given to `build_chexnet`.
-
-    Returns:
-        ``weights`` itself, or ``None`` where it is ``"imagenet"`` and Keras can neither find nor
-        download them (after one warning that says so).
-    """
-    if weights == "imagenet" and _imagenet_arrays() is None:
-        return None
-    return weights
 
 
 def load_chexnet(path: str | Path) -> keras.Model:
@@ -204,7 +204,11 @@ def with_location_output(model: keras.Model, *, class_index: int = 0) -> keras.M
 
 
 def _check_architecture(
-    image_size: int, class_names: Sequence[str], map_stride: int, dropout: float
+    image_size: int,
+    class_names: Sequence[str],
+    map_stride: int,
+    dropout: float,
+    precision: str,
 ) -> None:
     if image_size < 32:
         raise ValueError(f"image_size={image_size}: DenseNet121 needs at least 32 pixels a side")
@@ -214,74 +218,45 @@ def _check_architecture(
         raise ValueError(f"map_stride={map_stride}: allowed are 16 and 32")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout}: allowed is 0 <= dropout < 1")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}: allowed are {PRECISIONS}")
 
 
-def _backbone(image_size: int, map_stride: int) -> keras.Model:
+def _backbone(image_size: int, map_stride: int, *, grey: bool) -> keras.Model:
     film = keras.Input((image_size, image_size, 1), name="film")
-    grey = layers.Rescaling(1 / 255, name="rescaling")(film)
-    rgb = layers.Concatenate(name="grey_to_rgb")([grey, grey, grey])
-    normalised = layers.Normalization(
-        mean=IMAGENET_MEAN, variance=np.square(IMAGENET_STD), name="imagenet_normalisation"
-    )(rgb)
     backbone = keras.applications.DenseNet121(
-        include_top=False, weights=None, input_tensor=normalised
+        include_top=False,
+        weights=None,
+        input_tensor=_scaled_as_torchxrayvision(film) if grey else _normalised_as_imagenet(film),
     )
     if map_stride == 16:
         backbone = keras.models.clone_model(backbone, clone_function=_without_last_pooling)
     for layer in backbone.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = BATCHNORM_MOMENTUM
+            if grey:
+                layer.epsilon = BATCHNORM_EPSILON
     return backbone
+
+
+def _normalised_as_imagenet(film: keras.KerasTensor) -> keras.KerasTensor:
+    grey = layers.Rescaling(1 / 255, name="rescaling", dtype="float32")(film)
+    rgb = layers.Concatenate(name="grey_to_rgb", dtype="float32")([grey, grey, grey])
+    return layers.Normalization(
+        mean=IMAGENET_MEAN,
+        variance=np.square(IMAGENET_STD),
+        name="imagenet_normalisation",
+        dtype="float32",
+    )(rgb)
+
+
+def _scaled_as_torchxrayvision(film: keras.KerasTensor) -> keras.KerasTensor:
+    # torchxrayvision.utils.normalize: (2 * pixel / 255 - 1) * 1024. Folding this into a kernel for
+    # ImageNet's three channels would be wrong at the border, where both pad with their own zero.
+    return layers.Rescaling(2 * 1024 / 255, offset=-1024, name="rescaling", dtype="float32")(film)
 
 
 def _without_last_pooling(layer: layers.Layer) -> layers.Layer:
     if layer.name == "pool4_pool":
         return layers.Identity(name=layer.name)
     return layer.__class__.from_config(layer.get_config())
-
-
-@functools.lru_cache(maxsize=1)
-def _imagenet_arrays() -> list[np.ndarray] | None:
-    # Keras reports every failed download as a bare Exception, so nothing narrower can be caught;
-    # the message tells it from a fault of another kind.
-    try:
-        backbone = keras.applications.DenseNet121(
-            include_top=False, weights="imagenet", input_shape=(32, 32, 3)
-        )
-    except Exception as error:
-        out_of_reach = ("URL fetch failure", "Incomplete or corrupted file")
-        if not isinstance(error, OSError) and not any(text in str(error) for text in out_of_reach):
-            raise
-        warnings.warn(
-            "The ImageNet weights cannot be downloaded from here, so the network starts from "
-            "random weights. To use them, download them where there is internet and give their "
-            f"path as weights= ({error}).",
-            stacklevel=3,
-        )
-        return None
-    return backbone.get_weights()
-
-
-def _load_weights(model: keras.Model, path: Path) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"weights={path}: no such file")
-    if path.name.endswith(".weights.h5"):
-        try:
-            model.load_weights(path)
-        except (ValueError, OSError, KeyError) as error:
-            raise ValueError(f"weights={path}: does not fit this network ({error})") from error
-        return
-    if path.suffix != ".keras":
-        raise ValueError(f"weights={path}: allowed are files named .keras or .weights.h5")
-    saved = {layer.name: layer for layer in load_chexnet(path).layers}
-    differing = []
-    for layer in model.layers:
-        shapes = [tuple(w.shape) for w in layer.weights]
-        other = [tuple(w.shape) for w in saved[layer.name].weights] if layer.name in saved else None
-        if shapes != other and shapes:
-            differing.append(f"{layer.name}: {shapes} here, {other} in the file")
-    if differing:
-        raise ValueError(f"weights={path}: does not fit this network:\n" + "\n".join(differing))
-    for layer in model.layers:
-        if layer.weights:
-            layer.set_weights(saved[layer.name].get_weights())

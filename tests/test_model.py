@@ -1,18 +1,15 @@
-import warnings
-
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
 
-from chexnet import model as model_module
+from chexnet.cam import class_activation_map
 from chexnet.model import (
     build_chexnet,
     load_chexnet,
     map_size,
     set_backbone_trainable,
     warmup_schedule,
-    weights_in_reach,
     with_location_output,
 )
 
@@ -128,59 +125,9 @@ def test_the_location_output_is_the_class_activation_map_scaled(small, films):
     np.testing.assert_allclose(out["predictions"], small.predict(films, verbose=0), atol=1e-6)
 
 
-def test_imagenet_out_of_reach_is_one_warning_and_random_weights(monkeypatch):
-    def no_internet(**_):
-        raise Exception("URL fetch failure on https://example: None -- refused")
-
-    model_module._imagenet_arrays.cache_clear()
-    monkeypatch.setattr(model_module.keras.applications, "DenseNet121", no_internet)
-    with pytest.warns(UserWarning, match="random weights"):
-        assert weights_in_reach("imagenet") is None
-    with warnings.catch_warnings(record=True) as again:
-        warnings.simplefilter("always")
-        assert weights_in_reach("imagenet") is None
-    assert not again
-    model_module._imagenet_arrays.cache_clear()
-
-
-def test_another_failure_of_imagenet_is_not_swallowed(monkeypatch):
-    def broken(**_):
-        raise RuntimeError("out of memory")
-
-    model_module._imagenet_arrays.cache_clear()
-    monkeypatch.setattr(model_module.keras.applications, "DenseNet121", broken)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        weights_in_reach("imagenet")
-
-
-def test_imagenet_weights_reach_the_backbone(monkeypatch):
-    donor = build_chexnet(32, weights=None)
-    arrays = keras.Model(donor.input, donor.get_layer("relu").output).get_weights()
-    monkeypatch.setattr(model_module, "_imagenet_arrays", lambda: arrays)
-    built = build_chexnet(32, weights="imagenet")
-    taken = keras.Model(built.input, built.get_layer("relu").output).get_weights()
-    assert all(np.array_equal(a, b) for a, b in zip(arrays, taken, strict=True))
-
-
-@pytest.mark.parametrize("name", ["ours.keras", "ours.weights.h5"])
-def test_weights_come_from_a_file_of_ours(name, small, films, tmp_path):
-    path = tmp_path / name
-    small.save(path) if name.endswith(".keras") else small.save_weights(path)
-    copy = build_chexnet(64, weights=path)
-    np.testing.assert_allclose(
-        copy.predict(films, verbose=0), small.predict(films, verbose=0), atol=1e-6
-    )
-
-
-def test_weights_of_another_head_are_refused_by_layer(small, tmp_path):
-    small.save(tmp_path / "one.keras")
-    with pytest.raises(ValueError, match=r"predictions: \[\(1024, 2\), \(2,\)\] here"):
-        build_chexnet(64, class_names=("a", "b"), weights=tmp_path / "one.keras")
-
-
 def test_what_cannot_be_loaded_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        build_chexnet(32, weights=tmp_path / "nowhere.keras")
+        load_chexnet(tmp_path / "nowhere.keras")
     (tmp_path / "half.keras").write_bytes(b"PK\x03\x04 half a file")
     with pytest.raises(ValueError, match=r"half\.keras"):
         load_chexnet(tmp_path / "half.keras")
@@ -202,3 +149,29 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
 def test_an_impossible_architecture_is_refused(arguments, named):
     with pytest.raises(ValueError, match=named):
         build_chexnet(arguments.pop("image_size"), weights=None, **arguments)
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_keeps_weights_scores_and_the_mean_of_the_map_in_float32(
+    tmp_path, precision
+):
+    keras.utils.set_random_seed(0)
+    whole = build_chexnet(64, weights=None)
+    mixed = build_chexnet(64, weights=None, precision=precision)
+    mixed.set_weights(whole.get_weights())
+    assert keras.config.dtype_policy().name == "float32"
+    assert {weight.dtype for weight in mixed.weights} == {"float32"}
+    assert mixed.get_layer("relu").compute_dtype == precision.removeprefix("mixed_")
+    films = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 1), np.uint8)
+    scores, maps = class_activation_map(mixed, films)
+    logits = np.log(scores / (1 - scores))[:, 0]
+    np.testing.assert_allclose(maps.mean((1, 2)), logits, atol=1e-5)  # the bias is 0
+    np.testing.assert_allclose(scores, whole.predict(films, verbose=0), atol=0.02)
+    mixed.save(tmp_path / "model.keras")
+    again = load_chexnet(tmp_path / "model.keras")
+    np.testing.assert_allclose(again.predict(films, verbose=0), scores, atol=1e-6)
+
+
+def test_an_unknown_precision_is_named():
+    with pytest.raises(ValueError, match="precision='float64': allowed are"):
+        build_chexnet(64, weights=None, precision="float64")

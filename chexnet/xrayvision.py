@@ -1,0 +1,260 @@
+"""A DenseNet121 of TorchXRayVision as arrays under the layer names of our own network.
+
+The library (Cohen et al. 2022, arXiv:2111.00595) is imported only here and only when asked for;
+``pip install chexnet[torchxrayvision]`` brings it. Its networks take one grey channel scaled to
+-1024..1024 and were trained at 224 pixels.
+"""
+
+import importlib
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import BinaryIO
+
+import numpy as np
+
+PREFIX = "torchxrayvision:"
+# Its DenseNet121s, each named by the films that it was trained on (torchxrayvision/models.py).
+NAMES = tuple(
+    f"densenet121-res224-{films}"
+    for films in ("all", "nih", "pc", "chex", "rsna", "mimic_nb", "mimic_ch")
+)
+# torch's default, which the library keeps; keras.applications has 1.001e-5.
+BATCHNORM_EPSILON = 1e-5
+
+# Our names for the library's modules. Both count the blocks from the film up.
+_LAYERS = (
+    (r"features\.conv0", lambda: "conv1_conv"),
+    (r"features\.norm0", lambda: "conv1_bn"),
+    (
+        r"features\.denseblock(\d)\.denselayer(\d+)\.(norm1|conv1|norm2|conv2)",
+        lambda block, layer, part: f"conv{int(block) + 1}_block{layer}_{_PARTS[part]}",
+    ),
+    (r"features\.transition(\d)\.norm", lambda block: f"pool{int(block) + 1}_bn"),
+    (r"features\.transition(\d)\.conv", lambda block: f"pool{int(block) + 1}_conv"),
+    (r"features\.norm5", lambda: "bn"),
+    (r"classifier", lambda: "predictions"),
+)
+_PARTS = {"norm1": "0_bn", "conv1": "1_conv", "norm2": "1_bn", "conv2": "2_conv"}
+# Keras keeps a layer's arrays in this order: scale, offset, mean, variance; kernel, bias.
+_ROLES = ("weight", "bias", "running_mean", "running_var")
+_NOT_WEIGHTS = ("num_batches_tracked", "op_threshs")
+
+# How a file begins that torch wrote before 1.6: its magic number, pickled (torch.serialization).
+_BEFORE_TORCH_1_6 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# All that may be called while such a file is read, apart from torch's own kinds of storage.
+_CALLED = {
+    ("collections", "OrderedDict"),
+    ("torch._utils", "_rebuild_parameter"),
+    ("torch._utils", "_rebuild_tensor"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+}
+
+
+def load_xrayvision(
+    name: str,
+) -> tuple[dict[str, list[np.ndarray]], dict[str, tuple[np.ndarray, float]]]:
+    """Reads a network of the library, downloaded by it where need be.
+
+    Args:
+        name: one of `NAMES`, or the path of a ``.pt`` file of one of them.
+
+    Returns:
+        The arrays of each layer below the head, by our layer name, float32, kernels
+        ``(rows, columns, in, out)``; and the head, by the library's name of the class: its column
+        of the kernel ``(1024,)`` and its bias. Classes that the network was not trained on are
+        left out.
+
+    Raises:
+        ValueError: the name is not one of these, or the file is not such a network.
+        FileNotFoundError: there is no file at the path.
+        ImportError: the library is not installed.
+        ConnectionError: the library cannot download the file.
+    """
+    path = Path(name)
+    if name not in NAMES and path.suffix != ".pt":
+        raise ValueError(
+            f"weights={PREFIX + name}: allowed after {PREFIX!r} are {', '.join(NAMES)}, or the "
+            "path of a .pt file of one of them"
+        )
+    if name not in NAMES and not path.is_file():
+        raise FileNotFoundError(f"weights={PREFIX + name}: no such file")
+    models = _library(name)
+    if name in NAMES:
+        path = _downloaded(models, name)
+    state = read_checkpoint(path)
+    layers = translated(state, path)
+    kernel, bias = layers.pop("predictions")
+    classes = _classes(models, path)
+    if len(classes) != len(bias):
+        raise ValueError(f"{path}: {len(bias)} outputs; the library names {len(classes)} classes")
+    head = {
+        class_name: (kernel[:, index], float(bias[index]))
+        for index, class_name in enumerate(classes)
+        if class_name  # the library leaves the name of an untrained output empty
+    }
+    return layers, head
+
+
+def translated(state: Mapping[str, np.ndarray], path: Path) -> dict[str, list[np.ndarray]]:
+    """The library's arrays under our layer names, in Keras' order and layout.
+
+    Args:
+        state: arrays by the library's names, such as ``features.transition1.norm.bias``; kernels
+            ``(out, in, rows, columns)``, of the head ``(classes, 1024)``.
+        path: where they come from, for the error.
+
+    Returns:
+        lists of float32 arrays by layer name, the head as ``predictions``.
+
+    Raises:
+        ValueError: the arrays are not those of a DenseNet of the library.
+    """
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    strange = []
+    for key, array in state.items():
+        module, _, role = key.rpartition(".")
+        layer = _our_layer(module)
+        if layer is not None and role in _ROLES:
+            layers.setdefault(layer, {})[role] = _in_keras_layout(np.asarray(array, np.float32))
+        elif not key.endswith(_NOT_WEIGHTS):
+            strange.append(key)
+    if strange or {"weight", "bias"} - set(layers.get("predictions", {})):
+        raise ValueError(
+            f"{path}: not a DenseNet121 of TorchXRayVision; {len(strange)} of its {len(state)} "
+            f"arrays are none of that network's, such as {strange[:3]}"
+        )
+    return {
+        layer: [arrays[role] for role in _ROLES if role in arrays]
+        for layer, arrays in layers.items()
+    }
+
+
+def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of a file written by ``torch.save``, without running anything in it.
+
+    The library published whole modules, pickled before torch 1.6. Reading those, torch refuses to
+    be safe (``weights_only=True``), and the library itself runs what they say. Here every class
+    and function that a file names is replaced by `_Inert`, apart from those that make tensors.
+
+    Args:
+        path: such a module, or a dict of tensors as any torch writes it.
+
+    Returns:
+        arrays by their name in ``state_dict``.
+
+    Raises:
+        ValueError: the file is damaged or holds something else.
+    """
+    import torch
+
+    with path.open("rb") as file:
+        old = file.read(len(_BEFORE_TORCH_1_6)) == _BEFORE_TORCH_1_6
+    how = {"weights_only": False, "pickle_module": _Restricted} if old else {"weights_only": True}
+    try:
+        with warnings.catch_warnings():
+            # torch misses the source of the pickled classes in the class that replaces them.
+            warnings.simplefilter("ignore", torch.serialization.SourceChangeWarning)
+            stored = torch.load(path, map_location="cpu", **how)
+        tensors = stored if isinstance(stored, dict) else dict(_tensors(stored))
+    except Exception as error:  # torch has no narrower one: pickle's, zip's, its own RuntimeError
+        raise ValueError(
+            f"{path}: cannot be read safely as a network; allowed are files of TorchXRayVision "
+            f"and a state_dict() written by torch.save ({error})"
+        ) from error
+    if not tensors or not all(torch.is_tensor(tensor) for tensor in tensors.values()):
+        raise ValueError(f"{path}: holds no network, neither a module nor a dict of tensors")
+    return {key: tensor.detach().numpy() for key, tensor in tensors.items()}
+
+
+class _Inert:
+    """Stands for whatever else a file names; keeps what it is given and does nothing."""
+
+    dump_patches = False  # torch asks this of every pickled class of a module
+
+    def __init__(self, *ignored: object) -> None:
+        """Takes what the genuine class or function would be called with."""
+
+    def __setstate__(self, state: object) -> None:
+        """Keeps the attributes of a module."""
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+
+
+class _Reader(pickle.Unpickler):
+    """The way of the pickle module's manual, 'Restricting globals', for torch's files."""
+
+    def find_class(self, module: str, name: str) -> object:
+        """Imports only what makes tensors."""
+        return super().find_class(module, name) if (module, name) in _CALLED else _Inert
+
+
+class _Restricted:
+    """What ``torch.load`` wants as a pickle module."""
+
+    Unpickler = _Reader
+
+    @staticmethod
+    def load(file: BinaryIO, **options: object) -> object:
+        """Reads the numbers that stand before and after the network."""
+        return _Reader(file, **options).load()
+
+
+def _tensors(module: object, prefix: str = "") -> list[tuple[str, object]]:
+    """Names and tensors as ``module.state_dict()`` would give them."""
+    own = [
+        (prefix + name, tensor)
+        for kind in ("_parameters", "_buffers")
+        for name, tensor in getattr(module, kind, {}).items()
+        if tensor is not None
+    ]
+    for name, child in getattr(module, "_modules", {}).items():
+        own += _tensors(child, f"{prefix}{name}.")
+    return own
+
+
+def _our_layer(module: str) -> str | None:
+    for pattern, named in _LAYERS:
+        match = re.fullmatch(pattern, module)
+        if match:
+            return named(*match.groups())
+    return None
+
+
+def _in_keras_layout(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 4:
+        return array.transpose(2, 3, 1, 0)  # (out, in, rows, columns) to (rows, columns, in, out)
+    return array.T
+
+
+def _library(name: str) -> ModuleType:
+    try:
+        with warnings.catch_warnings():  # on import it turns every warning off, for the process
+            return importlib.import_module("torchxrayvision.models")
+    except ImportError as error:
+        raise ImportError(
+            f"weights={PREFIX + name} needs TorchXRayVision, and it cannot be imported ({error}): "
+            "pip install 'chexnet[torchxrayvision]'"
+        ) from error
+
+
+def _downloaded(models: ModuleType, name: str) -> Path:
+    try:
+        return Path(models.get_weights(name))
+    except OSError as error:  # requests' errors are OSErrors
+        raise ConnectionError(
+            f"weights={PREFIX + name}: cannot be downloaded from here ({error}). Download "
+            f"{models.model_urls[name]['weights_url']} where there is internet and give "
+            f"weights='{PREFIX}<path of the file>'"
+        ) from error
+
+
+def _classes(models: ModuleType, path: Path) -> list[str]:
+    """The name of each output; a renamed file is taken to know all of the library's classes."""
+    for name in NAMES:
+        if models.model_urls[name]["weights_url"].endswith("/" + path.name):
+            return models.model_urls[name]["labels"]
+    return models.DenseNet.targets

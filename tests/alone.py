@@ -1,0 +1,41 @@
+"""Runs a module of the tests in a process of its own, on the backend and devices it is told."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def need(library: str) -> None:
+    """Skips the test, and says why, where the library of a backend is not installed."""
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed: make test-backends")
+
+
+def start(module: str, *arguments: object, **settings: str) -> subprocess.Popen:
+    """Starts ``python -m module arguments`` with environment variables."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(["", *sys.path])[1:]} | settings
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(*processes: subprocess.Popen) -> None:
+    """Waits for all of them; fails with what the first that failed has said."""
+    try:
+        said = [process.communicate(timeout=600)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, text in zip(processes, said, strict=True):
+        assert process.returncode == 0, text[-3000:]
