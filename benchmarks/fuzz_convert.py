@@ -3,7 +3,7 @@
     python benchmarks/fuzz_convert.py --films 10000
 
 Films of every kind that the converter reads are made, then bits are flipped, pieces cut out,
-doubled or overwritten, lengths and sizes made to lie. Everything follows from the seed. A film that
+doubled or overwritten, lengths and sizes made to lie, by hypothesis and its seed. A film that
 is made into a JPG must open at the size in its row, and nothing private may be in JPG or row.
 """
 
@@ -17,8 +17,11 @@ import tempfile
 import time
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 from PIL import Image
 from pydicom.config import disable_value_validation
@@ -34,6 +37,7 @@ from chexnet.filmtable import Source
 from chexnet.header import elements
 
 SLOWEST, LARGEST = 10.0, 2**30  # seconds a film, bytes of memory: what the converter promises
+NUMBERS = [0, 1, 2, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF]
 SECRET = "Zyxomma^Geheim"  # a name that occurs nowhere else
 RAW, IMPLICIT, BIG, DEFLATED, JPEG, J2K, RLE = (
     f"1.2.840.10008.1.2{end}" for end in (".1", "", ".2", ".1.99", ".4.50", ".4.90", ".5")
@@ -169,40 +173,56 @@ def bombs() -> list[bytes]:
     ]
 
 
-def mutated(film: bytes, rng: np.random.Generator) -> bytes:
+@st.composite
+def damaged_films(draw: st.DrawFn, films: list[bytes]) -> bytes:
     """A film with one or two kinds of damage."""
-    data = bytearray(film)
-    for _ in range(rng.integers(1, 3)):
-        place, size = int(rng.integers(len(data))), int(rng.integers(1, 200))
+    data = bytearray(draw(st.sampled_from(films)))
+    # Places are drawn evenly; hypothesis itself prefers the ends of a range.
+    chance = draw(st.randoms(use_true_random=True))
+    for _ in range(draw(st.integers(1, 2))):
         # Headers are where damage does most: half of it goes into what follows the file meta.
-        place = 340 + place % 1500 if rng.random() < 0.5 and len(data) > 2000 else place
-        match rng.integers(7):
-            case 0:
-                for at in rng.integers(0, len(data), rng.integers(1, 9)):
-                    data[at] ^= 1 << rng.integers(8)
-            case 1:
-                data[place] ^= 1 << rng.integers(8)
-            case 2:
-                del data[place : place + size]
-            case 3:
-                data[place:place] = data[place : place + size] * int(rng.integers(1, 4))
-            case 4:
-                del data[max(place, 140) :]
-            case 5:
-                number = rng.choice([0, 1, 2, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF])
-                width = int(rng.choice([2, 4]))
-                data[place : place + width] = int(number).to_bytes(4, "little")[:width]
-            case 6:  # a length or a number of the image that lies
-                found = list(elements(bytes(data), 132))
-                if found:
-                    tag, offset, length = found[rng.integers(len(found))]
-                    at = offset if tag >> 16 == 0x0028 and length == 2 else offset - 2
-                    data[at : at + 2] = int(rng.choice([0, 1, 3, 4000, 65535])).to_bytes(
-                        2, "little"
-                    )
+        header = len(data) > 2000 and chance.random() < 0.5
+        place = chance.randrange(340, 1840) if header else chance.randrange(len(data))
+        size = chance.randrange(1, 200)
+        kind = draw(st.sampled_from(["flips", "flip", "cut", "double", "end", "number", "length"]))
+        if kind in ("flips", "flip"):
+            data[place] ^= 1 << chance.randrange(8)
+            for _ in range(chance.randrange(8) if kind == "flips" else 0):
+                data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        elif kind == "cut":
+            del data[place : place + size]
+        elif kind == "double":
+            data[place:place] = data[place : place + size] * draw(st.integers(1, 3))
+        elif kind == "end":
+            del data[max(place, 140) :]
+        elif kind == "number":
+            number, width = draw(st.sampled_from(NUMBERS)), draw(st.sampled_from([2, 4]))
+            data[place : place + width] = number.to_bytes(4, "little")[:width]
+        elif found := list(elements(bytes(data), 132)):  # a length or size that lies
+            tag, offset, length = chance.choice(found)
+            at = offset if tag >> 16 == 0x0028 and length == 2 else offset - 2
+            data[at : at + 2] = draw(st.sampled_from([0, 1, 3, 4000, 65535])).to_bytes(2, "little")
         if len(data) < 200:
             break
     return bytes(data)
+
+
+def for_damaged_films(count: int, seed: int, work: Callable[[bytes], object]) -> None:
+    """Calls ``work`` with as many damaged films; with one made smaller once it raises."""
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(damaged_films(whole_films()))
+    def on_each(film: bytes) -> None:
+        work(film)
+
+    on_each()
 
 
 def check(data: bytes, row: dict[str, object], folder: Path) -> None:
@@ -233,7 +253,7 @@ def check(data: bytes, row: dict[str, object], folder: Path) -> None:
 
 
 def fuzz(films: int, seed: int, folder: Path) -> dict[str, object]:
-    """Converts damaged films one after the other.
+    """Converts bombs and damaged films one after the other.
 
     Returns:
         ``statuses`` and ``reasons`` (numbers of films), ``slowest`` in seconds.
@@ -241,25 +261,28 @@ def fuzz(films: int, seed: int, folder: Path) -> dict[str, object]:
     Raises:
         AssertionError: a promise is broken; the film that did it is left as ``film.dcm``.
     """
-    rng = np.random.default_rng(seed)
-    whole, first = whole_films(), bombs()
-    statuses, reasons, slowest = Counter(), Counter(), 0.0
+    statuses, reasons, times = Counter(), Counter(), []
     path = folder / "film.dcm"
-    for number in range(films):
-        data = first[number] if number < len(first) else mutated(whole[number % len(whole)], rng)
+
+    def convert(data: bytes) -> None:
         path.write_bytes(data)
         (folder / "film.jpg").unlink(missing_ok=True)
         faulthandler.dump_traceback_later(2 * SLOWEST, exit=True)
         began = time.perf_counter()
         row = convert_film(Source("film.dcm", str(path), "film", len(data), 0), folder)
-        slowest = max(slowest, time.perf_counter() - began)
+        times.append(time.perf_counter() - began)
         faulthandler.cancel_dump_traceback_later()
-        assert slowest < SLOWEST, f"{slowest:.1f} s: {row}"
+        assert times[-1] < SLOWEST, f"{times[-1]:.1f} s: {row}"
         check(data, row, folder)
         statuses[row["status"]] += 1
         if row["status"] == "failed":
             reasons["".join(c for c in row["reason"] if not c.isdigit())] += 1
-    return {"statuses": statuses, "reasons": reasons, "slowest": slowest}
+
+    first = bombs()
+    for bomb in first:
+        convert(bomb)
+    for_damaged_films(films - len(first), seed, convert)
+    return {"statuses": statuses, "reasons": reasons, "slowest": max(times)}
 
 
 def main() -> None:

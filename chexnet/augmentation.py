@@ -2,12 +2,22 @@
 
 import copy
 
-import cv2
 import imgaug.augmenters as iaa
 import imgaug.parameters as iap
 import numpy as np
 from imgaug.augmentables.batches import _BatchInAugmentation
 from imgaug.augmentables.heatmaps import HeatmapsOnImage
+
+from chexnet.warp import FilmBlur, FilmWarp
+
+__all__ = [
+    "FilmBlur",
+    "FilmWarp",
+    "augment_films",
+    "augmented_examples",
+    "default_augmenter",
+    "without_prefetching",
+]
 
 # The original shifted its films by up to 20 pixels at a side of 512.
 ORIGINAL_SHIFT = 20 / 512
@@ -61,67 +71,13 @@ def default_augmenter(
     if flip or rotation or shear or shift or scale:
         steps.append(FilmWarp(flip=flip, rotation=rotation, shear=shear, shift=shift, scale=scale))
     if blur:
-        sigma = blur * image_size / 512
-        # Half of the draws are below zero: those films stay as they are.
-        steps.append(iaa.GaussianBlur(iap.Clip(iap.Uniform(-sigma, sigma), 0, None)))
+        steps.append(FilmBlur(sigma=blur * image_size / 512))
     if contrast:
         steps.append(iaa.LinearContrast((1 - contrast, 1 + contrast)))
     if brightness:
         grey_values = round(brightness * 255)
         steps.append(iaa.Add((-grey_values, grey_values)))
     return iaa.Sequential(steps)
-
-
-class FilmWarp(iaa.Augmenter):
-    """Mirror image, rotation, shear, scale and shift of a batch in one interpolation a film.
-
-    ``iaa.Fliplr`` and ``iaa.Affine`` do the same in two passes and with a matrix product a step
-    and film; here the matrices of a batch are made at once and OpenCV writes into the batch, which
-    takes 0.6 of the time at 512 pixels, and a fifth of the work that is not OpenCV's. Carries
-    images with up to four channels and heat maps; about the centre of the film, bilinear, 0 from
-    outside. Shear is along x alone: with one angle for both axes, as a tuple for imgaug 0.4 and
-    later means, it would be another rotation.
-    """
-
-    def __init__(
-        self, *, flip: float, rotation: float, shear: float, shift: float, scale: float
-    ) -> None:
-        """Strengths as in `default_augmenter`."""
-        super().__init__()
-        self.flip, self.rotation, self.shear = flip, rotation, shear
-        self.shift, self.scale = shift, scale
-
-    def get_parameters(self) -> list[float]:
-        """The five strengths."""
-        return [self.flip, self.rotation, self.shear, self.shift, self.scale]
-
-    def _augment_batch_(self, batch, random_state, parents, hooks):
-        strange = {column.name for column in batch.columns} - {"images", "heatmaps"}
-        if strange:
-            raise NotImplementedError(f"FilmWarp carries images and heatmaps, not {strange}")
-        # Always the same draws in the same order: a strength changes nothing else.
-        mirrored = random_state.random((batch.nb_rows,)) < self.flip
-        draws = random_state.uniform(-1.0, 1.0, (5, batch.nb_rows))
-        linear = self._linear_maps(mirrored, draws)
-        shifts = self.shift * draws[3:].T
-        for i, image in enumerate(() if batch.images is None else batch.images):
-            _warp(image, linear[i], shifts[i])
-        for i, heatmap in enumerate(batch.heatmaps or []):
-            if heatmap.arr_0to1.any():
-                # A square film of another size turns alike; one that is stretched does not.
-                stretch = np.divide(heatmap.arr_0to1.shape[:2], heatmap.shape[:2])[::-1]  # x, y
-                turned = linear[i] * stretch[:, np.newaxis] / stretch
-                _warp(heatmap.arr_0to1, turned, shifts[i])
-        return batch
-
-    def _linear_maps(self, mirrored: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        angle = np.radians(self.rotation) * draws[0]
-        slope = np.tan(np.radians(self.shear) * draws[1])
-        size = 1 + self.scale * draws[2]
-        cos, sin = size * np.cos(angle), size * np.sin(angle)
-        maps = np.array([[cos - slope * sin, -sin - slope * cos], [sin, cos]])  # shear @ rotation
-        maps[:, 0] *= np.where(mirrored, -1, 1)  # first the mirror: column x changes its sign
-        return maps.transpose(2, 0, 1)  # (n, 2, 2), acting on (x, y)
 
 
 def augment_films(
@@ -216,16 +172,3 @@ def _strip(value: object) -> object:
     if type(value) in (list, tuple):
         return type(value)(_strip(part) for part in value)
     return value
-
-
-def _warp(image: np.ndarray, linear: np.ndarray, shift: np.ndarray) -> None:
-    height, width, channels = image.shape
-    centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    matrix = np.column_stack([linear, centre - linear @ centre + shift * (width, height)])
-    # Rows a power of two apart share few lines of the processor's cache; eight pixels more, and the
-    # warp is a sixth faster.
-    source = np.empty((height, width + 8, channels), image.dtype)[:, :width]
-    source[:] = image
-    if channels == 1:  # OpenCV knows grey films without a channel axis
-        source, image = source[..., 0], image[..., 0]
-    cv2.warpAffine(source, matrix, (width, height), dst=image, flags=cv2.INTER_LINEAR)

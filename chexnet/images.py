@@ -202,10 +202,13 @@ class ImageStore:
             unfinished.unlink(missing_ok=True)
 
     def _fill(self, pixels: np.ndarray, workers: int, progress: bool) -> None:
+        rows = np.asarray(pixels)
+
         def prepare(row: int) -> str | None:
             path = self.folder / f"{self.image_ids[row]}.jpg"
             try:
-                pixels[row] = prepare_film(read_jpg(path), self.image_size, *self._equalise)
+                film = read_jpg(path)
+                prepare_film(film, self.image_size, *self._equalise, out=rows[row])
             except (OSError, ValueError, cv2.error) as error:
                 return f"{path.name} ({error})"
             return None
@@ -236,7 +239,12 @@ class ImageStore:
 
 
 def prepare_film(
-    film: np.ndarray, image_size: int, clip_limit: float | None = 2.0, tiles: int = 8
+    film: np.ndarray,
+    image_size: int,
+    clip_limit: float | None = 2.0,
+    tiles: int = 8,
+    *,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """CLAHE at the film's own resolution, then resizing by area.
 
@@ -245,14 +253,20 @@ def prepare_film(
         image_size: side S of the result in pixels.
         clip_limit: of CLAHE; None leaves the grey values as they are.
         tiles: CLAHE's tiles along each side.
+        out: uint8 ``(S, S)``, where to write the result.
 
     Returns:
-        uint8 ``(S, S)``.
+        uint8 ``(S, S)``; ``out`` where it is given.
     """
     if clip_limit is not None:
-        # Not shared between films: the object keeps a table that two threads would both write.
-        film = cv2.createCLAHE(clip_limit, (tiles, tiles)).apply(film)
-    return cv2.resize(film, (image_size, image_size), interpolation=cv2.INTER_AREA)
+        film = equalise(film, clip_limit, tiles)
+    return cv2.resize(film, (image_size, image_size), dst=out, interpolation=cv2.INTER_AREA)
+
+
+def equalise(film: np.ndarray, clip_limit: float = 2.0, tiles: int = 8) -> np.ndarray:
+    """CLAHE of a film, uint8 ``(H, W)``; arguments as in `prepare_film`."""
+    # Not shared between films: the object keeps a table that two threads would both write.
+    return cv2.createCLAHE(clip_limit, (tiles, tiles)).apply(film)
 
 
 @contextlib.contextmanager

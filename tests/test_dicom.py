@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,9 +26,9 @@ from benchmarks.fuzz_convert import (
     bombs,
     check,
     film_bytes,
+    for_damaged_films,
     fuzz,
     jpeg_bytes,
-    mutated,
     whole_films,
 )
 from chexnet import dicom, workers
@@ -129,6 +130,13 @@ def test_pydicoms_own_files_each_give_a_row(tmp_path):
     for row in made.itertuples():
         with Image.open(tmp_path / "jpg" / f"{row.image_id}.jpg") as image:
             assert (image.height, image.width, image.mode) == (row.rows, row.columns, "L")
+
+
+def test_a_bar_shows_films_a_second_and_the_time_left(films, tmp_path, capfd):
+    convert_folder(films, tmp_path / "jpg", workers=1)
+    assert re.search(r" 6/6 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+film/s\]", capfd.readouterr().err)
+    convert(films, tmp_path / "other")
+    assert capfd.readouterr().err == ""
 
 
 def test_a_second_run_touches_no_film_and_changes_nothing(films, tmp_path, monkeypatch):
@@ -247,10 +255,10 @@ def test_damaged_films_give_a_row_each(tmp_path):
 
 
 def test_a_folder_of_damaged_films_is_worked_through(tmp_path):
-    source, rng = tmp_path / "films", np.random.default_rng(2)
+    source, damaged = tmp_path / "films", bombs()
     source.mkdir()
-    whole = whole_films()
-    damaged = bombs() + [mutated(whole[number % len(whole)], rng) for number in range(100)]
+    for_damaged_films(100, 2, damaged.append)
+    assert len(set(damaged)) > 90
     for number, film in enumerate(damaged):
         (source / f"{number}.dcm").write_bytes(film)
     table = convert(source, tmp_path / "jpg")

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from chexnet import generator
 from chexnet.boxes import box_masks
 from chexnet.generator import AugmentedImageSequence, default_augmenter
 from chexnet.images import ImageStore
@@ -151,6 +152,27 @@ def test_a_batch_depends_on_seed_epoch_and_index_alone(study):
     backwards = [digest(other.batch(e, k)) for e, k in asked]
     assert forwards == backwards[::-1]
     assert len({batch[0] for batch in forwards}) == len(forwards)
+
+
+def test_the_same_films_are_changed_anew_for_each_seed_and_epoch(study):
+    alike = [sequence(study, augmenter=default_augmenter(SIZE), seed=seed) for seed in (0, 1)]
+    seen = {digest(batches.batch(epoch, 0))[0] for batches in alike for epoch in range(3)}
+    assert len(seen) == 6
+
+
+def test_each_batch_has_an_augmentation_of_its_own(study, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(
+        generator,
+        "augment_films",
+        lambda _, films, seed, masks: seeds.append(seed) or (films, masks),
+    )
+    for seed in (0, 1):
+        batches = training(study, seed=seed)
+        for epoch in range(3):
+            for k in range(len(batches)):
+                batches.batch(epoch, k)
+    assert len({tuple(seed) for seed in seeds}) == 2 * 3 * len(batches)
 
 
 @pytest.mark.parametrize("threads", [2, 8])

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import re
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from chexnet import images
 from chexnet.images import CACHES_KEPT, LEFT_BEHIND_SECONDS, ImageStore, prepare_film
 
 IDS = [f"film{index}" for index in range(6)]
@@ -38,9 +40,18 @@ def caches(folder):
     return sorted((folder.parent / "cache").iterdir())
 
 
-def build_in_a_process(folder, start, results):
-    start.wait()
-    results.put(open_store(folder)[IDS].tobytes())
+def build_in_a_process(folder, both_build, results):
+    """Builds a store, and waits at the first film until the other process is there too."""
+    early, prepare = [], images.prepare_film
+
+    def prepare_together(*given, **more):
+        if not early:
+            both_build.wait()
+            early.append(sorted(path.name for path in (folder.parent / "cache").glob("films-*")))
+        return prepare(*given, **more)
+
+    images.prepare_film = prepare_together
+    results.put((open_store(folder, workers=1)[IDS].tobytes(), early))
 
 
 def test_a_film_is_equalised_at_its_own_size_and_then_resized(folder):
@@ -179,6 +190,25 @@ def test_a_film_touched_but_equal_in_size_is_read_again(folder):
     assert open_store(folder).path != first.path
 
 
+def test_films_of_another_folder_do_not_pass_for_those_of_the_first(folder, tmp_path):
+    cache, other = tmp_path / "shared", tmp_path / "other"
+    other.mkdir()
+    for image_id in IDS:  # as many bytes, of the same time, under the same name
+        path = folder / f"{image_id}.jpg"
+        data = path.read_bytes()
+        flipped = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)[::-1]
+        jpg = cv2.imencode(".jpg", flipped)[1].tobytes()
+        size = max(len(data), len(jpg)) + 4
+        for place, content in ((path, data), (other / path.name, jpg)):
+            remark = size - len(content)
+            length = (remark - 2).to_bytes(2, "big")
+            place.write_bytes(content[:2] + b"\xff\xfe" + length + bytes(remark - 4) + content[2:])
+            os.utime(place, ns=(0, 1_000_000_000))
+    first, second = open_store(folder, cache=cache), open_store(other, cache=cache)
+    assert first.path != second.path
+    assert not np.array_equal(first[IDS], second[IDS])
+
+
 @pytest.mark.parametrize("length", [0, 10, 128, 700, -1])
 def test_a_truncated_cache_is_noticed_and_built_anew(folder, length):
     store = open_store(folder)
@@ -190,6 +220,19 @@ def test_a_truncated_cache_is_noticed_and_built_anew(folder, length):
         store = open_store(folder)
     assert np.array_equal(store[IDS], expected)
     assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    "content", [np.zeros((5, 16, 16), np.uint8), np.zeros((6, 16, 16), np.float32)]
+)
+def test_a_cache_that_holds_something_else_is_built_anew(folder, content):
+    store = open_store(folder)
+    expected, path = store[IDS], store.path
+    del store
+    np.save(path, content)
+    with pytest.warns(UserWarning, match=r"built anew"):
+        store = open_store(folder)
+    assert np.array_equal(store[IDS], expected)
 
 
 def test_stale_caches_do_not_pile_up(folder):
@@ -216,18 +259,20 @@ def test_what_a_killed_process_left_behind_is_removed_a_day_later(folder):
 
 def test_two_processes_may_build_at_once(folder):
     context = multiprocessing.get_context("spawn")
-    start, results = context.Event(), context.Queue()
+    both_build, results = context.Barrier(2, timeout=60), context.Queue()
     processes = [
-        context.Process(target=build_in_a_process, args=(folder, start, results)) for _ in range(2)
+        context.Process(target=build_in_a_process, args=(folder, both_build, results))
+        for _ in range(2)
     ]
     for process in processes:
         process.start()
-    start.set()
     both = [results.get(timeout=60) for _ in processes]
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    assert both[0] == both[1] == open_store(folder)[IDS].tobytes()
+    # Both have built, and nothing stood under the final name before it was whole.
+    assert [early for _, early in both] == [[[]], [[]]]
+    assert both[0][0] == both[1][0] == open_store(folder)[IDS].tobytes()
     assert len(caches(folder)) == 1
 
 
@@ -235,6 +280,15 @@ def test_the_number_of_building_threads_changes_nothing(folder, tmp_path):
     one = open_store(folder, cache=tmp_path / "one", workers=1)
     four = open_store(folder, cache=tmp_path / "four", workers=4)
     assert one.path.read_bytes() == four.path.read_bytes()
+
+
+def test_a_bar_shows_films_a_second_and_the_time_left(folder, capfd):
+    open_store(folder, progress=True)
+    assert re.search(
+        r"films at 16 px.* 6/6 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+film/s\]", capfd.readouterr().err
+    )
+    open_store(folder, image_size=24)
+    assert capfd.readouterr().err == ""
 
 
 def test_building_leaves_the_threads_of_opencv_as_they_were(folder):

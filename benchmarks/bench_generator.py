@@ -1,0 +1,258 @@
+"""Batches for training at 512 pixels: ours, the original's generator, the limit (a memory copy).
+
+One core, one OpenCV thread, JPGs and cache in memory (``/dev/shm`` where there is one) so that the
+disk's moods are left out. The ways are taken in turn, so that whatever else the machine does falls
+on all of them alike; the figures are medians over the repeats. Our first epoch includes building
+the `ImageStore`. The row of two threads needs two cores that nobody else uses.
+
+    CHEXNET_RSNA_DIR=<folder> python benchmarks/bench_generator.py
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import imgaug.augmenters as iaa
+import keras
+import numpy as np
+import pandas as pd
+from keras.src.trainers.data_adapters.py_dataset_adapter import OrderedEnqueuer
+from PIL import Image
+from skimage.transform import resize
+
+from chexnet.dicom import convert_folder
+from chexnet.generator import AugmentedImageSequence, default_augmenter
+from chexnet.images import ImageStore
+from chexnet.model import build_chexnet
+from chexnet.phantom import write_phantom_study
+
+SIZE, BATCH = 512, 16
+ORIGINAL_BATCH = 4
+STUDY = 30_000  # films
+
+
+class OriginalGenerator:
+    """The original's batches, from their description.
+
+    A film is decoded to three equal channels, equalised three times, resized in float64 by
+    scikit-image and put into a batch of four; one of six augmentations of imgaug in float64; then
+    ImageNet's mean and deviation.
+    """
+
+    def __init__(self, films: list[Path]) -> None:
+        self.films = films
+        self.augmenter = iaa.OneOf(
+            [
+                iaa.Fliplr(0.5),
+                iaa.Affine(rotate=(-10, 10)),
+                iaa.Identity(),
+                iaa.GaussianBlur(sigma=(0.0, 1.0)),
+                iaa.Affine(shear=(-16, 16)),
+                iaa.Affine(translate_px={"x": (-20, 20), "y": (-20, 20)}),
+            ]
+        )
+
+    def film(self, path: Path) -> np.ndarray:
+        """Float64 ``(S, S, 3)`` in [0, 1]."""
+        colour = np.asarray(Image.open(path).convert("RGB"))
+        clahe = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8))
+        equalised = np.stack([clahe.apply(colour[..., channel]) for channel in range(3)], axis=-1)
+        return resize(equalised / 255.0, (SIZE, SIZE))
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for start in range(0, len(self.films), ORIGINAL_BATCH):
+            batch = np.stack([self.film(path) for path in self.films[start:][:ORIGINAL_BATCH]])
+            batch = self.augmenter.augment_images(batch)
+            yield (batch - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+
+
+def jpgs(scratch: Path) -> tuple[Path, str]:
+    """A folder of JPGs from genuine films, or from the phantom's; and what to call them."""
+    if folder := os.environ.get("CHEXNET_RSNA_DIR"):
+        source, what = Path(folder), "genuine films"
+    else:
+        source, what = scratch / "study", "films of the phantom"
+        write_phantom_study(source, films=100)
+    convert_folder(source / "stage_2_train_images", scratch / "jpg", progress=False)
+    return scratch / "jpg", what
+
+
+def our_batches(
+    folder: Path, films: list[Path], cache: Path, workers: int = 1, batch_size: int = BATCH
+) -> AugmentedImageSequence:
+    """As in training, on one core; builds the store where the cache has none."""
+    images = pd.DataFrame({"image_id": [film.stem for film in films]})
+    images["Pneumonia"] = np.arange(len(films)) % 2
+    given = {"image_size": SIZE, "cache": cache, "workers": 1, "progress": False}
+    store = ImageStore(folder, images["image_id"], **given)
+    return AugmentedImageSequence(
+        store, images, class_names=("Pneumonia",), batch_size=batch_size, shuffle=True,
+        augmenter=default_augmenter(SIZE), workers=workers,
+    )  # fmt: skip
+
+
+def milliseconds(work: Callable[[], object], films: int) -> float:
+    """Wall time of a film."""
+    began = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - began) / films
+
+
+def through(batches: AugmentedImageSequence) -> None:
+    """One epoch, batch after batch, in this thread."""
+    for index in range(len(batches)):
+        batches[index]
+    batches.epoch += 1
+
+
+def through_pool(batches: AugmentedImageSequence, workers: int) -> None:
+    """One epoch, in threads."""
+    with ThreadPoolExecutor(workers) as pool:
+        sum(pool.map(lambda index: len(batches[index][0]), range(len(batches))))
+    batches.epoch += 1
+
+
+def through_queue(batches: AugmentedImageSequence, workers: int) -> None:
+    """One epoch through the very queue that ``fit`` uses."""
+    queue = OrderedEnqueuer(batches, workers, max_queue_size=batches.max_queue_size)
+    queue.start()
+    fetched = queue.get()
+    for _ in range(len(batches)):
+        next(fetched)
+    queue.stop()
+    batches.epoch += 1
+
+
+def one_round(folder: Path, films: list[Path], some: list[Path], cache: Path) -> dict[str, float]:
+    """Milliseconds of a film, each way once."""
+    made = {
+        "original": milliseconds(lambda: list(map(len, OriginalGenerator(some))), len(some)),
+        "first": milliseconds(lambda: through(our_batches(folder, films, cache)), len(films)),
+    }
+    batches = our_batches(folder, films, cache)
+    source = batches.store[films[0].stem].repeat(BATCH, axis=0)
+    target = np.empty_like(source)
+    copies = 200
+    for way, work, count in (
+        ("later", lambda: through(batches), len(films)),
+        ("one", lambda: through_pool(batches, 1), len(films)),
+        ("two", lambda: through_pool(batches, 2), len(films)),
+        ("copy", lambda: [np.copyto(target, source) for _ in range(copies)], copies * BATCH),
+    ):
+        made[way] = statistics.median(milliseconds(work, count) for _ in range(3))
+    shutil.rmtree(cache)
+    return made
+
+
+def beside_the_original(folder: Path, what: str, chosen: argparse.Namespace) -> list[str]:
+    """First and later epochs, and two threads."""
+    films = sorted(folder.glob("*.jpg"))[: chosen.films]
+    some = films[: chosen.original_films]
+    rounds = [
+        one_round(folder, films, some, folder.parent / f"cache{number}")
+        for number in range(chosen.repeats + 1)
+    ][1:]  # at first everything is new to the processor and the system
+    ms = {way: statistics.median(one[way] for one in rounds) for way in rounds[0]}
+    lines = [
+        f"| {epoch} at {SIZE} px ({len(films)} {what}) | {ms[way]:.2f} ms a film "
+        f"| {ms['original']:.1f} ms | copy {ms['copy']:.4f} ms | "
+        f"{ms['original'] / ms[way]:.0f} x faster, {ms[way] / ms['copy']:.0f} x a copy | {least} |"
+        for epoch, way, least in (
+            ("first epoch, store built", "first", "20 x"),
+            ("later epochs", "later", "350 x"),
+        )
+    ]
+    threads = (
+        f"| two worker threads against one, later epochs | {ms['two']:.2f} ms a film, one "
+        f"{ms['one']:.2f} ms | | | {ms['one'] / ms['two']:.2f} x | 1.7 x |"
+    )
+    return [*lines, threads]
+
+
+def own_memory() -> int:
+    """Bytes of memory that belong to this process alone (RssAnon)."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * next(int(x.split()[1]) for x in status.splitlines() if x.startswith("RssAnon"))
+
+
+def memory(batches: AugmentedImageSequence) -> str:
+    """Of the process, while as many films go by as the whole study has."""
+    if not Path("/proc/self/status").exists():
+        return f"| memory over {STUDY} films | not measured: no /proc | | | | 1.5 GiB |"
+    seen, films = [own_memory()], 0
+    while films < STUDY:
+        through_queue(batches, 2)
+        films += len(batches.image_ids)
+        seen.append(own_memory())
+    third = len(seen) // 3
+    grown = max(seen[-third:]) - max(seen[1 : 1 + third])
+    return (
+        f"| memory of the process (RssAnon) while iterating over {films} films at {SIZE} px "
+        f"| at most {max(seen) / 2**30:.2f} GiB, {seen[0] / 2**30:.2f} before | | "
+        f"| last third against first: {grown / 2**20:+.0f} MiB | flat, below 1.5 GiB |"
+    )
+
+
+def waiting(batches: AugmentedImageSequence, device: str, steps: int) -> str:
+    """Share of training in which DenseNet121 waits for the next batch."""
+    model = build_chexnet(SIZE, weights=None)
+    # XLA takes minutes to compile on a CPU.
+    jit = "auto" if device == "GPU" else False
+    model.compile("adam", loss="binary_crossentropy", jit_compile=jit)
+    queue = OrderedEnqueuer(batches, batches.workers, max_queue_size=batches.max_queue_size)
+    queue.start()
+    fetched = queue.get()
+    model.train_on_batch(*next(fetched))  # compiles
+    waited, began = 0.0, time.perf_counter()
+    for _ in range(steps):
+        asked = time.perf_counter()
+        batch = next(fetched)
+        waited += time.perf_counter() - asked
+        model.train_on_batch(*batch)
+    spent = time.perf_counter() - began
+    queue.stop()
+    return (
+        f"| share of training in which the model waits for data, {device}, {batches.workers} "
+        f"threads, batch {batches.batch_size} | {100 * waited / spent:.3f} % of {spent:.1f} s, "
+        f"{steps} steps | | | | below 2 % |"
+    )
+
+
+def main() -> None:
+    """Prints the table."""
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--films", type=int, default=160, help="an epoch of ours")
+    arguments.add_argument("--original-films", type=int, default=24, help="an epoch of theirs")
+    arguments.add_argument("--repeats", type=int, default=5)
+    arguments.add_argument("--steps", type=int, default=4, help="of training; 0 leaves it out")
+    chosen = arguments.parse_args()
+    cv2.setNumThreads(1)
+    place = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    print("| figure | ours | the original's way | limit | ratios | asked for |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory(dir=place) as scratch:
+        folder, what = jpgs(Path(scratch))
+        for line in beside_the_original(folder, what, chosen):
+            print(line, flush=True)
+        films = sorted(folder.glob("*.jpg"))
+        batches = our_batches(folder, films, Path(scratch) / "cache", workers=2)
+        print(memory(batches), flush=True)
+        if chosen.steps:
+            gpu = bool(keras.distribution.list_devices("gpu"))
+            size = BATCH if gpu else ORIGINAL_BATCH
+            batches = our_batches(folder, films, Path(scratch) / "cache", 2, batch_size=size)
+            print(waiting(batches, "GPU" if gpu else "CPU", chosen.steps))
+            if not gpu:
+                print("| the same on a GPU | not measured: there is none | | | | below 2 % |")
+        del batches
+
+
+if __name__ == "__main__":
+    main()

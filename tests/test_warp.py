@@ -1,0 +1,140 @@
+"""Tests of the warp in tiles and of the blur, each beside the plain way of doing it."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pytest
+from imgaug.augmentables.heatmaps import HeatmapsOnImage
+from imgaug.augmenters.blur import blur_gaussian_
+
+from chexnet import warp
+from chexnet.warp import FilmBlur, FilmWarp
+
+USUAL = {"flip": 0.5, "rotation": 10, "shear": 16, "shift": 20 / 512, "scale": 0.2}
+EXTREME = {"flip": 0.5, "rotation": 180, "shear": 60, "shift": 1, "scale": 0.9}
+
+
+def film(rows, columns):
+    noise = np.random.default_rng(0).integers(0, 256, (rows, columns)).astype(np.uint8)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 1.5), None, 1, 255, cv2.NORM_MINMAX)
+
+
+def drawn(strengths, shape, count=60):
+    """Inverse maps on the grid, and shifts as a share of the side."""
+    draws = np.random.default_rng(1).uniform(-1, 1, (5, count))
+    maps = FilmWarp(**strengths)._linear_maps(np.arange(count) % 2 == 0, draws)
+    on_grid = [warp._on_grid(one, shape) for one in np.linalg.inv(maps)]
+    return list(zip(on_grid, strengths["shift"] * draws[3:].T, strict=True))
+
+
+def in_one(pixels, inverse, shift):
+    """OpenCV's warp of the whole film."""
+    rows, columns = pixels.shape
+    centre = np.array([columns - 1, rows - 1]) / 2
+    offset = centre - inverse @ (centre + shift * (columns, rows))
+    matrix = np.column_stack([inverse, offset])
+    return cv2.warpAffine(pixels, matrix, (columns, rows), flags=warp._BACKWARDS)
+
+
+@pytest.mark.parametrize("strengths", [USUAL, EXTREME], ids=["usual", "extreme"])
+@pytest.mark.parametrize("shape", [(512, 512), (224, 224), (226, 300), (400, 230), (225, 256)])
+def test_a_warp_in_tiles_is_the_warp_of_the_whole_film(shape, strengths, monkeypatch):
+    tiled = []
+    in_tiles = warp._in_tiles
+    monkeypatch.setattr(warp, "_in_tiles", lambda *given: tiled.append(1) or in_tiles(*given))
+    pixels = film(*shape)
+    for inverse, shift in drawn(strengths, shape):
+        expected, moved = in_one(pixels, inverse, shift), pixels.copy()
+        warp._warp(moved[..., np.newaxis], inverse, shift)
+        assert np.array_equal(moved, expected)
+    if shape[0] % 2:
+        assert not tiled  # no two equal halves
+    else:
+        assert len(tiled) == 60 if strengths is USUAL else len(tiled) > 20
+
+
+def test_a_film_that_is_shifted_out_of_sight_leaves_air():
+    pixels = film(256, 256)
+    warp._warp(pixels[..., np.newaxis], np.eye(2), np.array([1.1, 0.0]))
+    assert not pixels.any()
+
+
+@pytest.mark.parametrize("shape", [(512, 512), (224, 300)])
+def test_the_grid_moves_nothing_by_more_than_half_a_pixel(shape):
+    maps = np.random.default_rng(2).uniform(-2, 2, (50, 2, 2))
+    edge = np.array([shape[1], shape[0]]) / 2
+    for one in maps:
+        moved = (warp._on_grid(one, shape) - one) * edge
+        assert np.abs(moved).max() <= 0.5
+        assert np.abs(moved).max() > 0
+        assert np.array_equal(warp._on_grid(one, (96, 96)), one)
+
+
+def test_a_mask_stays_on_its_rectangle_in_a_film_large_enough_for_tiles():
+    pixels = np.zeros((20, 256, 256, 1), np.uint8)
+    pixels[:, 60:150, 30:110] = 255
+    masks = [HeatmapsOnImage((one / 255).astype(np.float32), (256, 256, 1)) for one in pixels]
+    changed, moved = FilmWarp(**USUAL)(images=pixels, heatmaps=masks)
+    for one, mask in zip(changed, moved, strict=True):
+        assert one.max() == 255
+        assert not np.array_equal(one, pixels[0])
+        # OpenCV's warp of bytes has 5 bits of a pixel, so up to 1/32 of a step of 255.
+        assert np.abs(one / 255 - mask.arr_0to1).max() < 0.07
+
+
+def test_threads_do_not_share_the_memory_they_warp_in():
+    pixels, asked = film(256, 256), drawn(USUAL, (256, 256), count=200)
+
+    def moved(given):
+        changed = pixels.copy()
+        warp._warp(changed[..., np.newaxis], *given)
+        return changed.tobytes()
+
+    alone = [moved(given) for given in asked]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(moved, asked)) == alone
+
+
+def test_the_blur_is_imgaugs_but_for_rounding():
+    for sigma in np.linspace(0.01, 0.6, 60):
+        pixels = film(64, 48)
+        expected = blur_gaussian_(pixels.copy()[..., np.newaxis], sigma)[..., 0]
+        steps = FixedDraws(sigma)
+        blurred = FilmBlur(sigma=1)._augment_batch_(Films([pixels[..., np.newaxis]]), steps, [], 0)
+        assert np.abs(blurred.images[0][..., 0].astype(int) - expected).max() <= 1
+
+
+class FixedDraws:
+    """Draws one number always."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def uniform(self, low, high, shape):
+        return np.full(shape, self.number)
+
+
+class Films:
+    """As much of a batch as the blur looks at."""
+
+    def __init__(self, images):
+        self.images, self.nb_rows = images, len(images)
+
+
+def test_a_blur_left_out_would_have_changed_no_byte():
+    pixels = np.random.default_rng(3).integers(0, 256, (200, 200)).astype(np.uint8)
+    for sigma in np.linspace(0.05, warp._FAINTEST - 1e-6, 20):
+        assert np.array_equal(cv2.GaussianBlur(pixels, (5, 5), sigma), pixels)
+    assert not np.array_equal(cv2.GaussianBlur(pixels, (5, 5), 0.3), pixels)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_films_of_other_types_and_channels_are_blurred_too(channels):
+    noise = np.random.default_rng(4).random((40, 40, channels)).astype(np.float32)
+    for pixels, near in ((noise, 1e-6), ((noise * 255).astype(np.uint8), 1)):
+        changed = pixels.copy()
+        FilmBlur(sigma=1)._augment_batch_(Films([changed]), FixedDraws(0.8), [], 0)
+        expected = cv2.GaussianBlur(pixels, (0, 0), 0.8).reshape(pixels.shape)
+        assert np.abs(changed.astype(float) - expected).max() <= near
+        assert not np.array_equal(changed, pixels)
