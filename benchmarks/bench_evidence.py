@@ -15,7 +15,9 @@ import pandas as pd
 from chexnet.auroc import auroc, compare_auroc
 from chexnet.box_prior import fit_box_prior
 from chexnet.calibration import calibration_errors
+from chexnet.evaluation import average_precision
 from chexnet.localization import choose_map_threshold, localization_scores
+from chexnet.operating_points import decision_curve
 
 FILMS, PATIENTS, WITH_BOXES, TEST_WITH_BOXES = 26_684, 11_410, 6_012, 600
 
@@ -60,6 +62,16 @@ def main() -> None:
         ),
         "Brier score and ECE, 2,000 draws": (
             lambda: calibration_errors(y, score, groups=patients),
+            1,
+            None,
+        ),
+        "average precision, 2,000 draws": (
+            lambda: average_precision(y, score, patients),
+            1,
+            None,
+        ),
+        "decision curve, 19 points, 2,000 draws": (
+            lambda: decision_curve(y, score, groups=patients),
             1,
             None,
         ),

@@ -5,6 +5,7 @@ import pandas as pd
 from scipy import optimize, special
 
 from chexnet.intervals import DRAWS, patient_draws, percentile_interval, resample, wilson_interval
+from chexnet.runs import Run
 
 BINS = 10
 # Scores come from a float32 sigmoid: nearer to 0 or 1 than its spacing they say nothing more.
@@ -49,6 +50,49 @@ def apply_temperature(y_score: np.ndarray, temperature: float) -> np.ndarray:
     if not temperature > 0:
         raise ValueError(f"temperature is above 0, not {temperature}")
     return special.expit(_logit(y_score) / temperature)
+
+
+def temperature_of(run: Run, *, class_name: str | None = None) -> float:
+    """The temperature that the evaluation of a run fitted on validation, from ``metrics.json``.
+
+    Args:
+        run: evaluated.
+        class_name: which class; ``None`` is the run's first.
+
+    Raises:
+        ValueError: the run has no such class, is not evaluated yet, or has no temperature.
+    """
+    name = run.class_names[0] if class_name is None else class_name
+    if name not in run.class_names:
+        raise ValueError(f"class_name={name!r}: allowed are {run.class_names}")
+    found = run.metrics.get("classes", {}).get(name, {}).get("calibration", {})
+    if "temperature" not in found:
+        why = found.get("reason", "notebook 04 evaluates a run (chexnet.evaluation.evaluate)")
+        raise ValueError(f"{run.folder / 'metrics.json'}: no temperature of {name!r}; {why}")
+    return found["temperature"]
+
+
+def calibrated_scores(run: Run, *, class_name: str | None = None) -> pd.DataFrame:
+    """The scores of a run as probabilities, by the temperature saved with it.
+
+    A new film's score ``s`` becomes ``apply_temperature(s, temperature_of(run))``.
+
+    Args:
+        run: evaluated.
+        class_name: which class; ``None`` is the run's first.
+
+    Returns:
+        the class's rows of ``run.predictions``, with ``probability``, in [0, 1]. On validation
+        they are fitted, on test they are not.
+
+    Raises:
+        ValueError: as in `temperature_of`.
+    """
+    temperature = temperature_of(run, class_name=class_name)
+    films = run.predictions
+    name = run.class_names[0] if class_name is None else class_name
+    films = films[films["class_name"] == name].reset_index(drop=True)
+    return films.assign(probability=apply_temperature(films["y_score"], temperature))
 
 
 def reliability_table(

@@ -64,3 +64,10 @@ def plausible_age(age: pd.Series) -> pd.Series:
     """Ages in years as floats, NaN where missing or beyond 110."""
     years = pd.to_numeric(age, errors="coerce").astype(np.float64)
     return years.where(years.between(0, _OLDEST))
+
+
+# The floors by name, with the facts about a film that each needs.
+FLOORS = {
+    "view": (view_scores, ["view"]),
+    "view_sex_age": (view_sex_age_scores, ["view", "sex", "age"]),
+}

@@ -19,17 +19,13 @@ from chexnet.calibration import (
     fit_temperature,
     reliability_table,
 )
-from chexnet.confounders import known, plausible_age, view_scores, view_sex_age_scores
+from chexnet.confounders import FLOORS, known, plausible_age
 from chexnet.intervals import DRAWS, patient_draws, percentile_interval, resample
 from chexnet.operating_points import RULES, choose_thresholds, decision_curve, rates_at
 from chexnet.runs import Run
 
 FEWEST = 10  # films of either class below which a subgroup gets no number
 _AGE_BANDS = {"under 40": (0, 40), "40 to 59": (40, 60), "60 and over": (60, 200)}
-_FLOORS = {
-    "view": (view_scores, ["view"]),
-    "view_sex_age": (view_sex_age_scores, ["view", "sex", "age"]),
-}
 
 
 def evaluate(run: Run, *, draws: int = DRAWS, seed: int = 0) -> dict:
@@ -191,11 +187,11 @@ def _evaluate_class(
             errors = calibration_errors(y, probability, groups=patients, **often)
             bins = reliability_table(y, probability).to_dict("records")
             result["calibration"][when] = errors | {"reliability": bins}
-        result["decision_curve"] = decision_curve(y, after)
+        result["decision_curve"] = decision_curve(y, after, groups=patients, **often)
     result["subgroups"] = _subgroups(test, **often)
     result["floors"] = {
         floor: _floor(scores_of, facts, name, train, test, **often)
-        for floor, (scores_of, facts) in _FLOORS.items()
+        for floor, (scores_of, facts) in FLOORS.items()
     }
     return result
 

@@ -1,4 +1,4 @@
-"""How well the maps of a run find the radiologists' boxes.
+"""How well maps find the radiologists' boxes.
 
 Definitions follow CheXlocalize (Saporta et al. 2022, Nature Machine Intelligence 4, 867-878:
 pointing game, mean IoU at a threshold chosen on validation) and ChestX-ray8 (Wang et al. 2017,
@@ -10,11 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from chexnet.box_prior import fit_box_prior, fixed_mask_iou
 from chexnet.boxes import box_masks
-from chexnet.detection import challenge_scores, choose_challenge_threshold
-from chexnet.intervals import DRAWS, mean_interval
-from chexnet.operating_points import choose_thresholds
 from chexnet.overlap import (
     CANVAS,
     LEVELS,
@@ -24,11 +20,8 @@ from chexnet.overlap import (
     points_in_boxes,
     upsample,
 )
-from chexnet.runs import Run
 
 HEATS = ("min-max", "logit")
-IOU_LEVELS = np.arange(1, 8) / 10  # Wang et al. 2017, tables 4 and 5: T(IoU), T(IoBB)
-_NOTHING = {"value": None, "low": None, "high": None, "n": 0}
 _FILMS_AT_ONCE = 256  # keeps upsampled maps and masks below 150 MB
 
 
@@ -126,140 +119,6 @@ def choose_map_threshold(
         for _, raw, masks in _on_canvas(maps, image_ids, boxes, films, canvas)
     )
     return float(thresholds[total.argmax()])
-
-
-def localization_report(
-    run: Run, *, class_name: str | None = None, draws: int = DRAWS, seed: int = 0
-) -> dict:
-    """Judges the maps of a run on test and adds ``localization`` to its ``metrics.json``.
-
-    Thresholds are chosen on validation, the floors are fitted on the boxes of the training films,
-    and every mean has a 95 % interval by patient. What cannot be had is ``None`` with a ``reason``.
-
-    Args:
-        run: with ``maps``, ``predictions``, ``images`` and ``boxes``.
-        class_name: whose maps, on films labelled with it; ``None`` is the run's first class.
-        draws: bootstrap samples of patients.
-        seed: of the draws.
-
-    Returns:
-        of all positive test films with boxes: ``hit_rate, mean_iou`` (min-max), ``mean_iou_logit,
-        iobb, energy_in_boxes``, ``iou_accuracy`` and ``iobb_accuracy`` by level, each
-        ``value, low, high, n``; ``floors`` (``random_point, fixed_point, fixed_mask``), and the
-        paired ``hit_rate_minus_fixed_point`` and ``mean_iou_minus_fixed_mask``. The same of
-        ``true_positives``, those called positive at the threshold Youden's rule chose on
-        validation. ``challenge_map`` on all test films. ``thresholds``, and the ``prior``.
-
-    Raises:
-        ValueError: the run has no such class, or a scored film has no map.
-    """
-    class_name = run.class_names[0] if class_name is None else class_name
-    images, boxes = run.images, run.boxes
-    (val, val_maps), (test, test_maps) = (
-        _scored_films(run, class_name, split) for split in ("val", "test")
-    )
-    train = images[images["split"] == "train"]
-    if class_name in train:
-        train = train[train[class_name] == 1]
-    val_boxes, test_boxes = (
-        boxes[boxes["image_id"].isin(films.loc[films["y_true"] == 1, "image_id"])]
-        for films in (val, test)
-    )
-    thresholds: dict[str, float | None] = dict.fromkeys((*HEATS, "score", "challenge"))
-    if len(val_boxes):
-        for heat in HEATS:
-            thresholds[heat] = choose_map_threshold(
-                val_maps, val["image_id"], val_boxes, images, heat=heat
-            )
-    if len(set(val["y_true"])) > 1:
-        thresholds["score"] = choose_thresholds(val["y_true"], val["y_score"])["youden"]
-
-    judged = (test_maps, test["image_id"], test_boxes, images)
-    rows = localization_scores(*judged, threshold=thresholds["min-max"]).merge(test, on="image_id")
-    if thresholds["logit"] is not None:
-        by_logit = localization_scores(*judged, threshold=thresholds["logit"], heat="logit")
-        rows["iou_logit"] = by_logit["iou"]
-    prior = None
-    if boxes["image_id"].isin(train["image_id"]).any():
-        prior = fit_box_prior(boxes, train)
-        everywhere = np.tile(prior.point, (len(rows), 1))
-        rows["fixed_point"] = points_in_boxes(everywhere, rows["image_id"], test_boxes, images)
-        rows["fixed_mask"] = fixed_mask_iou(prior, test_boxes, images, rows["image_id"])
-
-    often = {"draws": draws, "seed": seed}
-    report = {"class_name": class_name, "map_shape": list(test_maps.shape[1:])}
-    report |= _summary(rows, **often)
-    if thresholds["score"] is not None:
-        found = rows[rows["y_score"] >= thresholds["score"]]
-        report["true_positives"] = _summary(found, **often)
-        called = [films["y_score"] >= thresholds["score"] for films in (val, test)]
-        if len(val_boxes):
-            thresholds["challenge"] = choose_challenge_threshold(
-                val_maps, val["image_id"], called[0], val_boxes, images
-            )
-            scores = challenge_scores(
-                test_maps, test["image_id"], called[1], test_boxes, images, thresholds["challenge"]
-            )
-            counted = np.isfinite(scores)
-            report["challenge_map"] = mean_interval(
-                scores[counted], test["patient_id"].to_numpy()[counted], **often
-            )
-    report["thresholds"] = {"chosen_on": "val", **thresholds}
-    report["prior"] = prior and {"point": list(prior.point), "n_films": prior.n_films}
-    run.write_json("metrics.json", {**run.metrics, "localization": report})
-    return report
-
-
-def _summary(rows: pd.DataFrame, **often: int) -> dict:
-    patients = rows["patient_id"].to_numpy()
-
-    def mean(column: str, *, above: float | None = None, less: str | None = None) -> dict:
-        if column not in rows or (less and less not in rows):
-            return _NOTHING | {"reason": "no films with boxes in validation or training"}
-        values = rows[column].to_numpy()
-        if above is not None:
-            values = values > above
-        if less is not None:
-            values = values.astype(np.float64) - rows[less].to_numpy(np.float64)
-        return mean_interval(values, patients, **often)
-
-    return {
-        "hit_rate": mean("hit"),
-        "mean_iou": mean("iou"),
-        "mean_iou_logit": mean("iou_logit"),
-        "iobb": mean("iobb"),
-        "energy_in_boxes": mean("energy_in_boxes"),
-        "iou_accuracy": {f"{level:.1f}": mean("iou", above=level) for level in IOU_LEVELS},
-        "iobb_accuracy": {f"{level:.1f}": mean("iobb", above=level) for level in IOU_LEVELS},
-        "floors": {
-            "random_point": mean("box_share"),
-            "fixed_point": mean("fixed_point"),
-            "fixed_mask": mean("fixed_mask"),
-        },
-        "hit_rate_minus_fixed_point": mean("hit", less="fixed_point"),
-        "mean_iou_minus_fixed_mask": mean("iou", less="fixed_mask"),
-    }
-
-
-def _scored_films(run: Run, class_name: str, split: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """The films of a split with labels, scores and patients, and their maps ``(N, h, w)``."""
-    if class_name not in run.class_names:
-        raise ValueError(f"{run.folder}: no class {class_name!r}; it has {run.class_names}")
-    films = run.predictions
-    films = films[(films["class_name"] == class_name) & (films["split"] == split)]
-    films = films.reset_index(drop=True)
-    if "patient_id" not in films:
-        films["patient_id"] = films["image_id"]
-    films["patient_id"] = films["patient_id"].fillna(films["image_id"])
-    image_ids, maps = run.maps()
-    row = pd.Series(np.arange(len(image_ids)), index=image_ids).reindex(films["image_id"])
-    if row.isna().any():
-        raise ValueError(
-            f"{run.folder / 'maps.npz'}: {row.isna().sum()} of {len(row)} scored {split} films "
-            f"have no map, such as {row.index[row.isna()][0]}"
-        )
-    chosen = maps[row.to_numpy(np.intp), run.class_names.index(class_name)]
-    return films[["image_id", "patient_id", "y_true", "y_score"]], chosen
 
 
 def _with_boxes(

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn import metrics as sklearn_metrics
 
-from chexnet.intervals import wilson_interval
+from chexnet.intervals import DRAWS, patient_draws, percentile_interval, wilson_interval
 
 TARGET = 0.9  # of the fixed-sensitivity and the fixed-specificity point
 RULES = {
@@ -81,7 +81,14 @@ def rates_at(y_true: np.ndarray, y_score: np.ndarray, threshold: float) -> dict:
     }
 
 
-def decision_curve(y_true: np.ndarray, probability: np.ndarray) -> list[dict[str, float]]:
+def decision_curve(
+    y_true: np.ndarray,
+    probability: np.ndarray,
+    *,
+    groups: np.ndarray | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[dict[str, float]]:
     """Net benefit of acting on the model, on every film, on none (Vickers & Elkin 2006).
 
     Net benefit is true positives less false positives at the odds of the probability at which one
@@ -90,20 +97,37 @@ def decision_curve(y_true: np.ndarray, probability: np.ndarray) -> list[dict[str
     Args:
         y_true: ``(N,)`` labels, 0 or 1.
         probability: ``(N,)`` calibrated probabilities.
+        groups: ``(N,)`` patient ids; ``None`` draws single films.
+        draws: bootstrap samples.
+        seed: of the draws.
 
     Returns:
-        one row a probability: ``probability, model, treat_all``.
+        one row a probability: ``probability``; ``model`` with its 95 % interval ``low, high``;
+        ``treat_all``.
     """
     y_true, probability = np.asarray(y_true) == 1, np.asarray(probability, np.float64)
-    prevalence = float(y_true.mean())
+    odds = _ACTING / (1 - _ACTING)
+    called = probability[:, np.newaxis] >= _ACTING
+    gained = np.where(y_true[:, np.newaxis], called, -odds * called)  # (N, probabilities)
+    codes, counts = patient_draws(
+        np.arange(len(y_true)) if groups is None else groups, draws=draws, seed=seed
+    )
+    # A mean needs only each patient's sum and number of films.
+    of_patient = np.zeros((counts.shape[1], len(_ACTING)))
+    np.add.at(of_patient, codes, gained)
+    samples = counts @ of_patient / (counts @ np.bincount(codes))[:, np.newaxis]
+    prevalence = y_true.mean()
     rows = []
-    for acting in _ACTING:
-        odds = acting / (1 - acting)
-        called = probability >= acting
-        model = (y_true & called).mean() - odds * (~y_true & called).mean()
-        treat_all = prevalence - odds * (1 - prevalence)
+    for number, acting in enumerate(_ACTING):
+        low, high = percentile_interval(samples[:, number])
         rows.append(
-            {"probability": float(acting), "model": float(model), "treat_all": float(treat_all)}
+            {
+                "probability": float(acting),
+                "model": float(gained[:, number].mean()),
+                "low": low,
+                "high": high,
+                "treat_all": float(prevalence - odds[number] * (1 - prevalence)),
+            }
         )
     return rows
 

@@ -16,18 +16,24 @@ _OVERLAPS = {
     "iobb": "mean IoBB",
     "energy_in_boxes": "energy in the boxes",
 }
+_GUIDED = ("hit_rate", "mean_iou")
+_GAPS = {
+    "hit_rate_minus_fixed_point": "hit rate less the fixed point's",
+    "mean_iou_minus_fixed_mask": "mean IoU less the fixed mask's",
+}
 _LOCATION_FLOORS = {
     "random_point": "hit rate of a random point",
     "fixed_point": "hit rate of the best fixed point",
     "fixed_mask": "mean IoU of the best fixed mask",
 }
+_ACTING = (10, 30, 50, 70)  # per cent; the whole curve is in metrics.json and on its figure
 
 
 def report_table(metrics: dict) -> pd.DataFrame:
     """One row a number, in reading order, each with its interval or the reason why there is none.
 
     Args:
-        metrics: of a run, as `evaluation.evaluate` and `localization.localization_report` leave
+        metrics: of a run, as `evaluation.evaluate` and `map_report.localization_report` leave
             it in ``metrics.json``.
 
     Returns:
@@ -58,6 +64,37 @@ def interval_text(number: dict | None) -> str:
     if low is None or high is None:
         return value
     return f"{value} ({low}{' to ' if low.startswith('-') else '-'}{high})"
+
+
+def beyond_no_pixels(found: dict) -> tuple[bool, str]:
+    """Whether the model is shown to know more than what needs no pixels, in one sentence.
+
+    It is where its AUROC on test lies above that of the view alone and of view, sex and age, and
+    above 0.5 among the films of each view, every time with the whole 95 % interval by patient. A
+    comparison that cannot be had, for too few films of a view, has no say; one at least is needed.
+
+    Args:
+        found: a class's part of ``metrics.json``, from `evaluation.evaluate`.
+
+    Returns:
+        whether it is, and the sentence with the numbers, what speaks against it first.
+    """
+    for_it, against = [], []
+    for floor, title in _FLOORS.items():
+        gap = found["floors"][floor].get("model_minus_floor") or {}
+        if gap.get("low") is not None:
+            text = f"{interval_text(gap)} above {title}"
+            (for_it if gap["low"] > 0 else against).append(text)
+    for group in found["subgroups"]:
+        number = group["auroc_by_patient"] or {}
+        if group["by"] == "view" and number.get("low") is not None:
+            text = f"{interval_text(number)} among {group['group']} films alone"
+            (for_it if number["low"] > 0.5 else against).append(text)
+    if against:
+        return False, f"Not shown to know more than view, sex and age: AUROC {', '.join(against)}."
+    if for_it:
+        return True, f"Knows more than view, sex and age: AUROC {', '.join(for_it)}."
+    return False, "Not known whether it knows more than view, sex and age: too few films."
 
 
 def _class_rows(found: dict) -> list[dict]:
@@ -93,11 +130,12 @@ def _class_rows(found: dict) -> list[dict]:
             rows.append(_row(part, "Brier score", errors["brier"]) | _counts(found["test"]))
             chance = f"a calibrated model: up to {errors['ece']['if_calibrated']['high']:.2f}"
             rows.append(_row(part, "ECE", errors["ece"], chance) | _counts(found["test"]))
+    rows += _decision_rows(found)
     for group in found["subgroups"]:
-        rows += _auroc_rows(f"{group['by']}: {group['group']}", group)[:1]
+        rows.append(_auroc_row(f"{group['by']}: {group['group']}", group))
     for floor, title in _FLOORS.items():
         block = found["floors"][floor]
-        rows += _auroc_rows(f"no pixels: {title}", block)[:1]
+        rows.append(_auroc_row(f"no pixels: {title}", block))
         if "model_minus_floor" in block:
             gap = block["model_minus_floor"]
             p = (
@@ -127,6 +165,27 @@ def _auroc_rows(part: str, block: dict) -> list[dict]:
     return rows
 
 
+def _auroc_row(part: str, block: dict) -> dict:
+    """One row for both intervals: DeLong's, and in the note the one by patient if it differs."""
+    delong, *others = _auroc_rows(part, block)
+    differing = [f"by patient {row['value']}" for row in others if row["value"] != delong["value"]]
+    return delong | {"note": "; ".join(filter(None, [delong["note"], *differing]))}
+
+
+def _decision_rows(found: dict) -> list[dict]:
+    curve = found["decision_curve"]
+    if "reason" in curve:
+        return [_row("decision curve", "net benefit", curve)]
+    rows = []
+    for point in curve:
+        if round(100 * point["probability"]) in _ACTING:
+            number = {"value": point["model"], "low": point["low"], "high": point["high"]}
+            note = f"acting on every film: {interval_text({'value': point['treat_all']})}"
+            measure = f"net benefit, acting at {point['probability']:.0%}"
+            rows.append(_row("decision curve", measure, number, note) | _counts(found["test"]))
+    return rows
+
+
 def _location_rows(found: dict) -> list[dict]:
     rows = []
     for part, block in (
@@ -136,16 +195,16 @@ def _location_rows(found: dict) -> list[dict]:
         if block is None:
             continue
         rows += [_film_row(part, title, block[key]) for key, title in _OVERLAPS.items()]
-        for level, share in block["iou_accuracy"].items():
-            rows.append(_film_row(part, f"share of films with IoU above {level}", share))
+        for measure in ("iou", "iobb"):
+            title = {"iou": "IoU", "iobb": "IoBB"}[measure]
+            for level, share in block[f"{measure}_accuracy"].items():
+                rows.append(_film_row(part, f"share of films with {title} above {level}", share))
         for key, title in _LOCATION_FLOORS.items():
             rows.append(_film_row(part, title, block["floors"][key]))
-        rows.append(
-            _film_row(part, "hit rate less the fixed point's", block["hit_rate_minus_fixed_point"])
-        )
-        rows.append(
-            _film_row(part, "mean IoU less the fixed mask's", block["mean_iou_minus_fixed_mask"])
-        )
+        for of_map, judged in ((part, block), (f"{part}, guided by the prior", block["guided"])):
+            if judged is not block:
+                rows += [_film_row(of_map, _OVERLAPS[key], judged[key]) for key in _GUIDED]
+            rows += [_film_row(of_map, title, judged[key]) for key, title in _GAPS.items()]
     if "challenge_map" in found:
         rows.append(_film_row("maps, all films", "mAP of the challenge", found["challenge_map"]))
     return rows

@@ -7,10 +7,15 @@ from sklearn.metrics import brier_score_loss, log_loss
 from chexnet.auroc import auroc
 from chexnet.calibration import (
     apply_temperature,
+    calibrated_scores,
     calibration_errors,
     fit_temperature,
     reliability_table,
+    temperature_of,
 )
+from chexnet.evaluation import evaluate
+from chexnet.runs import Run
+from tests.made_up_run import write_run
 
 
 def films(n=4000, sureness=1.0, seed=0):
@@ -106,3 +111,50 @@ def test_films_of_few_patients_widen_the_interval():
     alone = calibration_errors(y, score, draws=300)["brier"]
     grouped = calibration_errors(y, score, groups=np.tile(np.arange(200), 5), draws=300)["brier"]
     assert grouped["high"] - grouped["low"] > 1.8 * (alone["high"] - alone["low"])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    run = write_run(tmp_path_factory.mktemp("output") / "run", classes=("Pneumonia", "Edema"))
+    evaluate(run, draws=20)
+    return run
+
+
+@pytest.mark.parametrize("name", ["Pneumonia", "Edema"])
+def test_the_temperature_fitted_on_validation_is_saved_with_the_run(run, name):
+    films = run.predictions
+    val = films[(films["split"] == "val") & (films["class_name"] == name)]
+    reopened = Run(run.folder)
+    assert temperature_of(reopened, class_name=name) == fit_temperature(
+        val["y_true"], val["y_score"]
+    )
+
+
+def test_the_saved_temperature_makes_probabilities_of_the_scores(run):
+    table = calibrated_scores(run, class_name="Edema")
+    assert set(table["class_name"]) == {"Edema"}
+    assert set(table["split"]) == {"val", "test"}
+    temperature = temperature_of(run, class_name="Edema")
+    assert temperature != temperature_of(run)
+    expected = expit(logit(table["y_score"]) / temperature)
+    assert table["probability"].to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-6)
+    assert calibrated_scores(run)["class_name"].eq("Pneumonia").all()
+
+
+def test_the_report_judges_those_very_probabilities(run):
+    test = calibrated_scores(run).query("split == 'test'")
+    after = run.metrics["classes"]["Pneumonia"]["calibration"]["after"]
+    expected = brier_score_loss(test["y_true"], test["probability"])
+    assert after["brier"]["value"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_run_without_a_temperature_says_why(run, tmp_path):
+    with pytest.raises(ValueError, match=r"class_name=.Mass.: allowed are .*Edema"):
+        temperature_of(run, class_name="Mass")
+    bare = write_run(tmp_path / "bare", films=60)
+    with pytest.raises(ValueError, match=r"no temperature of .Pneumonia.; notebook 04"):
+        calibrated_scores(bare)
+    bare.write_table("predictions.csv", bare.predictions.assign(y_true=0))
+    evaluate(bare, draws=5)
+    with pytest.raises(ValueError, match=r"no temperature .*; validation has no positive films"):
+        calibrated_scores(bare)

@@ -1,4 +1,3 @@
-import copy
 import sys
 
 import numpy as np
@@ -9,7 +8,7 @@ from matplotlib.figure import Figure
 
 from chexnet import charts
 from chexnet.evaluation import evaluate
-from chexnet.localization import localization_report
+from chexnet.map_report import localization_report
 from chexnet.runs import Run
 from tests.made_up_run import write_run
 
@@ -18,7 +17,7 @@ OF_A_CLASS = [
     charts.precision_recall_figure,
     charts.reliability_figure,
     charts.score_histogram,
-    charts.subgroup_figure,
+    charts.decision_figure,
 ]
 
 
@@ -72,8 +71,21 @@ def test_with_boxes_the_loss_shown_is_that_of_the_scores_as_it_is_on_validation(
 
 def test_the_roc_legend_holds_the_numbers_of_metrics_json_and_does_not_compute_its_own(run):
     metrics = run.metrics["classes"]["Pneumonia"]
-    value, low, high = (metrics["test"]["auroc"][key] for key in ("value", "low", "high"))
-    assert f"test: AUROC {value:.3f} ({low:.3f} to {high:.3f})" in legend(charts.roc_figure(run))
+    texts = []
+    for part in ("auroc", "auroc_by_patient"):
+        value, low, high = (metrics["test"][part][key] for key in ("value", "low", "high"))
+        texts.append(f"{value:.3f} ({low:.3f} to {high:.3f})")
+    delong, by_patient = texts
+    assert delong != by_patient
+    label = f"test: AUROC {delong}\nby patient: {by_patient}"
+    assert label in legend(charts.roc_figure(run))
+
+
+def test_two_intervals_that_read_the_same_are_shown_once(tmp_path):
+    sure = write_run(tmp_path / "sure", films=80, signal=50)
+    evaluate(sure, draws=20)
+    label = legend(charts.roc_figure(sure))[1]
+    assert label == "test: AUROC 1.000 (1.000 to 1.000)"
 
 
 def test_the_operating_point_lies_on_the_curve_of_test(run):
@@ -104,43 +116,32 @@ def test_the_area_under_the_drawn_steps_is_the_average_precision(run):
 
 def test_reliability_is_shown_before_and_after_scaling(run):
     labels = legend(charts.reliability_figure(run))
-    assert [label.split()[0] for label in labels] == ["before", "after"]
+    calibration = run.metrics["classes"]["Pneumonia"]["calibration"]
+    assert [label.split(" ECE ")[0] for label in labels] == [
+        "before:",
+        f"after, temperature {calibration['temperature']:.2f}:",
+    ]
+
+
+def test_the_decision_curve_shows_the_net_benefits_of_metrics_json(run):
+    ax = charts.decision_figure(run).axes[0]
+    curve = run.metrics["classes"]["Pneumonia"]["decision_curve"]
+    none, everybody, model = ax.lines
+    assert set(none.get_ydata()) == {0}
+    assert list(everybody.get_ydata()) == [row["treat_all"] for row in curve]
+    assert list(model.get_ydata()) == [row["model"] for row in curve]
+    assert list(model.get_xdata()) == [row["probability"] for row in curve]
+    band = ax.collections[0].get_paths()[0].get_extents()
+    assert band.y0 == pytest.approx(min(row["low"] for row in curve))
+    assert band.y1 == pytest.approx(max(row["high"] for row in curve))
+    low, high = ax.get_ylim()
+    assert low < 0 < band.y1 < high
 
 
 def test_the_histogram_counts_every_test_film_once(run):
     ax = charts.score_histogram(run).axes[0]
     counted = sum(bar.get_height() for bars in ax.containers for bar in bars)
     assert counted == (run.predictions["split"] == "test").sum()
-
-
-def test_the_forest_has_a_row_for_every_subgroup_and_floor_and_a_reason_for_every_gap(tmp_path):
-    few = write_run(tmp_path / "few", films=80)
-    evaluate(few, draws=20)
-    metrics = few.metrics["classes"]["Pneumonia"]
-    ax = charts.subgroup_figure(few).axes[0]
-    assert len(ax.get_yticklabels()) == 1 + len(metrics["subgroups"]) + len(metrics["floors"])
-    missing = [one for one in metrics["subgroups"] if one["auroc"] is None]
-    assert missing
-    assert sum(text.startswith("– ") and len(text) > 2 for text in texts(ax)) >= len(missing)
-
-
-def test_a_forest_reads_from_above(run):
-    ax = charts.subgroup_figure(run).axes[0]
-    assert ax.get_yticklabels()[0].get_text().startswith("all test films")
-    assert ax.get_ylim()[0] > ax.get_ylim()[1]
-
-
-def test_localisation_stands_beside_its_floors(run):
-    hits, overlap = charts.localization_figure(run).axes
-    assert [label.get_text().split("  ")[0] for label in hits.get_yticklabels()] == [
-        "all films with boxes",
-        "true positives",
-        "no pixels: best fixed point",
-        "no pixels: random point",
-    ]
-    found = run.metrics["localization"]
-    assert any(f"{found['hit_rate']['value']:.3f}" in text for text in texts(hits))
-    assert any(f"{found['floors']['fixed_mask']['value']:.3f}" in text for text in texts(overlap))
 
 
 @pytest.mark.parametrize("chart", OF_A_CLASS, ids=lambda chart: chart.__name__)
@@ -163,22 +164,6 @@ class TestEveryChart:
         poor.write_table("predictions.csv", predictions.assign(y_true=0))
         evaluate(poor, draws=20)
         FigureCanvasAgg(chart(poor)).draw()
-
-
-def test_a_run_whose_maps_were_not_held_against_boxes_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"metrics\.json: nothing about localization"):
-        charts.localization_figure(write_run(tmp_path / "bare", films=40))
-
-
-def test_a_localisation_without_numbers_shows_the_reasons(run, tmp_path):
-    bare = write_run(tmp_path / "bare", films=40)
-    metrics = copy.deepcopy(run.metrics)
-    gap = {"value": None, "low": None, "high": None, "n": 0, "reason": "no films with boxes"}
-    metrics["localization"] |= {"hit_rate": gap, "mean_iou": gap}
-    del metrics["localization"]["true_positives"]
-    bare.write_json("metrics.json", metrics)
-    figure = charts.localization_figure(bare)
-    assert "– no films with boxes" in texts(figure.axes[0])
 
 
 def test_pyplot_is_never_touched_so_no_figure_stays_open():

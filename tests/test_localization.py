@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from chexnet.boxes import box_masks
-from chexnet.localization import choose_map_threshold, localization_report, localization_scores
+from chexnet.localization import choose_map_threshold, localization_scores
+from chexnet.map_report import localization_report
 from chexnet.operating_points import choose_thresholds
 from tests.made_up_run import write_run
 
