@@ -7,10 +7,10 @@ export TF_CPP_MIN_LOG_LEVEL := 2
 export MPLBACKEND := agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo rsna test lab bench notebooks clean
+.PHONY: help demo rsna test test-browser test-backends lab bench notebooks model-card clean
 
 help: ## lists these commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
 
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
@@ -32,6 +32,24 @@ test: .venv/installed ## ruff and the whole test suite
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --numprocesses 2
 
+.venv/browser-installed: .venv/installed tests/browser/requirements.txt
+	$(BIN)/pip install --quiet --requirement tests/browser/requirements.txt
+	touch $@
+
+test-browser: .venv/browser-installed ## the explorer in a real browser (Chromium, installed if need be)
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
+		root=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); \
+		$$root apt-get update -qq && $$root apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
+		|| { echo "No Chromium here, and apt-get could not install it: install the package chromium, or Chrome"; exit 1; }
+	$(BIN)/python -m pytest tests/browser
+
+.venv/backends: .venv/installed requirements-backends.txt
+	$(BIN)/pip install --quiet --requirement requirements-backends.txt
+	touch $@
+
+test-backends: .venv/backends ## the tests that need JAX and PyTorch
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/test_backends.py tests/test_distribution.py tests/test_xrayvision.py
+
 lab: .venv/installed ## opens JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
 
@@ -41,6 +59,9 @@ bench: .venv/installed ## how fast it is, as Markdown tables
 notebooks: demo ## make demo, then put the executed notebooks where git keeps them
 	$(BIN)/python notebooks/execute.py --run demo --publish
 	$(BIN)/ruff format notebooks
+
+model-card: .venv/installed ## fills MODEL_CARD.md from a run: make model-card RUN=rsna
+	$(BIN)/python -m benchmarks.model_card output/$(or $(RUN),rsna)
 
 clean: ## removes what runs made; the virtual environment and real data stay
 	rm -rf data/phantom output/demo .pytest_cache .ruff_cache

@@ -10,11 +10,14 @@ from chexnet.report import interval_text
 from chexnet.runs import Run
 
 
-def main() -> None:
-    """Prints the table as Markdown."""
-    run = Run(Path(sys.argv[1]))
-    metrics = run.metrics
-    found = metrics["classes"][run.class_names[0]]
+def results_table(metrics: dict, class_name: str) -> str:
+    """The table as Markdown, and a line that says how many films stand behind it.
+
+    Args:
+        metrics: content of ``metrics.json``.
+        class_name: whose numbers.
+    """
+    found = metrics["classes"][class_name]
     maps = metrics["localization"]
     youden = found["operating_points"]["youden"]
     view, facts = (found["floors"][name] for name in ("view", "view_sex_age"))
@@ -31,15 +34,22 @@ def main() -> None:
          maps["floors"]["fixed_mask"]),
         ("mean IoU, map stretched film by film", maps["mean_iou"], "", None),
     ]  # fmt: skip
-    print("| measure | model | what needs no model | its value |\n|---|---|---|---|")
+    lines = ["| measure | model | what needs no model | its value |", "|---|---|---|---|"]
     for measure, value, floor, its in rows:
         shown = "" if value is None else interval_text(value)
         beside = "" if its is None else interval_text(its)
         if floor == "prevalence":
             beside = f"{found['test']['prevalence']:.2f}"
-        print(f"| {measure} | {shown} | {floor} | {beside} |")
+        lines.append(f"| {measure} | {shown} | {floor} | {beside} |")
     test = found["test"]
-    print(f"\n{test['n']} test films, {test['n_positive']} positive, {test['n_patients']} patients")
+    counts = f"{test['n']} test films, {test['n_positive']} positive, {test['n_patients']} patients"
+    return "\n".join([*lines, "", counts])
+
+
+def main() -> None:
+    """Prints the table."""
+    run = Run(Path(sys.argv[1]))
+    print(results_table(run.metrics, run.class_names[0]))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from chexnet.gradcam import GRADIENT_METHODS, gradient_forward
 if TYPE_CHECKING:
     import keras
 
+_HOTTEST = 95  # percentile of the maps' maxima that gets the last colour
 # One network with two outputs for each model asked about, so that a second call does not compile
 # again; it goes when the model goes.
 _two_output_models: "weakref.WeakKeyDictionary" = weakref.WeakKeyDictionary()
@@ -140,6 +141,22 @@ def heat(values: np.ndarray, *, scale: float | None = None) -> np.ndarray:
     if largest == 0:
         return positive
     return np.minimum(positive / np.float32(largest), 1)
+
+
+def shared_scale(maps: np.ndarray) -> float:
+    """A scale for `heat` under which films can be compared.
+
+    Args:
+        maps: raw maps ``(N, h, w)`` of one class, N > 0.
+
+    Returns:
+        the 95th percentile of the maps' maxima, so that one odd film does not leave all others
+        dim. Where that is not above zero, because few maps hold evidence, the largest maximum; and
+        where none does, 1, under which every film stays grey.
+    """
+    maxima = np.asarray(maps).max(axis=(1, 2))
+    candidates = [np.percentile(maxima, _HOTTEST), maxima.max(), 1.0]
+    return next(float(scale) for scale in candidates if scale > 0)
 
 
 def _check_head(model: "keras.Model") -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 from sklearn import metrics as sklearn_metrics
+from tqdm.auto import tqdm
 
 from chexnet.auroc import auroc, compare_auroc
 from chexnet.averages import auroc_table
@@ -237,7 +238,7 @@ def _subgroups(test: pd.DataFrame, **often: int) -> list[dict]:
             fewest=FEWEST,
             **often,
         )
-        for by, group, inside in parts
+        for by, group, inside in tqdm(parts, desc="groups of films", unit=" groups", delay=2)
     ]
 
 

@@ -11,20 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from chexnet.boxes import scale_boxes
-from chexnet.operating_points import RULES, choose_thresholds
+from chexnet.cam import shared_scale
+from chexnet.outcomes import OUTCOMES, header_text, outcome_table
 from chexnet.overlap import brightest_points, points_in_boxes
 from chexnet.overlay import OPACITY, blend, film_sheet, overlay_cam, show_colours, show_film
 from chexnet.runs import Run
 
 __all__ = ["blend", "film_sheet", "outcome_table", "overlay_cam", "results_figure", "show_film"]
 
-# An outcome's name, the label of its films, and what the model did with them.
-OUTCOMES = {
-    "TP": ("true positive", 1, "with {}, found"),
-    "FN": ("false negative", 1, "with {}, missed"),
-    "TN": ("true negative", 0, "without {}, called negative"),
-    "FP": ("false positive", 0, "without {}, called positive"),
-}
 _WRONG = ("FN", "FP")
 _RULES = {
     "outcome": "Shown are films drawn at random within each outcome (seed {}).",
@@ -34,7 +28,6 @@ _RULES = {
     "miss": "Shown are films drawn at random within each outcome (seed {}), those with boxes only "
     "where the map is brightest outside them.",
 }
-_HOTTEST = 95  # percentile of the maps' maxima that gets the last colour
 # Inches: a film, the space between films, the text below one, the title above a quadrant, the
 # strip around the line, the strip of the colour bar, a line of the caption.
 _FILM, _SPACE, _TEXT, _TITLE, _MIDDLE, _RIGHT, _LINE = 1.95, 0.1, 0.42, 0.34, 0.5, 1.05, 0.165
@@ -75,8 +68,8 @@ def results_figure(
         threshold: a film is called positive at this score or above; or the name of a rule of
             `chexnet.operating_points.RULES`, which is applied to validation.
         boxes: whether to draw the radiologists' boxes.
-        heat_scale: logits that get the last colour; ``None`` takes the 95th percentile of the
-            maxima of all test films' maps.
+        heat_scale: logits that get the last colour; ``None`` takes `chexnet.cam.shared_scale` of
+            all test films' maps.
         colormap: ``"heat"`` (safe for colour blindness and in grey print), ``"jet"`` as in the
             original, or any other of matplotlib's.
         opacity: of the last colour, 0 to 1; it falls to 0 with the heat.
@@ -107,11 +100,7 @@ def results_figure(
     shown, rule = _choose(films, columns, rows, by=by, image_ids=image_ids, seed=seed)
     rows = max([rows, *(-(-len(some) // columns[k in _WRONG]) for k, some in shown.items())])
     if heat_scale is None:
-        maxima = its_maps.max(axis=(1, 2))
-        # Where few maps hold evidence the percentile is below zero, and where none does, any
-        # scale leaves every film grey.
-        candidates = [np.percentile(maxima, _HOTTEST), maxima.max(), 1.0]
-        heat_scale = next(float(scale) for scale in candidates if scale > 0)
+        heat_scale = shared_scale(its_maps)
     style = {"scale": heat_scale, "colormap": colormap, "opacity": opacity}
 
     finding = class_name.lower()
@@ -126,9 +115,13 @@ def results_figure(
         + " Blue: radiologists’ boxes."
         * boxes
     )
-    figure, cells = _quadrants(columns, rows, caption, style)
+    titles = {outcome: _title(outcome, films, finding) for outcome in OUTCOMES}
+    figure, cells = _quadrants(columns, rows, titles, caption, style)
     for outcome, some in shown.items():
-        _title_quadrant(cells[outcome][0], outcome, films, finding, len(some))
+        if not len(some):
+            words = "none chosen" if (films["outcome"] == outcome).any() else "none"
+            place = {"ha": "center", "va": "center", "color": "#555555", "fontsize": 10}
+            cells[outcome][0].text(0.5, 0.5, words, **place)
         for ax, film in zip(cells[outcome], some.itertuples(), strict=False):
             pixels = run.film(film.image_id)
             its = table[table["image_id"] == film.image_id]
@@ -137,65 +130,6 @@ def results_figure(
             ax.set_label(f"{outcome} {film.image_id}")
             ax.set_xlabel(_below(film), fontsize=7.5, labelpad=3, linespacing=1.3)
     return figure
-
-
-def outcome_table(
-    run: Run, *, class_name: str | None = None, threshold: float | str = "youden"
-) -> tuple[pd.DataFrame, str]:
-    """Which test films the model got right.
-
-    Args:
-        run: with predictions.
-        class_name: which class; ``None`` is the run's first.
-        threshold: as in `results_figure`.
-
-    Returns:
-        the predictions of the test films with ``outcome`` (TP, FN, TN or FP), one row a film; and
-        a sentence that says from which score on a film is called positive, and why.
-
-    Raises:
-        ValueError: an unknown class or rule, no test film, or no threshold to be had.
-    """
-    class_name = run.class_names[0] if class_name is None else class_name
-    if class_name not in run.class_names:
-        raise ValueError(f"class_name={class_name!r}: allowed are {run.class_names}")
-    predictions = run.predictions.query("class_name == @class_name")
-    films = predictions[predictions["split"] == "test"]
-    if not len(films):
-        raise ValueError(f"{run.folder / 'predictions.csv'}: no test film of {class_name!r}")
-    why = "as asked for"
-    if isinstance(threshold, str):
-        threshold, why = _chosen_threshold(run, class_name, threshold, predictions)
-    called = films["y_score"] >= threshold
-    right, wrong = np.where(called, "TP", "TN"), np.where(called, "FP", "FN")
-    films = films.assign(outcome=np.where(called == films["y_true"].astype(bool), right, wrong))
-    return films, f"{class_name} is called at a score of {threshold:.3g} or above: {why}."
-
-
-def _chosen_threshold(
-    run: Run, class_name: str, rule: str, predictions: pd.DataFrame
-) -> tuple[float, str]:
-    if rule not in RULES:
-        raise ValueError(f"threshold={rule!r}: allowed are a number and {sorted(RULES)}")
-    val = predictions[predictions["split"] == "val"]
-    points = run.metrics.get("classes", {}).get(class_name, {}).get("operating_points", {})
-    try:
-        chosen = (
-            points[rule]["threshold"]
-            if rule in points
-            else choose_thresholds(val["y_true"], val["y_score"])[rule]
-        )
-    except ValueError as error:
-        raise ValueError(
-            f"{run.folder}: no threshold can be chosen for {class_name!r}, {error}; give a number "
-            "as threshold="
-        ) from error
-    if chosen is None:
-        raise ValueError(
-            f"{run.folder}: on validation no threshold fulfils {rule!r}, {RULES[rule]}; give a "
-            "number as threshold="
-        )
-    return chosen, f"{RULES[rule]}, chosen on {len(val)} validation films"
 
 
 def _choose(
@@ -232,7 +166,7 @@ def _choose(
 
 
 def _quadrants(
-    columns: tuple[int, int], rows: int, caption: str, style: dict
+    columns: tuple[int, int], rows: int, titles: dict[str, str], caption: str, style: dict
 ) -> tuple[Figure, dict[str, list[Axes]]]:
     """A figure with the line, the caption, the colours, and empty axes for each outcome."""
     left, right = columns
@@ -240,7 +174,12 @@ def _quadrants(
     width = _SPACE + (left + right) * step + _MIDDLE + _RIGHT
     lines = textwrap.wrap(caption, int((width - _SPACE) * 16.8))
     bottom = 0.15 + len(lines) * _LINE
-    half = _TITLE + rows * (_FILM + _TEXT)
+    titles = {
+        outcome: textwrap.wrap(title, int((columns[outcome in _WRONG] * step - _SPACE) * 12.3))
+        for outcome, title in titles.items()
+    }
+    above = _TITLE + _LINE * (max(map(len, titles.values())) - 1)
+    half = above + rows * (_FILM + _TEXT)
     height = bottom + 2 * half + 0.05
     figure = Figure(figsize=(width, height))
 
@@ -253,14 +192,16 @@ def _quadrants(
     middle = (left * step + (_SPACE + _MIDDLE) / 2) / width
     ends = [(bottom + 0.05) / height, 1 - 0.1 / height]
     figure.add_artist(Line2D([middle, middle], ends, color="#d62728", linewidth=2.5))
-    colours = axes_at(width - _RIGHT + 0.12, height - _TITLE - _FILM, 0.14, _FILM - 0.3)
+    colours = axes_at(width - _RIGHT + 0.12, height - above - _FILM, 0.14, _FILM - 0.3)
     colours.set_title("evidence\n(logits)", fontsize=7.5, loc="left", pad=5)
     show_colours(colours, **style)
     cells = {outcome: [] for outcome in OUTCOMES}
     for outcome, axes in cells.items():
         wrong = outcome in _WRONG
         start = _SPACE + wrong * (left * step + _MIDDLE)
-        top = bottom + half * (1 if outcome in ("TN", "FP") else 2) - _TITLE
+        top = bottom + half * (1 if outcome in ("TN", "FP") else 2) - above
+        words = "\n".join(titles[outcome])
+        figure.text(start / width, (top + 0.08) / height, words, fontsize=10, va="bottom")
         for number in range(rows * columns[wrong]):
             row, column = divmod(number, columns[wrong])
             y = top - row * (_FILM + _TEXT) - _FILM
@@ -269,23 +210,13 @@ def _quadrants(
     return figure, cells
 
 
-def _title_quadrant(ax: Axes, outcome: str, films: pd.DataFrame, finding: str, shown: int) -> None:
+def _title(outcome: str, films: pd.DataFrame, finding: str) -> str:
     name, label, deed = OUTCOMES[outcome]
     count, among = (films["outcome"] == outcome).sum(), (films["y_true"] == label).sum()
-    title = f"{name.capitalize()}s: {count} of the {among} films {deed.format(finding)}"
-    ax.annotate(title, (0, 1), (0, 6), "axes fraction", "offset points", fontsize=10)
-    if not shown:
-        words = "none chosen" if count else "none"
-        ax.text(0.5, 0.5, words, ha="center", va="center", color="#555555", fontsize=10)
+    return f"{name.capitalize()}s: {count} of the {among} films {deed.format(finding)}"
 
 
 def _below(film: tuple) -> str:
-    facts = [getattr(film, name, None) for name in ("view", "sex", "age")]
-    facts = [
-        f"{fact:.0f} y" if isinstance(fact, float | int) else fact
-        for fact in facts
-        if pd.notna(fact)
-    ]
     first = f"score {film.y_score:.2f} · {OUTCOMES[film.outcome][0]}"
     first += (" · hit" if film.hit else " · miss") if film.boxed else ""
-    return "\n".join([first, " · ".join([*facts, film.image_id[:8]])])
+    return "\n".join([first, " · ".join(filter(None, [header_text(film), film.image_id[:8]]))])

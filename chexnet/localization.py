@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from chexnet.boxes import box_masks
 from chexnet.overlap import (
@@ -144,10 +145,12 @@ def _on_canvas(
     canvas: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Ids, upsampled maps and masks of the boxes, some films at a time."""
-    for start in range(0, len(maps), _FILMS_AT_ONCE):
-        ids = image_ids[start : start + _FILMS_AT_ONCE]
-        raw = upsample(maps[start : start + _FILMS_AT_ONCE], canvas)
-        yield ids, raw, box_masks(boxes, films, ids, canvas)
+    with tqdm(total=len(maps), desc="maps held against boxes", unit=" films", delay=2) as bar:
+        for start in range(0, len(maps), _FILMS_AT_ONCE):
+            ids = image_ids[start : start + _FILMS_AT_ONCE]
+            raw = upsample(maps[start : start + _FILMS_AT_ONCE], canvas)
+            yield ids, raw, box_masks(boxes, films, ids, canvas)
+            bar.update(len(ids))
 
 
 def _heated(raw: np.ndarray, heat: str) -> np.ndarray:

@@ -19,7 +19,8 @@ from chexnet.cam import heat, upsample_map
 
 OPACITY = 0.65  # of the hottest colour: the ribs below it can still be counted
 _RISE = 0.7  # exponent of the opacity's rise with the heat: below 1, so weak heat is still seen
-_BOX = {"edgecolor": "#3d9dff", "linewidth": 1.3}  # blue, bright enough for the black of a lung
+BOX_COLOUR = "#3d9dff"  # blue, bright enough for the black of a lung
+_BOX = {"edgecolor": BOX_COLOUR, "linewidth": 1.3}
 _OUTLINE = {"colors": "white", "linewidths": 0.8, "linestyles": "dashed"}
 _FINE = 64  # positions a side on which the outline is traced
 

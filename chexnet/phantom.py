@@ -121,7 +121,7 @@ def _is_there(folder: Path, settings: dict[str, int]) -> bool:
 
 def _write_study(study: Path, films: int, seed: int, film_size: int) -> None:
     boxes, classes, mapping = [], [], []
-    for film in tqdm(islice(_films(seed), films), total=films, desc="phantom films"):
+    for film in tqdm(islice(_films(seed), films), total=films, desc="phantom", unit="film"):
         image_id = film["image_id"]
         pixels, drawn = draw_film(
             film["body"],

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pandas as pd
 from keras import ops
+from tqdm.auto import tqdm
 
 from chexnet.cam import class_activation_map
 from chexnet.generator import AugmentedImageSequence
@@ -65,7 +66,8 @@ def record_scores(
         bias=ops.convert_to_numpy(model.get_layer("predictions").bias),
         class_names=np.array(names),
     )
-    for image_id in scored.loc[scored["split"] == "test", "image_id"]:
+    test = scored.loc[scored["split"] == "test", "image_id"]
+    for image_id in tqdm(test, desc="films to draw on", unit=" films", delay=2):
         run.write_film(image_id, read_jpg(Path(film_folder) / f"{image_id}.jpg"))
     run.write_table("predictions.csv", predictions)  # last: where it stands, the rest is there too
     return predictions

@@ -23,6 +23,8 @@ from chexnet.runs import Run
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
+# Means nothing on a page where no kernel runs.
+WIDGET = "application/vnd.jupyter.widget-view+json"
 # A kernel on a local socket: nobody else on the machine can listen or speak to it.
 LOCAL_SOCKET = Config({"KernelManager": {"transport": "ipc"}})
 
@@ -118,7 +120,8 @@ def publish(run: Run) -> None:
     """Puts a run's executed notebooks and results figure where git keeps them.
 
     What differs from machine to machine is left out: the parameters that were injected, paths,
-    times, what libraries write to the error stream, and progress bars.
+    times, what libraries write to the error stream, progress bars, and widgets, of which only the
+    picture that they hold for such pages is kept.
     """
     for path in NOTEBOOKS:
         book = nbformat.read(run.folder / "notebooks" / path.name, as_version=4)
@@ -134,6 +137,8 @@ def publish(run: Run) -> None:
                 cell.metadata.pop(key, None)
             if cell.cell_type == "code":
                 cell.outputs = [output for output in cell.outputs if _is_kept(output)]
+                for output in cell.outputs:
+                    output.get("data", {}).pop(WIDGET, None)
         nbformat.write(book, path)
     (ROOT / "docs").mkdir(exist_ok=True)
     shutil.copy(run.folder / "figures" / "results.png", ROOT / "docs" / "results.png")
@@ -142,7 +147,8 @@ def publish(run: Run) -> None:
 def _is_kept(output: dict) -> bool:
     if output["output_type"] == "stream":
         return output["name"] == "stdout"
-    return "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+    data = output.get("data", {})
+    return WIDGET not in data or any(kind.startswith("image/") for kind in data)
 
 
 def main() -> None:

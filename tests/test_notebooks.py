@@ -75,3 +75,10 @@ def test_what_cannot_be_measured_is_a_dash_with_its_reason():
     _, auroc, hits = execute.summary(RunOfNumbers(None, "no positive film", none)).splitlines()
     assert auroc.endswith("– (no positive film), 60 films")
     assert hits.endswith("– (no films with boxes), 0 films")
+
+
+def test_of_a_widget_the_picture_is_published_and_of_a_progress_bar_nothing():
+    bar = {"output_type": "display_data", "data": {execute.WIDGET: {}, "text/plain": "0%"}}
+    panel = {"output_type": "execute_result", "data": {execute.WIDGET: {}, "image/jpeg": "x"}}
+    assert not execute._is_kept(bar)
+    assert execute._is_kept(panel)

@@ -1,0 +1,70 @@
+"""A run made for the test, and notebook 05 beside it in a real browser."""
+
+from pathlib import Path
+
+import cv2
+import nbformat
+import numpy as np
+import pytest
+
+from chexnet.evaluation import evaluate
+from chexnet.map_report import localization_report
+from chexnet.runs import Run
+from tests.browser.jupyter import ROOT, chromium, jupyter_server
+from tests.made_up_run import write_run
+
+SCREENS = ROOT / "output" / "screens"
+
+
+def write_films(run: Run) -> None:
+    """Smooth grey films, each with another shade in its upper left corner."""
+    rng = np.random.default_rng(0)
+    for number, film in enumerate(run.images.query("split == 'test'").itertuples()):
+        coarse = rng.integers(60, 160, (8, 4), dtype=np.uint8)
+        pixels = cv2.resize(coarse, (film.columns, film.rows), interpolation=cv2.INTER_CUBIC)
+        pixels[: film.rows // 8, : film.columns // 4] = number * 7 % 256
+        run.write_film(film.image_id, pixels)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory) -> Path:
+    """A folder as a clone has it: notebooks/, output/demo/."""
+    folder = tmp_path_factory.mktemp("home")
+    run = write_run(folder / "output" / "demo", films=240, signal=0.5)
+    write_films(run)
+    evaluate(run, draws=20)
+    localization_report(run, draws=20)
+    book = nbformat.read(ROOT / "notebooks" / "05_visualize.ipynb", as_version=4)
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    (folder / "notebooks").mkdir()
+    nbformat.write(book, folder / "notebooks" / "05_visualize.ipynb")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(home, tmp_path_factory):
+    with jupyter_server(home, tmp_path_factory.mktemp("jupyter")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser, request):
+    """A page; what our script in it throws fails the test (Notebook 7's own does throw)."""
+    context = browser.new_context(viewport={"width": 1500, "height": 1300})
+    page = context.new_page()
+    errors = []
+    page.on("pageerror", lambda error: errors.append(error))
+    yield page
+    # What there was to see when a test failed.
+    page.screenshot(path=SCREENS / f"last of {request.node.name}.png")
+    context.close()
+    # Widgets' modules come from blob addresses.
+    assert not [error for error in errors if "blob:" in (error.stack or "")]
