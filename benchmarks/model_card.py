@@ -53,9 +53,13 @@ def run_part(facts: dict) -> str:
         else f"{torn or 'no'} patient{'s' * (torn > 1)} in two of them"
     )
     commit = str(facts["git_commit"])[:12]
+    if "fold" in settings:  # of chexnet.cross_validation
+        source = f"Fold {settings['fold']} of {settings['folds']} of a cross-validation"
+    else:
+        source = f"Study `{settings['study']}`"
     return "\n".join(
         [
-            f"Study `{settings['study']}`, {sum(films.values()):,} films: {films['train']:,} to "
+            f"{source}, {sum(films.values()):,} films: {films['train']:,} to "
             f"train on, {films['val']:,} for validation, {films['test']:,} to test on "
             f"({test['prevalence']:.0%} with the finding), {patients}. "
             f"{settings['image_size']} pixels, from {start}, "

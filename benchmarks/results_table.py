@@ -33,6 +33,8 @@ def results_table(metrics: dict, class_name: str) -> str:
         ("mean IoU, map cut in logits", maps["mean_iou_logit"], "best fixed mask",
          maps["floors"]["fixed_mask"]),
         ("mean IoU, map stretched film by film", maps["mean_iou"], "", None),
+        ("hit rate, map guided by the prior", maps["guided"]["hit_rate"], "", None),
+        ("mean IoU, map guided by the prior", maps["guided"]["mean_iou"], "", None),
     ]  # fmt: skip
     lines = ["| measure | model | what needs no model | its value |", "|---|---|---|---|"]
     for measure, value, floor, its in rows:

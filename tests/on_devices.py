@@ -20,6 +20,9 @@ from keras import layers
 from chexnet.distribution import data_parallel, for_scoring, shared, whole_batch_statistics
 from chexnet.generator import AugmentedImageSequence, default_augmenter
 from chexnet.images import ImageStore
+from chexnet.model import load_chexnet
+from chexnet.runs import Run
+from chexnet.training import train
 
 SIZE, FILMS, BATCH = 32, 21, 8  # the last batch has 5: two devices cannot share it
 
@@ -92,6 +95,31 @@ def trained(folder: Path, *, augmented: bool) -> dict[str, np.ndarray]:
     }
 
 
+def trained_in_a_run(folder: Path, run_folder: Path) -> dict[str, np.ndarray]:
+    """The same by `chexnet.training.train`, with its checkpoints and its best epoch."""
+    images = pd.read_csv(folder / "images.csv").assign(split="train")
+    boxes = pd.DataFrame(columns=["image_id", "x", "y", "width", "height"])
+    store = ImageStore(folder, images["image_id"], image_size=SIZE, clip_limit=None)
+    options = {"class_names": ("Pneumonia",), "batch_size": BATCH, "seed": 0, "workers": 1}
+    batches = AugmentedImageSequence(store, images, shuffle=True, **options)
+    plain = AugmentedImageSequence(store, images, shuffle=False, **options)
+    settings = {"class_names": ["Pneumonia"]}
+    run = Run.create(run_folder, settings=settings, images=images, boxes=boxes)
+    with data_parallel() as devices:
+        model = network()
+        history = train(
+            model, batches, plain, run, head_epochs=1, epochs=2, schedule="constant",
+            learning_rate=1e-2, best_from=0.5, tensorboard=False,
+        )  # fmt: skip
+    return {
+        "devices": devices,
+        "losses": history["val_loss"].to_numpy(),
+        "weights": np.concatenate([weight.ravel() for weight in model.get_weights()]),
+        "scores": load_chexnet(run.folder / "model.keras").predict(plain, verbose=0)[:, 0],
+        "config": (run.folder / "training.json").read_text(),
+    }
+
+
 if __name__ == "__main__":
     if "TF_CPU_DEVICES" in os.environ:
         import tensorflow as tf
@@ -103,4 +131,7 @@ if __name__ == "__main__":
     if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ:
         keras.distribution.initialize()
     source, result, *given = sys.argv[1:]
-    np.savez(result, **trained(Path(source), augmented="augmented" in given))
+    if "train" in given:
+        np.savez(result, **trained_in_a_run(Path(source), Path(result).with_suffix("")))
+    else:
+        np.savez(result, **trained(Path(source), augmented="augmented" in given))

@@ -16,7 +16,7 @@ from chexnet.distribution import (
     whole_batch_statistics,
 )
 from tests.alone import finish, need, start
-from tests.on_devices import BATCH, FILMS, trained, write_films
+from tests.on_devices import BATCH, FILMS, trained, trained_in_a_run, write_films
 
 TWO_DEVICES = {
     "jax": {
@@ -55,6 +55,19 @@ def test_two_devices_train_as_one_does_on_the_same_global_batch(
     assert two["devices"] == 2
     assert_alike(two, trained(study, augmented=augmented == "augmented"))
     assert "'synchronized': True" not in str(two["config"])  # would load on TensorFlow alone
+
+
+@pytest.mark.parametrize("backend", TWO_DEVICES)
+def test_a_whole_run_on_two_devices_is_that_on_one(study, tmp_path, backend):
+    need(backend)
+    finish(start("tests.on_devices", study, tmp_path / "two.npz", "train", **TWO_DEVICES[backend]))
+    two = np.load(tmp_path / "two.npz")
+    one = trained_in_a_run(study, tmp_path / "one")
+    assert two["devices"] == 2
+    assert one["losses"].shape == (3,)
+    for what in ("losses", "weights", "scores"):
+        np.testing.assert_allclose(two[what], one[what], atol=1e-4, err_msg=what)
+    assert "all epochs done" in str(two["config"])
 
 
 def test_two_processes_on_loopback_train_as_one_does(study, tmp_path):

@@ -42,6 +42,12 @@ def test_the_card_is_filled_from_a_run(tmp_path):
     assert card.startswith("a\n") and card.endswith("\nb")
 
 
+def test_a_fold_says_that_it_is_one():
+    facts = json.loads(SOURCE.read_text())
+    facts["settings"] |= {"fold": 2, "folds": 5}
+    assert run_part(facts).startswith("Fold 2 of 5 of a cross-validation, ")
+
+
 def test_a_card_without_a_place_for_the_run_is_refused():
     with pytest.raises(ValueError, match="needs one line"):
         filled("no place", json.loads(SOURCE.read_text()))
