@@ -59,9 +59,16 @@ class Panel:
         return base64.b64decode(
             self.view.locator(f"img.{name}").evaluate(
                 """async (image) => {
-                    await image.decode();
-                    const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
-                    return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+                    for (let tries = 0; ; tries++) {
+                        try {  // decode() fails where the next picture comes meanwhile
+                            await image.decode();
+                            const answer = await fetch(image.src);
+                            const bytes = new Uint8Array(await answer.arrayBuffer());
+                            return btoa(Array.from(bytes, (b) => String.fromCharCode(b)).join(""));
+                        } catch (error) {
+                            if (tries === 20) throw error;
+                        }
+                    }
                 }"""
             )
         )
