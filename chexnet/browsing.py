@@ -9,9 +9,16 @@ import pandas as pd
 
 from chexnet.boxes import scale_boxes
 from chexnet.cam import upsample_map
+from chexnet.chart_parts import BLUE, RED
 from chexnet.images import equalise
 from chexnet.mapcache import CachedMaps, cached_maps
-from chexnet.outcomes import OUTCOMES, chosen_threshold, header_text, outcomes_at
+from chexnet.outcomes import (
+    OUTCOMES,
+    chosen_threshold,
+    header_text,
+    outcomes_at,
+    scored_films,
+)
 from chexnet.overlap import points_in_boxes
 from chexnet.overlay import BOX_COLOUR, OPACITY, blend
 from chexnet.runs import Run
@@ -27,7 +34,6 @@ _JPG = [
     *(cv2.IMWRITE_JPEG_QUALITY, 95),
     *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
 ]
-_WITH, _WITHOUT = "#D55E00", "#0072B2"  # Okabe and Ito's, as in the charts
 _BINS = 20
 _WIDE, _HALF = 300, 56  # the histogram's width, and its height above and below the line, pixels
 
@@ -51,16 +57,9 @@ class Gallery:
             ValueError: an unknown class, no test film, or no threshold to be had.
         """
         self.run = run
-        self.class_name = run.class_names[0] if class_name is None else class_name
-        if self.class_name not in run.class_names:
-            raise ValueError(f"class_name={class_name!r}: allowed are {run.class_names}")
+        self.class_name, predictions, films = scored_films(run, class_name)
         self.class_index = run.class_names.index(self.class_name)
-        predictions = run.predictions.query("class_name == @self.class_name")
-        self.films = predictions[predictions["split"] == "test"].reset_index(drop=True)
-        if not len(self.films):
-            raise ValueError(
-                f"{run.folder / 'predictions.csv'}: no test film of {self.class_name!r}"
-            )
+        self.films = films.reset_index(drop=True)
         self.threshold = chosen_threshold(run, self.class_name, "youden", predictions)[0]
         found = run.metrics.get("localization", {})
         ours = found.get("class_name") == self.class_name
@@ -219,7 +218,7 @@ class Gallery:
         unit = _HALF / max(1, *(count.max() for count in counts))
         wide = _WIDE / _BINS
         bars = []
-        for count, colour, up in zip(counts, (_WITH, _WITHOUT), (True, False), strict=True):
+        for count, colour, up in zip(counts, (RED, BLUE), (True, False), strict=True):
             for number, films in enumerate(count):
                 tall = max(films * unit, 2) if films else 0  # one film among thousands is seen
                 top = _HALF - tall if up else _HALF

@@ -62,9 +62,7 @@ def temperature_of(run: Run, *, class_name: str | None = None) -> float:
     Raises:
         ValueError: the run has no such class, is not evaluated yet, or has no temperature.
     """
-    name = run.class_names[0] if class_name is None else class_name
-    if name not in run.class_names:
-        raise ValueError(f"class_name={name!r}: allowed are {run.class_names}")
+    name = run.chosen_class(class_name)
     found = run.metrics.get("classes", {}).get(name, {}).get("calibration", {})
     if "temperature" not in found:
         why = found.get("reason", "notebook 04 evaluates a run (chexnet.evaluation.evaluate)")
@@ -88,9 +86,9 @@ def calibrated_scores(run: Run, *, class_name: str | None = None) -> pd.DataFram
     Raises:
         ValueError: as in `temperature_of`.
     """
-    temperature = temperature_of(run, class_name=class_name)
+    name = run.chosen_class(class_name)
+    temperature = temperature_of(run, class_name=name)
     films = run.predictions
-    name = run.class_names[0] if class_name is None else class_name
     films = films[films["class_name"] == name].reset_index(drop=True)
     return films.assign(probability=apply_temperature(films["y_score"], temperature))
 

@@ -1,7 +1,6 @@
 """After each epoch: validation is scored, the best network saved, the history written."""
 
 import math
-import secrets
 import time
 from collections.abc import Callable
 
@@ -15,6 +14,7 @@ from tqdm.auto import tqdm
 from chexnet.auroc import auroc
 from chexnet.checkpoints import Checkpoint, write_checkpoint
 from chexnet.distribution import for_scoring
+from chexnet.filmtable import UNFINISHED
 from chexnet.generator import AugmentedImageSequence
 from chexnet.runs import Run
 
@@ -99,7 +99,8 @@ class AurocCallback(keras.callbacks.Callback):
         logs["saved"] = int(logs["val_auroc"] > self.best)
         if logs["saved"]:
             self.best, self.best_epoch = logs["val_auroc"], epoch
-            unfinished = self.run.folder / f".{secrets.token_hex(4)}.unfinished.keras"
+            # Keras wants the ending .keras; the run is held, so nobody else writes this name.
+            unfinished = self.run.folder / f".model{UNFINISHED}.keras"
             scored.save(unfinished)
             unfinished.replace(self.run.folder / "model.keras")
 
@@ -182,11 +183,7 @@ class EpochLog(keras.callbacks.Callback):
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Writes a checkpoint after each epoch; stands last, so that all others have done their work.
-
-    Attributes:
-        phase: written into each checkpoint.
-    """
+    """Writes a checkpoint after each epoch; stands last, when all others have done their work."""
 
     def __init__(
         self,

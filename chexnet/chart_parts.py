@@ -18,9 +18,7 @@ def of_class(run: Run, class_name: str | None) -> tuple[str, dict, pd.DataFrame]
     Raises:
         ValueError: the run has no such class or is not evaluated yet.
     """
-    name = run.class_names[0] if class_name is None else class_name
-    if name not in run.class_names:
-        raise ValueError(f"class_name={name!r}: allowed are {run.class_names}")
+    name = run.chosen_class(class_name)
     classes = run.metrics.get("classes", {})
     if name not in classes:
         raise ValueError(

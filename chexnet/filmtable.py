@@ -194,6 +194,12 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a killed process left half-written in a folder that this one now holds."""
+    for path in folder.glob(f".*{UNFINISHED}*"):
+        path.unlink(missing_ok=True)
+
+
 def as_table(rows: list[Row]) -> pd.DataFrame:
     """Rows to a table with the columns and types of ``COLUMNS``, sorted by file."""
     rows = sorted(rows, key=lambda row: str(row["file"]))

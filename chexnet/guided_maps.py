@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from chexnet.box_prior import BoxPrior
-from chexnet.localization import choose_map_threshold, localization_scores
+from chexnet.localization import mean_iou_by_threshold
 from chexnet.overlap import min_max, upsample
 
 # Weight of the prior's log-odds against a map stretched to [0, 1]; 0 is the map alone.
@@ -62,9 +62,8 @@ def choose_guidance(
     """
     found = []
     for weight in WEIGHTS:
-        judged = (guided_maps(maps, prior, weight), image_ids, boxes, films)
-        threshold = choose_map_threshold(*judged, heat="logit")
-        scores = localization_scores(*judged, threshold=threshold, heat="logit")
-        found.append((scores["iou"].mean(), weight, threshold))
+        guided = guided_maps(maps, prior, weight)
+        thresholds, iou = mean_iou_by_threshold(guided, image_ids, boxes, films, heat="logit")
+        found.append((iou.max(), weight, float(thresholds[iou.argmax()])))
     _, weight, threshold = max(found, key=lambda one: one[0])
     return weight, threshold

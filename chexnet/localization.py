@@ -111,6 +111,24 @@ def choose_map_threshold(
     Raises:
         ValueError: no film has boxes, and as in `localization_scores`.
     """
+    thresholds, iou = mean_iou_by_threshold(maps, image_ids, boxes, films, heat=heat, canvas=canvas)
+    return float(thresholds[iou.argmax()])
+
+
+def mean_iou_by_threshold(
+    maps: np.ndarray,
+    image_ids: np.ndarray,
+    boxes: pd.DataFrame,
+    films: pd.DataFrame,
+    *,
+    heat: str = "min-max",
+    canvas: int = CANVAS,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `choose_map_threshold` chooses from; arguments and errors as there.
+
+    Returns:
+        the thresholds that are tried, rising, and the mean IoU at each, float64 ``(T,)``.
+    """
     maps, image_ids = _with_boxes(maps, image_ids, boxes)
     if not len(maps):
         raise ValueError("no film with boxes to choose a threshold on")
@@ -119,7 +137,7 @@ def choose_map_threshold(
         overlaps(_heated(raw, heat), masks, thresholds)[0].sum(axis=0)
         for _, raw, masks in _on_canvas(maps, image_ids, boxes, films, canvas)
     )
-    return float(thresholds[total.argmax()])
+    return thresholds, total / len(maps)
 
 
 def _with_boxes(

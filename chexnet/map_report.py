@@ -211,12 +211,5 @@ def _scored_films(run: Run, class_name: str, split: str) -> tuple[pd.DataFrame, 
     if "patient_id" not in films:
         films["patient_id"] = films["image_id"]
     films["patient_id"] = films["patient_id"].fillna(films["image_id"])
-    image_ids, maps = run.maps()
-    row = pd.Series(np.arange(len(image_ids)), index=image_ids).reindex(films["image_id"])
-    if row.isna().any():
-        raise ValueError(
-            f"{run.folder / 'maps.npz'}: {row.isna().sum()} of {len(row)} scored {split} films "
-            f"have no map, such as {row.index[row.isna()][0]}"
-        )
-    chosen = maps[row.to_numpy(np.intp), run.class_names.index(class_name)]
-    return films[["image_id", "patient_id", "y_true", "y_score"]], chosen
+    maps = run.maps_of(films["image_id"], f"scored {split}")[:, run.class_names.index(class_name)]
+    return films[["image_id", "patient_id", "y_true", "y_score"]], maps

@@ -150,7 +150,7 @@ def _make(run: Run, method: str) -> CachedMaps:
     image_ids = films["image_id"].drop_duplicates().to_numpy(str)
     score_error = 0.0
     if method == "CAM":
-        maps = _exact_maps(run, image_ids)
+        maps = run.maps_of(image_ids, "test")
     else:
         scores, maps = _maps_of_model(run, method, image_ids)
         recorded = films.pivot_table(index="image_id", columns="class_name", values="y_score")
@@ -176,17 +176,6 @@ def _chosen_cut(run: Run) -> dict[str, float]:
     found = run.metrics.get("localization", {})
     cut = found.get("thresholds", {}).get("logit")
     return {found["class_name"]: cut} if cut is not None and cut > 0 else {}
-
-
-def _exact_maps(run: Run, image_ids: np.ndarray) -> np.ndarray:
-    ids, maps = run.maps()
-    rows = pd.Series(np.arange(len(ids)), index=ids).reindex(image_ids)
-    if rows.isna().any():
-        raise ValueError(
-            f"{run.folder / 'maps.npz'}: {rows.isna().sum()} of {len(rows)} test films have no "
-            f"map, such as {rows.index[rows.isna()][0]}"
-        )
-    return maps[rows.to_numpy(np.intp)]
 
 
 def _maps_of_model(run: Run, method: str, image_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

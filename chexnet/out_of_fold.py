@@ -37,7 +37,7 @@ def out_of_fold_films(runs: Sequence[Run], *, class_name: str | None = None) -> 
     """
     parts = []
     for fold, run in enumerate(runs, 1):
-        name = run.class_names[0] if class_name is None else class_name
+        name = run.chosen_class(class_name)
         scored = run.predictions.query("class_name == @name")
         val, test = (scored[scored["split"] == split] for split in ("val", "test"))
         threshold = choose_thresholds(val["y_true"], val["y_score"])["youden"]

@@ -33,18 +33,26 @@ def outcome_table(
     Raises:
         ValueError: an unknown class or rule, no test film, or no threshold to be had.
     """
-    class_name = run.class_names[0] if class_name is None else class_name
-    if class_name not in run.class_names:
-        raise ValueError(f"class_name={class_name!r}: allowed are {run.class_names}")
-    predictions = run.predictions.query("class_name == @class_name")
-    films = predictions[predictions["split"] == "test"]
-    if not len(films):
-        raise ValueError(f"{run.folder / 'predictions.csv'}: no test film of {class_name!r}")
+    class_name, predictions, films = scored_films(run, class_name)
     why = "as asked for"
     if isinstance(threshold, str):
         threshold, why = chosen_threshold(run, class_name, threshold, predictions)
     films = films.assign(outcome=outcomes_at(films["y_true"], films["y_score"], threshold))
     return films, f"{class_name} is called at a score of {threshold:.3g} or above: {why}."
+
+
+def scored_films(run: Run, class_name: str | None) -> tuple[str, pd.DataFrame, pd.DataFrame]:
+    """The class's name, its predictions, and those of its test films alone.
+
+    Raises:
+        ValueError: an unknown class, or no test film.
+    """
+    class_name = run.chosen_class(class_name)
+    predictions = run.predictions.query("class_name == @class_name")
+    films = predictions[predictions["split"] == "test"]
+    if not len(films):
+        raise ValueError(f"{run.folder / 'predictions.csv'}: no test film of {class_name!r}")
+    return class_name, predictions, films
 
 
 def header_text(film: pd.Series | tuple) -> str:

@@ -18,7 +18,7 @@
 import contextlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -134,6 +134,19 @@ class Run:
         """The classes of the head, in order."""
         return list(self.config["settings"]["class_names"])
 
+    def chosen_class(self, class_name: str | None) -> str:
+        """``class_name``, or the run's first class where it is ``None``.
+
+        Raises:
+            ValueError: the run has no such class.
+        """
+        names = self.class_names
+        if class_name is None:
+            return names[0]
+        if class_name not in names:
+            raise ValueError(f"class_name={class_name!r}: allowed are {names}")
+        return class_name
+
     @property
     def images(self) -> pd.DataFrame:
         """Every film of the study, one row each."""
@@ -173,6 +186,25 @@ class Run:
         """
         with np.load(self._existing("maps.npz"), allow_pickle=False) as arrays:
             return arrays["image_id"], arrays["maps"]
+
+    def maps_of(self, image_ids: Sequence[str], what: str) -> np.ndarray:
+        """The raw maps of some scored films, float32 ``(N, C, h, w)``, in the order asked for.
+
+        Args:
+            image_ids: ``(N,)``.
+            what: these films in words, for the error.
+
+        Raises:
+            ValueError: a film has no map.
+        """
+        ids, maps = self.maps()
+        rows = pd.Series(np.arange(len(ids)), index=ids).reindex(image_ids)
+        if rows.isna().any():
+            raise ValueError(
+                f"{self.folder / 'maps.npz'}: {rows.isna().sum()} of {len(rows)} {what} films "
+                f"have no map, such as {rows.index[rows.isna()][0]}"
+            )
+        return maps[rows.to_numpy(np.intp)]
 
     def film(self, image_id: str) -> np.ndarray:
         """A test film to draw on, uint8 ``(H, W)``, long side at most 512 pixels.

@@ -10,6 +10,7 @@ import pandas as pd
 from chexnet.callbacks import AurocCallback, Checkpoints, EpochLog
 from chexnet.checkpoints import Checkpoint, newest_checkpoint
 from chexnet.distribution import shared, whole_batch_statistics
+from chexnet.filmtable import remove_unfinished
 from chexnet.generator import AugmentedImageSequence
 from chexnet.losses import balancing_weights, compile_losses, score_loss
 from chexnet.model import load_chexnet, map_size, set_backbone_trainable, with_location_output
@@ -112,6 +113,8 @@ def train(
     first_best = head_epochs + int(best_from * epochs)
     scores = AurocCallback(model, val, run, first_epoch=first_best, patience=patience)
     with run.held():
+        for folder in (run.folder, run.folder / "checkpoints"):
+            remove_unfinished(folder)
         if resume and _has_ended(run, settings):
             model.set_weights(load_chexnet(run.folder / "model.keras").get_weights())
             return run.history

@@ -17,6 +17,17 @@ def need(library: str) -> None:
         pytest.skip(f"{library} is not installed: make test-backends")
 
 
+def run_without_keras(program: str) -> None:
+    """Runs a program, and fails where it has loaded Keras, a backend or pyplot in the end."""
+    program += (
+        "; import sys; "
+        "bad = {'keras', 'tensorflow', 'jax', 'torch', 'matplotlib.pyplot'} & set(sys.modules); "
+        "sys.exit(f'loaded: {bad}' if bad else 0)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+
+
 def start(module: str, *arguments: object, **settings: str) -> subprocess.Popen:
     """Starts ``python -m module arguments`` with environment variables."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(["", *sys.path])[1:]} | settings

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 
@@ -13,3 +14,21 @@ def rsna_dir() -> Path:
     if not folder:
         pytest.skip("CHEXNET_RSNA_DIR is not set: no genuine films to test on")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The network at 64 pixels with seeded random weights."""
+    # Imported here: most tests need no Keras, and it takes seconds.
+    import keras
+
+    from chexnet.model import build_chexnet
+
+    keras.utils.set_random_seed(0)
+    return build_chexnet(64, weights=None)
+
+
+@pytest.fixture(scope="module")
+def films():
+    """Three films of noise for it."""
+    return np.random.default_rng(0).integers(0, 256, (3, 64, 64, 1), dtype=np.uint8)

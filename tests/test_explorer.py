@@ -1,8 +1,4 @@
 import base64
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,6 +12,7 @@ from chexnet.mapcache import METHODS
 from chexnet.outcomes import OUTCOMES, outcome_table
 from chexnet.overlay import blend
 from chexnet.runs import Run
+from tests.alone import run_without_keras
 from tests.made_up_run import write_run
 
 
@@ -286,11 +283,4 @@ def test_a_picture_survives_its_jpg_to_a_few_grey_values():
 
 
 def test_exploring_loads_no_keras(run):
-    program = (
-        "import sys; from chexnet.explorer import explore; "
-        f"explore({str(run.folder)!r}).turn(1); "
-        "bad = {'keras', 'tensorflow', 'jax', 'torch', 'matplotlib.pyplot'} & set(sys.modules); "
-        "sys.exit(f'loaded: {bad}' if bad else 0)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+    run_without_keras(f"from chexnet.explorer import explore; explore({str(run.folder)!r}).turn(1)")

@@ -14,17 +14,6 @@ from chexnet.model import (
 )
 
 
-@pytest.fixture(scope="module")
-def small():
-    keras.utils.set_random_seed(0)
-    return build_chexnet(64, weights=None)
-
-
-@pytest.fixture(scope="module")
-def films():
-    return np.random.default_rng(0).integers(0, 256, (3, 64, 64, 1), dtype=np.uint8)
-
-
 def test_the_normalisation_inside_is_that_of_keras_applications(small, films):
     inside = keras.Model(small.input, small.get_layer("imagenet_normalisation").output)
     rgb = np.repeat(films, 3, axis=-1).astype("float32")

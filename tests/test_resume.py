@@ -189,6 +189,17 @@ def test_another_network_is_not_resumed(study, tmp_path, interrupted):  # noqa: 
         state.restore(wider.variables, state.network[:2])
 
 
+def test_what_a_killed_training_left_half_written_is_removed(study, tmp_path):  # noqa: F811
+    run = new_run(study, tmp_path / "run")
+    (run.folder / "checkpoints").mkdir()
+    left = [".model.part.keras", ".history.csv.0f2a.part", "checkpoints/.epoch-0001.npz.9.part"]
+    for name in left:
+        (run.folder / name).write_bytes(b"half")
+    batches, val = sequences(study)
+    train(with_dropout(), batches, val, run, epochs=1, tensorboard=False)
+    assert [path.name for path in run.folder.rglob("*.part*")] == []
+
+
 def test_two_trainings_into_one_folder_are_refused(study, tmp_path):  # noqa: F811
     run = new_run(study, tmp_path / "run")
     with run.held():
@@ -241,8 +252,7 @@ def test_killed_without_warning_at_any_moment_it_ends_the_same(study, tmp_path):
     networks = [load_chexnet(run.folder / "model.keras").get_weights() for run in (whole, broken)]
     for mine, theirs in zip(*networks, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-6)
-    left = [path.name for path in broken.folder.rglob("*") if "unfinished" in path.name]
-    assert left == []
+    assert [path.name for path in broken.folder.rglob("*.part*")] == []
 
 
 def _newest(folder):

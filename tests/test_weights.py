@@ -10,17 +10,6 @@ from chexnet.model import build_chexnet
 from chexnet.weights import read_weights, weights_in_reach
 
 
-@pytest.fixture(scope="module")
-def small():
-    keras.utils.set_random_seed(0)
-    return build_chexnet(64, weights=None)
-
-
-@pytest.fixture(scope="module")
-def films():
-    return np.random.default_rng(0).integers(0, 256, (3, 64, 64, 1), dtype=np.uint8)
-
-
 def test_no_weights_is_no_start():
     assert read_weights(None) is None
 
