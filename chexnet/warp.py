@@ -46,14 +46,18 @@ class FilmWarp(iaa.Augmenter):
         draws = random_state.uniform(-1.0, 1.0, (5, batch.nb_rows))
         inverse = np.linalg.inv(self._linear_maps(mirrored, draws))
         shifts = self.shift * draws[3:].T
-        for i, image in enumerate(() if batch.images is None else batch.images):
-            _warp(image, _on_grid(inverse[i], image.shape), shifts[i])
+        images = () if batch.images is None else batch.images
+        if isinstance(images, np.ndarray):
+            _warp(images, _on_grid(inverse, images.shape[1:]), shifts)
+        else:
+            for i, image in enumerate(images):
+                _warp(image[np.newaxis], _on_grid(inverse[[i]], image.shape), shifts[[i]])
         for i, heatmap in enumerate(batch.heatmaps or []):
             if heatmap.arr_0to1.any():
                 # A square film of another size turns alike; one that is stretched does not.
                 stretch = np.divide(heatmap.arr_0to1.shape[:2], heatmap.shape[:2])[::-1]  # x, y
-                turned = _on_grid(inverse[i], heatmap.shape) * stretch[:, np.newaxis] / stretch
-                _warp(heatmap.arr_0to1, turned, shifts[i])
+                turned = _on_grid(inverse[[i]], heatmap.shape) * stretch[:, np.newaxis] / stretch
+                _warp(heatmap.arr_0to1[np.newaxis], turned, shifts[[i]])
         return batch
 
     def _linear_maps(self, mirrored: np.ndarray, draws: np.ndarray) -> np.ndarray:
@@ -113,7 +117,7 @@ _room = _Room()
 
 
 def _on_grid(inverse: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A map whose two halves of a film lie whole pixels apart in the source, as `_in_tiles` needs.
+    """Maps whose two halves of a film lie whole pixels apart in the source, as `_in_tiles` needs.
 
     Nothing moves by more than half a pixel at the film's edge. Small films stay as they are: half
     a pixel is an angle there, and they take little time.
@@ -124,56 +128,77 @@ def _on_grid(inverse: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.rint(inverse * half) / half
 
 
-def _warp(image: np.ndarray, inverse: np.ndarray, shift: np.ndarray) -> None:
-    """Moves an image in place; ``inverse`` takes (x, y) about the centre to where it came from."""
-    height, width, channels = image.shape
+def _warp(films: np.ndarray, inverse: np.ndarray, shifts: np.ndarray) -> None:
+    """Moves films in place.
+
+    Args:
+        films: ``(n, H, W, channels)``.
+        inverse: ``(n, 2, 2)``, takes (x, y) about the centre to where it came from.
+        shifts: ``(n, 2)``, shares of width and height.
+    """
+    height, width, channels = films.shape[1:]
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    offset = centre - inverse @ (centre + shift * (width, height))
+    sources = inverse @ (centre + shifts * (width, height))[..., np.newaxis]
+    offsets = centre - sources[..., 0]
     if channels == 1:  # OpenCV knows grey films without a channel axis
-        image = image[..., 0]
-    halves = image.dtype == np.uint8 and image.ndim == 2 and height % 2 == width % 2 == 0
-    if halves and min(height, width) >= _TILED_FROM and np.abs(inverse).max() < 2:
-        _in_tiles(image, inverse, offset)
-    else:
-        matrix = np.column_stack([inverse, offset])
-        cv2.warpAffine(image.copy(), matrix, (width, height), dst=image, flags=_BACKWARDS)
+        films = films[..., 0]
+    halves = films.dtype == np.uint8 and films.ndim == 3 and height % 2 == width % 2 == 0
+    tiled = np.abs(inverse).max(axis=(1, 2)) < 2
+    if not halves or min(height, width) < _TILED_FROM:
+        tiled[:] = False
+    matrices = _matrices(inverse, offsets)
+    for i in np.flatnonzero(~tiled):
+        cv2.warpAffine(
+            films[i].copy(), matrices[i], (width, height), dst=films[i], flags=_BACKWARDS
+        )
+    _in_tiles([films[i] for i in np.flatnonzero(tiled)], inverse[tiled], offsets[tiled])
 
 
-def _in_tiles(film: np.ndarray, inverse: np.ndarray, offset: np.ndarray) -> None:
+def _matrices(inverse: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """As OpenCV wants them, ``(n, 2, 3)``."""
+    return np.concatenate([inverse, offsets[..., np.newaxis]], axis=-1)
+
+
+def _in_tiles(films: list[np.ndarray], inverse: np.ndarray, offsets: np.ndarray) -> None:
     """The four quarters of a grey film as four channels of one warp, in less than half the time.
 
     OpenCV works out once for all channels where a pixel comes from. That a quarter's source is
-    another's moved by whole pixels is `_on_grid`'s doing.
+    another's moved by whole pixels is `_on_grid`'s doing. All that can be reckoned is reckoned for
+    the whole batch at once: between OpenCV's calls a thread holds Python's lock, and others wait.
     """
-    height, width = film.shape[0] // 2, film.shape[1] // 2
-    # Plain numbers: on arrays of two the same lines take as long as the warp.
-    (ax, bx), (ay, by) = np.rint(inverse * (width, height)).astype(int).tolist()
-    steps_x, steps_y = (0, ax, bx, ax + bx), (0, ay, by, ay + by)  # to the source of each quarter
-    least_x, least_y = min(steps_x), min(steps_y)
-    across, down = max(steps_x) - least_x + 3, max(steps_y) - least_y + 3
-    across += -across % 16  # cv2.merge is a tenth as fast with a rest
-    # One quarter's source reaches as far as the quarters' first corners lie apart; all of it:
-    x, y = (math.floor(start) for start in offset)
-    left, top = x + 2 * least_x, y + 2 * least_y
-    right, bottom = x + max(steps_x) + least_x + across, y + max(steps_y) + least_y + down
-    inner = film[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
-    if not inner.size:
-        film[:] = 0
+    if not films:
         return
-    source = _room("source", bottom - top, right - left)
-    rows, columns = film.shape
-    cv2.copyMakeBorder(
-        inner, max(-top, 0), max(bottom - rows, 0), max(-left, 0), max(right - columns, 0),
-        cv2.BORDER_CONSTANT, dst=source, value=0,
-    )  # fmt: skip
-    views = []
-    for step_x, step_y in zip(steps_x, steps_y, strict=True):
-        begin_x, begin_y = step_x - least_x, step_y - least_y
-        views.append(source[begin_y : begin_y + down, begin_x : begin_x + across])
-    quarters = cv2.merge(views, dst=_room("views", down, across, 4))
-    matrix = np.column_stack([inverse, offset - (x + least_x, y + least_y)])
+    rows, columns = films[0].shape
+    height, width = rows // 2, columns // 2
+    # To the source of each quarter, (n, x or y, quarter), in whole pixels.
+    steps = np.rint(inverse * (width, height)).astype(int) @ [[0, 1, 0, 1], [0, 0, 1, 1]]
+    least, most = steps.min(axis=2), steps.max(axis=2)
+    # What one quarter's source spans, x and y.
+    span = most - least + 3
+    span[:, 0] += -span[:, 0] % 16  # cv2.merge is a tenth as fast with a rest
+    # One quarter's source reaches as far as the quarters' first corners lie apart; all of it:
+    first = np.floor(offsets).astype(int)
+    begin, end = first + 2 * least, first + most + least + span
+    matrices = _matrices(inverse, offsets - (first + least))
+    begins = (steps - least[:, :, np.newaxis]).transpose(0, 2, 1).tolist()
+    source = _room("source", *(end - begin).max(axis=0)[::-1])
+    quarters = _room("quarters", *span.max(axis=0)[::-1], 4)
     warped = _room("warped", height, width, 4)
-    cv2.warpAffine(quarters, matrix, (width, height), dst=warped, flags=_BACKWARDS)
     planes = _room("planes", 4, height, width)
-    cv2.split(warped, mv=list(planes))
-    film.reshape(2, height, 2, width).transpose(0, 2, 1, 3)[:] = planes.reshape(2, 2, height, width)
+    for film, (left, top), (right, bottom), (across, down), corners, matrix in zip(
+        films, begin.tolist(), end.tolist(), span.tolist(), begins, matrices, strict=True
+    ):
+        inner = film[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+        if not inner.size:
+            film[:] = 0
+            continue
+        cv2.copyMakeBorder(
+            inner, max(-top, 0), max(bottom - rows, 0), max(-left, 0), max(right - columns, 0),
+            cv2.BORDER_CONSTANT, dst=source[: bottom - top, : right - left], value=0,
+        )  # fmt: skip
+        views = [source[y : y + down, x : x + across] for x, y in corners]
+        merged = quarters[:down, :across]
+        cv2.merge(views, dst=merged)
+        cv2.warpAffine(merged, matrix, (width, height), dst=warped, flags=_BACKWARDS)
+        cv2.split(warped, mv=list(planes))  # straight into the film takes three times as long
+        film.reshape(2, height, 2, width)[:] = planes.reshape(2, 2, height, width).swapaxes(1, 2)

@@ -24,8 +24,7 @@ def drawn(strengths, shape, count=60):
     """Inverse maps on the grid, and shifts as a share of the side."""
     draws = np.random.default_rng(1).uniform(-1, 1, (5, count))
     maps = FilmWarp(**strengths)._linear_maps(np.arange(count) % 2 == 0, draws)
-    on_grid = [warp._on_grid(one, shape) for one in np.linalg.inv(maps)]
-    return list(zip(on_grid, strengths["shift"] * draws[3:].T, strict=True))
+    return warp._on_grid(np.linalg.inv(maps), shape), strengths["shift"] * draws[3:].T
 
 
 def in_one(pixels, inverse, shift):
@@ -42,12 +41,15 @@ def in_one(pixels, inverse, shift):
 def test_a_warp_in_tiles_is_the_warp_of_the_whole_film(shape, strengths, monkeypatch):
     tiled = []
     in_tiles = warp._in_tiles
-    monkeypatch.setattr(warp, "_in_tiles", lambda *given: tiled.append(1) or in_tiles(*given))
+    monkeypatch.setattr(
+        warp, "_in_tiles", lambda films, *given: tiled.extend(films) or in_tiles(films, *given)
+    )
     pixels = film(*shape)
-    for inverse, shift in drawn(strengths, shape):
-        expected, moved = in_one(pixels, inverse, shift), pixels.copy()
-        warp._warp(moved[..., np.newaxis], inverse, shift)
-        assert np.array_equal(moved, expected)
+    inverse, shifts = drawn(strengths, shape)
+    moved = np.repeat(pixels[np.newaxis, ..., np.newaxis], len(inverse), axis=0)
+    warp._warp(moved, inverse, shifts)
+    for one, *given in zip(moved, inverse, shifts, strict=True):
+        assert np.array_equal(one[..., 0], in_one(pixels, *given))
     if shape[0] % 2:
         assert not tiled  # no two equal halves
     else:
@@ -56,7 +58,7 @@ def test_a_warp_in_tiles_is_the_warp_of_the_whole_film(shape, strengths, monkeyp
 
 def test_a_film_that_is_shifted_out_of_sight_leaves_air():
     pixels = film(256, 256)
-    warp._warp(pixels[..., np.newaxis], np.eye(2), np.array([1.1, 0.0]))
+    warp._warp(pixels[np.newaxis, ..., np.newaxis], np.eye(2)[np.newaxis], np.array([[1.1, 0.0]]))
     assert not pixels.any()
 
 
@@ -84,16 +86,17 @@ def test_a_mask_stays_on_its_rectangle_in_a_film_large_enough_for_tiles():
 
 
 def test_threads_do_not_share_the_memory_they_warp_in():
-    pixels, asked = film(256, 256), drawn(USUAL, (256, 256), count=200)
+    pixels, (inverse, shifts) = film(256, 256), drawn(USUAL, (256, 256), count=200)
 
-    def moved(given):
-        changed = pixels.copy()
-        warp._warp(changed[..., np.newaxis], *given)
+    def moved(start):
+        some = slice(start, start + 4)
+        changed = np.repeat(pixels[np.newaxis, ..., np.newaxis], 4, axis=0)
+        warp._warp(changed, inverse[some], shifts[some])
         return changed.tobytes()
 
-    alone = [moved(given) for given in asked]
+    alone = [moved(start) for start in range(0, 200, 4)]
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(moved, asked)) == alone
+        assert list(pool.map(moved, range(0, 200, 4))) == alone
 
 
 def test_the_blur_is_imgaugs_but_for_rounding():
