@@ -1,6 +1,8 @@
 """Random changes of training films, and of the masks that belong to them, with imgaug."""
 
 import copy
+import threading
+from collections.abc import Sequence
 
 import imgaug.augmenters as iaa
 import imgaug.parameters as iap
@@ -13,10 +15,9 @@ from chexnet.warp import FilmBlur, FilmWarp
 __all__ = [
     "FilmBlur",
     "FilmWarp",
-    "augment_films",
+    "SeededAugmenter",
     "augmented_examples",
     "default_augmenter",
-    "without_prefetching",
 ]
 
 # The original shifted its films by up to 20 pixels at a side of 512.
@@ -80,48 +81,57 @@ def default_augmenter(
     return iaa.Sequential(steps)
 
 
-def augment_films(
-    augmenter: iaa.Augmenter,
-    films: np.ndarray,
-    seed: list[int],
-    masks: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Augments a batch by the seed alone, whatever the augmenter did before, from any thread.
+class SeededAugmenter:
+    """An augmenter of imgaug whose every batch depends on its seed alone, in any thread.
 
-    An augmenter of imgaug holds random state, and its parameters may hold numbers drawn for
-    earlier batches; so each call works on a copy. Prepare the augmenter with `without_prefetching`.
-
-    Args:
-        augmenter: left as it is.
-        films: uint8 ``(n, S, S, 1)``; may be overwritten.
-        seed: non-negative integers.
-        masks: float32 ``(n, h, w)`` in [0, 1], of the whole film, moved as the films are; may be
-            overwritten.
-
-    Returns:
-        films uint8 ``(n, S, S, 1)`` and masks float32 ``(n, h, w)`` or None.
-
-    Raises:
-        ValueError: the augmenter changed a film's size or dtype.
+    An augmenter holds random state, and its parameters may hold numbers drawn for earlier batches.
+    So each thread has a copy of its own, seeded for every batch, that draws what a batch needs and
+    no more: imgaug lets a parameter draw 10,000 numbers ahead, switched by a flag that all threads
+    share. Whatever else an augmenter may remember from batch to batch is not reset; none of
+    imgaug's remembers anything that matters.
     """
-    augmenter = copy.deepcopy(augmenter)
-    augmenter.seed_(np.random.SeedSequence(seed))
-    heatmaps = None
-    if masks is not None:
-        heatmaps = [HeatmapsOnImage(mask[..., np.newaxis], films.shape[1:]) for mask in masks]
-    # What augmenter(images=films) does after copying films that are ours already.
-    batch = augmenter.augment_batch_(_BatchInAugmentation(images=films, heatmaps=heatmaps))
-    changed = batch.images
-    moved = None
-    if masks is not None:
-        moved = np.stack([heatmap.arr_0to1[..., 0] for heatmap in batch.heatmaps])
-    changed = np.asarray(changed)
-    if changed.shape != films.shape or changed.dtype != films.dtype:
-        raise ValueError(
-            f"augmenter {augmenter.name} made {changed.dtype} {changed.shape} of "
-            f"{films.dtype} {films.shape}; allowed is the same dtype and shape"
-        )
-    return changed, moved
+
+    def __init__(self, augmenter: iaa.Augmenter) -> None:
+        """Copies the augmenter, which is left as it is."""
+        self._augmenter = copy.deepcopy(augmenter)
+        _strip(self._augmenter)
+        self._of_thread = threading.local()
+
+    def __call__(
+        self, films: np.ndarray, seed: Sequence[int], masks: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Augments a batch.
+
+        Args:
+            films: uint8 ``(n, S, S, 1)``; may be overwritten.
+            seed: non-negative integers.
+            masks: float32 ``(n, h, w)`` in [0, 1], of the whole film, moved as the films are; may
+                be overwritten.
+
+        Returns:
+            films uint8 ``(n, S, S, 1)`` and masks float32 ``(n, h, w)`` or None.
+
+        Raises:
+            ValueError: the augmenter changed a film's size or dtype.
+        """
+        if not hasattr(self._of_thread, "augmenter"):
+            self._of_thread.augmenter = copy.deepcopy(self._augmenter)
+        augmenter = self._of_thread.augmenter
+        augmenter.seed_(np.random.SeedSequence(seed))
+        heatmaps = None
+        if masks is not None:
+            heatmaps = [HeatmapsOnImage(mask[..., np.newaxis], films.shape[1:]) for mask in masks]
+        # What augmenter(images=films) does after copying films that are ours already.
+        batch = augmenter.augment_batch_(_BatchInAugmentation(images=films, heatmaps=heatmaps))
+        changed = np.asarray(batch.images)
+        if changed.shape != films.shape or changed.dtype != films.dtype:
+            raise ValueError(
+                f"augmenter {augmenter.name} made {changed.dtype} {changed.shape} of "
+                f"{films.dtype} {films.shape}; allowed is the same dtype and shape"
+            )
+        if masks is None:
+            return changed, None
+        return changed, np.stack([heatmap.arr_0to1[..., 0] for heatmap in batch.heatmaps])
 
 
 def augmented_examples(
@@ -146,18 +156,8 @@ def augmented_examples(
     """
     films = np.repeat(film[np.newaxis, ..., np.newaxis], count, axis=0)
     masks = None if mask is None else np.repeat(mask[np.newaxis], count, axis=0)
-    changed, moved = augment_films(without_prefetching(augmenter), films, [seed], masks)
+    changed, moved = SeededAugmenter(augmenter)(films, [seed], masks)
     return changed[..., 0], moved
-
-
-def without_prefetching(augmenter: iaa.Augmenter) -> iaa.Augmenter:
-    """A copy whose parameters draw what a batch needs and no more.
-
-    imgaug lets a parameter draw 10,000 numbers ahead, switched by a flag that all threads share.
-    """
-    augmenter = copy.deepcopy(augmenter)
-    _strip(augmenter)
-    return augmenter
 
 
 def _strip(value: object) -> object:

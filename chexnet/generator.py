@@ -11,10 +11,9 @@ import pandas as pd
 
 from chexnet.augmentation import (
     FilmWarp,
-    augment_films,
+    SeededAugmenter,
     augmented_examples,
     default_augmenter,
-    without_prefetching,
 )
 from chexnet.boxes import boxes_by_film, coverage
 from chexnet.images import ImageStore
@@ -103,7 +102,7 @@ class AugmentedImageSequence(keras.utils.PyDataset):
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
-        self.augmenter = None if augmenter is None else without_prefetching(augmenter)
+        self.augmenter = None if augmenter is None else SeededAugmenter(augmenter)
         self.map_size = None if map_size is None else (int(map_size[0]), int(map_size[1]))
         self._boxes: dict[str, np.ndarray] = {}
         if boxes is not None:
@@ -164,7 +163,7 @@ class AugmentedImageSequence(keras.utils.PyDataset):
                 # On a finer raster, each cell cut into equal parts, so that a mean is its share.
                 fine = tuple(side * max(1, MASK_RASTER // side) for side in self.map_size)
                 masks = self._masks(rows, fine)
-            films, masks = augment_films(self.augmenter, films, [*seed, _AUGMENTATION], masks)
+            films, masks = self.augmenter(films, [*seed, _AUGMENTATION], masks)
             if masks is not None:
                 masks = _cell_means(masks, self.map_size)
         elif self.map_size is not None:

@@ -9,10 +9,9 @@ from imgaug.augmentables.kps import Keypoint, KeypointsOnImage
 
 from chexnet.augmentation import (
     FilmWarp,
-    augment_films,
+    SeededAugmenter,
     augmented_examples,
     default_augmenter,
-    without_prefetching,
 )
 
 SIZE = 64
@@ -173,18 +172,18 @@ def test_films_are_augmented_alike_with_and_without_masks():
 
 
 def test_the_seed_alone_decides():
-    augmenter = without_prefetching(default_augmenter(SIZE, **STRENGTHS))
+    augmenter = SeededAugmenter(default_augmenter(SIZE, **STRENGTHS))
     films = np.repeat(film()[None, ..., None], 8, axis=0)
-    first, _ = augment_films(augmenter, films.copy(), [1, 2, 3])
+    first, _ = augmenter(films.copy(), [1, 2, 3])
     for other in ([1, 2, 4], [1, 3, 3], [2, 2, 3]):
-        assert not np.array_equal(augment_films(augmenter, films.copy(), other)[0], first)
-    assert np.array_equal(augment_films(augmenter, films.copy(), [1, 2, 3])[0], first)
+        assert not np.array_equal(augmenter(films.copy(), other)[0], first)
+    assert np.array_equal(augmenter(films.copy(), [1, 2, 3])[0], first)
     assert len({one.tobytes() for one in first}) == 8
 
 
 def test_threads_do_not_disturb_each_other():
     # Of imgaug's own, one that draws per pixel, per film, and a choice of children.
-    augmenter = without_prefetching(
+    augmenter = SeededAugmenter(
         iaa.Sequential(
             [
                 default_augmenter(SIZE, **STRENGTHS),
@@ -198,7 +197,7 @@ def test_threads_do_not_disturb_each_other():
     films = np.repeat(film()[None, ..., None], 4, axis=0)
 
     def digest(k):
-        return augment_films(augmenter, films.copy(), [0, k])[0].tobytes()
+        return augmenter(films.copy(), [0, k])[0].tobytes()
 
     alone = [digest(k) for k in range(40)]
     with ThreadPoolExecutor(8) as pool:
@@ -222,7 +221,7 @@ def test_numbers_drawn_ahead_by_imgaug_are_switched_off_at_any_depth():
         return isinstance(part, iap.AutoPrefetcher) + sum(prefetchers(p, seen) for p in parts)
 
     assert prefetchers(augmenter, set()) > 3
-    assert prefetchers(without_prefetching(augmenter), set()) == 0
+    assert prefetchers(SeededAugmenter(augmenter)._augmenter, set()) == 0
     assert prefetchers(augmenter, set()) > 3  # the user's own is left as it was
 
 
@@ -230,7 +229,7 @@ def test_an_augmenter_that_changes_the_size_or_dtype_is_refused():
     films = np.repeat(film()[None, ..., None], 4, axis=0)
     smaller = iaa.Resize({"height": 32, "width": 32})
     with pytest.raises(ValueError, match="same dtype and shape"):
-        augment_films(smaller, films, [0])
+        SeededAugmenter(smaller)(films, [0])
 
 
 def test_what_the_warp_cannot_carry_is_refused_and_not_left_behind():

@@ -164,8 +164,8 @@ def test_each_batch_has_an_augmentation_of_its_own(study, monkeypatch):
     seeds = []
     monkeypatch.setattr(
         generator,
-        "augment_films",
-        lambda _, films, seed, masks: seeds.append(seed) or (films, masks),
+        "SeededAugmenter",
+        lambda _: lambda films, seed, masks: seeds.append(seed) or (films, masks),
     )
     for seed in (0, 1):
         batches = training(study, seed=seed)
