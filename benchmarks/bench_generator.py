@@ -85,16 +85,21 @@ def jpgs(scratch: Path) -> tuple[Path, str]:
 
 
 def our_batches(
-    folder: Path, films: list[Path], cache: Path, workers: int = 1, batch_size: int = BATCH
+    folder: Path,
+    films: list[Path],
+    cache: Path,
+    workers: int = 1,
+    batch_size: int = BATCH,
+    size: int = SIZE,
 ) -> AugmentedImageSequence:
     """As in training, on one core; builds the store where the cache has none."""
     images = pd.DataFrame({"image_id": [film.stem for film in films]})
     images["Pneumonia"] = np.arange(len(films)) % 2
-    given = {"image_size": SIZE, "cache": cache, "workers": 1, "progress": False}
+    given = {"image_size": size, "cache": cache, "workers": 1, "progress": False}
     store = ImageStore(folder, images["image_id"], **given)
     return AugmentedImageSequence(
         store, images, class_names=("Pneumonia",), batch_size=batch_size, shuffle=True,
-        augmenter=default_augmenter(SIZE), workers=workers,
+        augmenter=default_augmenter(size), workers=workers,
     )  # fmt: skip
 
 

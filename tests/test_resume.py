@@ -22,7 +22,7 @@ from chexnet.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
-from chexnet.model import load_chexnet
+from chexnet.model import build_chexnet, load_chexnet, map_size
 from chexnet.runs import Run
 from chexnet.training import train
 from tests.test_training import new_run, sequences, study, tiny_network  # noqa: F401
@@ -72,12 +72,13 @@ def interrupted(monkeypatch):
     return at
 
 
-def trained_in(study, folder, **options):  # noqa: F811
+def trained_in(study, folder, network=with_dropout, **options):  # noqa: F811
     """A run of training on boxes."""
     run = new_run(study, folder, resume=options.get("resume", False))
-    batches, val = sequences(study, boxes=study[2], map_size=(8, 8))
+    network = network()
+    batches, val = sequences(study, boxes=study[2], map_size=map_size(network))
     options = {"head_epochs": 2, "epochs": 4, "box_weight": 1.0, "tensorboard": False} | options
-    history = train(with_dropout(), batches, val, run, **options)
+    history = train(network, batches, val, run, **options)
     return run, history.drop(columns="seconds")
 
 
@@ -105,6 +106,24 @@ def test_interrupted_and_resumed_is_the_same_to_the_last_weight(
     assert len(states) - before == 6 - epoch  # no epoch was done twice
     assert_same(history, whole, states[-1], unbroken)
     assert not (run.folder / "earlier").exists()
+
+
+@pytest.mark.skipif("CI" not in os.environ, reason="4 minutes; runs where CI is set")
+def test_densenet_interrupted_and_resumed_is_the_same(study, tmp_path, states, interrupted):  # noqa: F811
+    def densenet():
+        keras.utils.set_random_seed(2)
+        return build_chexnet(study[3].image_size, weights=None, map_stride=16, dropout=0.2)
+
+    options = {"network": densenet, "head_epochs": 0, "epochs": 2}
+    _, whole = trained_in(study, tmp_path / "whole", **options)
+    unbroken = states[-1]
+    interrupted(1, 1)
+    with pytest.raises(KeyboardInterrupt):
+        trained_in(study, tmp_path / "broken", **options)
+    before = len(states)
+    _, history = trained_in(study, tmp_path / "broken", resume=True, **options)
+    assert len(states) - before == 1
+    assert_same(history, whole, states[-1], unbroken)
 
 
 def assert_same(history, whole, state, unbroken):
