@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -35,6 +36,7 @@ from chexnet.phantom import write_phantom_study
 
 SIZE, BATCH = 512, 16
 ORIGINAL_BATCH = 4
+POOL_EPOCHS = 5
 STUDY = 30_000  # films
 
 
@@ -118,10 +120,11 @@ def through(batches: AugmentedImageSequence) -> None:
 
 
 def through_pool(batches: AugmentedImageSequence, workers: int) -> None:
-    """One epoch, in threads."""
+    """`POOL_EPOCHS` epochs, in threads; one alone is hardly longer than starting them."""
+    asked = product(range(batches.epoch, batches.epoch + POOL_EPOCHS), range(len(batches)))
     with ThreadPoolExecutor(workers) as pool:
-        sum(pool.map(lambda index: len(batches[index][0]), range(len(batches))))
-    batches.epoch += 1
+        sum(pool.map(lambda place: len(batches.batch(*place)[0]), asked))
+    batches.epoch += POOL_EPOCHS
 
 
 def through_queue(batches: AugmentedImageSequence, workers: int) -> None:
@@ -147,8 +150,8 @@ def one_round(folder: Path, films: list[Path], some: list[Path], cache: Path) ->
     copies = 200
     for way, work, count in (
         ("later", lambda: through(batches), len(films)),
-        ("one", lambda: through_pool(batches, 1), len(films)),
-        ("two", lambda: through_pool(batches, 2), len(films)),
+        ("one", lambda: through_pool(batches, 1), POOL_EPOCHS * len(films)),
+        ("two", lambda: through_pool(batches, 2), POOL_EPOCHS * len(films)),
         ("copy", lambda: [np.copyto(target, source) for _ in range(copies)], copies * BATCH),
     ):
         made[way] = statistics.median(milliseconds(work, count) for _ in range(3))

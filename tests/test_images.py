@@ -80,6 +80,15 @@ def test_a_film_that_is_not_square_is_stretched():
     assert prepared.tolist() == [[0] * 4 + [200] * 4] * 8
 
 
+def test_a_film_is_changed_only_where_that_is_allowed(folder):
+    film = cv2.imread(str(folder / "film3.jpg"), cv2.IMREAD_GRAYSCALE)
+    before = film.copy()
+    prepared = prepare_film(film, 16)
+    assert np.array_equal(film, before)
+    assert np.array_equal(prepare_film(film, 16, overwrite=True), prepared)
+    assert not np.array_equal(film, before)
+
+
 @pytest.mark.parametrize("kind", [list, np.array, pd.Series, tuple])
 def test_films_come_in_the_order_asked_for(folder, kind):
     store = open_store(folder)
