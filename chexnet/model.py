@@ -34,6 +34,7 @@ def build_chexnet(
     weights: str | Path | None = "imagenet",
     map_stride: int = 32,
     dropout: float = 0.0,
+    batchnorm_momentum: float = BATCHNORM_MOMENTUM,
     precision: str = "float32",
 ) -> keras.Model:
     """Builds the network as one flat graph, normalisation inside.
@@ -51,6 +52,7 @@ def build_chexnet(
         map_stride: pixels between two positions of the last feature map: 32 as published, or 16,
             for which the last transition does not pool.
         dropout: share of the pooled features dropped in training, 0 (as published) up to 1.
+        batchnorm_momentum: share of the moving statistics that a step of training keeps, 0 up to 1.
         precision: Keras' dtype policy of the layers between normalisation and pooling:
             ``"float32"``, ``"mixed_bfloat16"`` or ``"mixed_float16"``. Weights, scores and the
             mean of the map stay float32.
@@ -66,12 +68,15 @@ def build_chexnet(
         ImportError: TorchXRayVision is asked for and not installed.
         ConnectionError: TorchXRayVision cannot download the file.
     """
-    _check_architecture(image_size, class_names, map_stride, dropout, precision)
+    shares = {"dropout": dropout, "batchnorm_momentum": batchnorm_momentum}
+    _check_architecture(image_size, class_names, map_stride, shares, precision)
     start = read_weights(weights)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)  # keras.applications knows no other way
     try:
-        backbone = _backbone(image_size, map_stride, grey=start is not None and start.grey)
+        backbone = _backbone(
+            image_size, map_stride, batchnorm_momentum, grey=start is not None and start.grey
+        )
     finally:
         keras.config.set_dtype_policy(policy)
     features = layers.GlobalAveragePooling2D(name="avg_pool", dtype="float32")(backbone.output)
@@ -207,7 +212,7 @@ def _check_architecture(
     image_size: int,
     class_names: Sequence[str],
     map_stride: int,
-    dropout: float,
+    shares: dict[str, float],
     precision: str,
 ) -> None:
     if image_size < 32:
@@ -216,13 +221,16 @@ def _check_architecture(
         raise ValueError(f"class_names={class_names!r}: allowed is a sequence of different names")
     if map_stride not in (16, 32):
         raise ValueError(f"map_stride={map_stride}: allowed are 16 and 32")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout={dropout}: allowed is 0 <= dropout < 1")
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise ValueError(f"{name}={share}: allowed is 0 <= {name} < 1")
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r}: allowed are {PRECISIONS}")
 
 
-def _backbone(image_size: int, map_stride: int, *, grey: bool) -> keras.Model:
+def _backbone(
+    image_size: int, map_stride: int, batchnorm_momentum: float, *, grey: bool
+) -> keras.Model:
     film = keras.Input((image_size, image_size, 1), name="film")
     backbone = keras.applications.DenseNet121(
         include_top=False,
@@ -233,7 +241,7 @@ def _backbone(image_size: int, map_stride: int, *, grey: bool) -> keras.Model:
         backbone = keras.models.clone_model(backbone, clone_function=_without_last_pooling)
     for layer in backbone.layers:
         if isinstance(layer, layers.BatchNormalization):
-            layer.momentum = BATCHNORM_MOMENTUM
+            layer.momentum = batchnorm_momentum
             if grey:
                 layer.epsilon = BATCHNORM_EPSILON
     return backbone

@@ -133,6 +133,7 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
         ({"image_size": 64, "class_names": ()}, "class_names"),
         ({"image_size": 64, "map_stride": 8}, "map_stride=8"),
         ({"image_size": 64, "dropout": 1.0}, "dropout=1.0"),
+        ({"image_size": 64, "batchnorm_momentum": 1.0}, "batchnorm_momentum=1.0"),
     ],
 )
 def test_an_impossible_architecture_is_refused(arguments, named):
