@@ -16,6 +16,7 @@ from chexnet.checkpoints import Checkpoint, write_checkpoint
 from chexnet.distribution import for_scoring
 from chexnet.filmtable import UNFINISHED
 from chexnet.generator import AugmentedImageSequence
+from chexnet.optimizers import averaged
 from chexnet.runs import Run
 
 
@@ -25,6 +26,7 @@ class AurocCallback(keras.callbacks.Callback):
     Adds ``val_auroc`` (mean over classes), ``val_loss`` (mean cross-entropy) and ``saved`` to the
     logs that later callbacks see. The file is written under another name and then renamed, so
     ``model.keras`` is always a whole network, and always of the last epoch whose ``saved`` is 1.
+    Where training keeps a running mean of the weights, that mean is what is scored and saved.
 
     With few validation films the AUROC moves by some hundredths from epoch to epoch, and while the
     learning rate is high one of those moves is a lucky one. So the search for the best starts
@@ -79,7 +81,7 @@ class AurocCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Scores validation, and saves the network where it is the best so far."""
         logs = {} if logs is None else logs
-        with for_scoring(self.scored) as scored:
+        with averaged(self.model), for_scoring(self.scored) as scored:
             self._score(scored, epoch, logs)
         waited = epoch - max(self.best_epoch, self.first_epoch)
         if self.patience is not None and waited >= self.patience:

@@ -1,6 +1,10 @@
-"""The optimizer, and its learning rate over the epochs."""
+"""The optimizer, its learning rate over the epochs, and the running mean of the weights."""
+
+import contextlib
+from collections.abc import Iterator
 
 import keras
+from keras import ops
 
 from chexnet.model import warmup_schedule
 
@@ -13,6 +17,7 @@ def make_optimizer(
     weight_decay: float,
     *,
     gradient_accumulation: int = 1,
+    weight_average: float = 0.0,
     half: bool = False,
 ) -> keras.optimizers.Optimizer:
     """AdamW whose decay leaves out what belongs to a normalisation, and biases.
@@ -21,16 +26,37 @@ def make_optimizer(
         rate: the learning rate.
         weight_decay: of AdamW; 0 is Adam.
         gradient_accumulation: batches whose gradients make one step.
+        weight_average: of `chexnet.training.train`.
         half: layers compute in float16: the loss is scaled, or small gradients vanish. (Keras does
             so by itself only where the whole network has that policy; our head has not.)
     """
     steps = gradient_accumulation if gradient_accumulation > 1 else None
     optimizer = keras.optimizers.AdamW(
-        rate, weight_decay=weight_decay, gradient_accumulation_steps=steps
+        rate,
+        weight_decay=weight_decay,
+        gradient_accumulation_steps=steps,
+        use_ema=weight_average > 0,
+        ema_momentum=weight_average,
     )
     # Decaying a scale or an offset only fights the normalisation that it belongs to.
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias", "scale", "offset"])
     return keras.optimizers.LossScaleOptimizer(optimizer) if half else optimizer
+
+
+@contextlib.contextmanager
+def averaged(trained: keras.Model) -> Iterator[None]:
+    """Within it, a compiled network has the running mean of its weights, if its optimizer keeps it.
+
+    The statistics of BatchNormalization stay: they are running means already.
+    """
+    weights = trained.trainable_variables
+    latest = [ops.convert_to_numpy(one) for one in weights]
+    trained.optimizer.finalize_variable_values(weights)
+    try:
+        yield
+    finally:
+        for variable, value in zip(weights, latest, strict=True):
+            variable.assign(value)
 
 
 def learning_rates(

@@ -31,6 +31,7 @@ def train(
     warmup_epochs: int = 2,
     schedule: str = "cosine",
     weight_decay: float = 0.01,
+    weight_average: float = 0.0,
     box_weight: float = 0.0,
     loss: str = "crossentropy",
     positive_weight: float | str | None = None,
@@ -65,6 +66,9 @@ def train(
         schedule: ``"cosine"``; ``"plateau"``: a tenth after 3 epochs without a better AUROC; or
             ``"constant"``.
         weight_decay: of AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); 0 is Adam.
+        weight_average: share of the running mean of the weights that a batch of the second phase
+            keeps, 0 to below 1. The mean is what is validated and saved (Polyak and Juditsky 1992,
+            doi:10.1137/0330046); 0 is the weights themselves.
         box_weight: weight of the loss that holds each position of the map against the share of
             it inside a radiologist's box; 0 is the plain model.
         loss: ``"crossentropy"`` or ``"focal"``, as in `chexnet.losses.score_loss`.
@@ -139,9 +143,10 @@ def train(
                 continue
             log.phase = phase
             set_backbone_trainable(model, phase == "all")
-            rate, decay, at_each_epoch = head_learning_rate, 0.0, []
+            rate, decay, average, at_each_epoch = head_learning_rate, 0.0, 0.0, []
             if phase == "all":
-                decay, warmup = weight_decay, min(warmup_epochs, epochs - 1)
+                decay, average = weight_decay, weight_average
+                warmup = min(warmup_epochs, epochs - 1)
                 rate, at_each_epoch = learning_rates(
                     schedule,
                     learning_rate,
@@ -156,6 +161,7 @@ def train(
                     rate,
                     decay,
                     gradient_accumulation=gradient_accumulation,
+                    weight_average=average,
                     half=model.get_layer("relu").compute_dtype == "float16",
                 ),
                 jit_compile=jit_compile,
@@ -183,6 +189,7 @@ def train(
 def _check(model: keras.Model, train: AugmentedImageSequence, settings: dict) -> None:
     given = {name: settings[name] for name in ("epochs", "head_epochs", "schedule", "best_from")}
     given |= {name: settings[name] for name in ("patience", "gradient_accumulation")}
+    given["weight_average"] = settings["weight_average"]
     if (
         given["epochs"] < 1
         or given["head_epochs"] < 0
@@ -190,11 +197,12 @@ def _check(model: keras.Model, train: AugmentedImageSequence, settings: dict) ->
         or not 0 <= given["best_from"] < 1
         or (given["patience"] is not None and given["patience"] < 1)
         or given["gradient_accumulation"] < 1
+        or not 0 <= given["weight_average"] < 1
     ):
         raise ValueError(
             f"{', '.join(f'{name}={value!r}' for name, value in given.items())}: allowed are "
             f"epochs >= 1, head_epochs >= 0, one of {SCHEDULES}, 0 <= best_from < 1, patience >= 1 "
-            "or None, gradient_accumulation >= 1"
+            "or None, gradient_accumulation >= 1, 0 <= weight_average < 1"
         )
     if settings["box_weight"] and train.map_size is None:
         raise ValueError(

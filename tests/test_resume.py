@@ -90,6 +90,7 @@ def trained_in(study, folder, network=with_dropout, **options):  # noqa: F811
         (2, 2, {"gradient_accumulation": 3}),
         (4, 1, {"schedule": "plateau", "warmup_epochs": 1}),
         (3, 0, {"positive_weight": "balanced", "schedule": "constant"}),
+        (4, 2, {"weight_average": 0.9}),
     ],
     ids=lambda value: "-".join(value) or "cosine" if isinstance(value, dict) else str(value),
 )

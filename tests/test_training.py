@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 from sklearn.metrics import roc_auc_score
 
-from chexnet.callbacks import AurocCallback
+from chexnet.callbacks import AurocCallback, EpochLog
 from chexnet.generator import AugmentedImageSequence, default_augmenter
 from chexnet.images import ImageStore
 from chexnet.model import build_chexnet, load_chexnet
@@ -94,6 +94,12 @@ def trained(study, tmp_path_factory):
     return run, network, history
 
 
+def compiled_network():
+    network = tiny_network()
+    network.compile("adam")
+    return network
+
+
 class Scripted:
     """Stands for a network: its predictions are a list, one entry an epoch."""
 
@@ -115,6 +121,7 @@ def test_the_callback_keeps_the_epoch_with_the_best_auroc(study, tmp_path):
     right = np.where(truth == 1, 0.9, 0.1)
     network = Scripted([chance, right, 1 - right])
     callback = AurocCallback(network, val, run)
+    callback.set_model(compiled_network())
     seen, saved = [], []
     for epoch in range(3):
         logs = {"loss": 1.0}
@@ -135,6 +142,7 @@ def test_a_lucky_early_epoch_does_not_win(study, tmp_path):
     right = np.where(truth == 1, 0.9, 0.1)
     nearly = np.where(np.arange(len(truth)) == truth.argmax(), 0.05, right)  # one film is missed
     callback = AurocCallback(Scripted([right, nearly, nearly]), val, run, first_epoch=1)
+    callback.set_model(compiled_network())
     saved = []
     for epoch in range(3):
         logs = {"loss": 1.0}
@@ -346,8 +354,47 @@ def test_half_precision_is_trained_with_a_scaled_loss(study, tmp_path):
     assert isinstance(network.optimizer, keras.optimizers.LossScaleOptimizer)
 
 
+def test_the_mean_of_the_weights_is_kept_and_training_is_not_changed_by_it(
+    study, tmp_path, monkeypatch
+):
+    after_each_batch = []
+    really = EpochLog.on_train_batch_end
+
+    def remember(self, index, logs=None):
+        really(self, index, logs)
+        after_each_batch.append(self.model.trainable_variables[0].numpy())
+
+    monkeypatch.setattr(EpochLog, "on_train_batch_end", remember)
+    options = {"epochs": 2, "learning_rate": 1e-2, "best_from": 0.5, "tensorboard": False}
+    histories = []
+    for average in (0.0, 0.6):
+        after_each_batch.clear()
+        training, validation = sequences(study)
+        network = tiny_network()
+        run = new_run(study, tmp_path / f"run-{average}")
+        histories.append(
+            train(network, training, validation, run, weight_average=average, **options)
+        )
+    expected = after_each_batch[0]
+    for latest in after_each_batch[1:]:
+        expected = 0.6 * expected + 0.4 * latest
+    assert len(after_each_batch) == 10
+    np.testing.assert_allclose(network.trainable_variables[0].numpy(), expected, rtol=1e-5)
+    assert np.abs(expected - after_each_batch[-1]).max() > 1e-3
+    np.testing.assert_array_equal(histories[0]["loss"], histories[1]["loss"])
+    saved = load_chexnet(run.folder / "model.keras").predict(validation, verbose=0)
+    found = roc_auc_score(validation.labels, saved)
+    assert histories[1]["val_auroc"].iloc[-1] == pytest.approx(found)
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"patience": 0}, {"gradient_accumulation": 0}, {"positive_weight": "much"}]
+    "wrong",
+    [
+        {"patience": 0},
+        {"gradient_accumulation": 0},
+        {"positive_weight": "much"},
+        {"weight_average": 1.0},
+    ],
 )
 def test_options_that_are_not_allowed_are_named(study, tmp_path, wrong):
     training, validation = sequences(study)
