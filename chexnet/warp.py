@@ -7,8 +7,8 @@ import cv2
 import imgaug.augmenters as iaa
 import numpy as np
 
-# Side in pixels from which a film is warped in four tiles.
-_TILED_FROM = 224
+# Side in pixels from which a film is warped in strips, and how many.
+_STRIPS_FROM, _STRIPS = 224, 4
 _BACKWARDS = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 # OpenCV blurs bytes with weights in 256ths. Below the first sigma, in pixels, a neighbour's weight
 # is rounded to 0 and nothing changes; below the second that of the pixel next but one is.
@@ -19,7 +19,7 @@ class FilmWarp(iaa.Augmenter):
     """Mirror image, rotation, shear, scale and shift of a batch in one interpolation a film.
 
     ``iaa.Fliplr`` and ``iaa.Affine`` do the same in two passes and with a matrix product a step
-    and film; here the matrices of a batch are made at once and large films are warped in tiles.
+    and film; here the matrices of a batch are made at once and large films are warped in strips.
     Carries images with up to four channels and heat maps; about the centre of the film, bilinear,
     0 from outside. Shear is along x alone: with one angle for both axes, as a tuple for imgaug 0.4
     and later means, it would be another rotation.
@@ -117,15 +117,17 @@ _room = _Room()
 
 
 def _on_grid(inverse: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Maps whose two halves of a film lie whole pixels apart in the source, as `_in_tiles` needs.
+    """Maps whose strips of a film lie whole pixels apart in the source, as `_in_strips` needs.
 
-    Nothing moves by more than half a pixel at the film's edge. Small films stay as they are: half
-    a pixel is an angle there, and they take little time.
+    Nothing moves by more than a pixel at the film's upper and lower edge. Small films stay as they
+    are: a pixel is an angle there, and they take little time.
     """
-    if min(shape[:2]) < _TILED_FROM:
+    if min(shape[:2]) < _STRIPS_FROM:
         return inverse
-    half = (shape[1] // 2, shape[0] // 2)
-    return np.rint(inverse * half) / half
+    gridded = inverse.copy()
+    strip = shape[0] // _STRIPS
+    gridded[..., 1] = np.rint(inverse[..., 1] * strip) / strip
+    return gridded
 
 
 def _warp(films: np.ndarray, inverse: np.ndarray, shifts: np.ndarray) -> None:
@@ -142,21 +144,22 @@ def _warp(films: np.ndarray, inverse: np.ndarray, shifts: np.ndarray) -> None:
     offsets = centre - sources[..., 0]
     if channels == 1:  # OpenCV knows grey films without a channel axis
         films = films[..., 0]
-    halves = films.dtype == np.uint8 and films.ndim == 3 and height % 2 == width % 2 == 0
-    tiled = np.abs(inverse).max(axis=(1, 2)) < 2
-    if not halves or min(height, width) < _TILED_FROM:
-        tiled[:] = False
+    strips = films.dtype == np.uint8 and films.ndim == 3 and height % _STRIPS == 0
+    strips = strips and films.flags.c_contiguous  # they are views of the film
+    in_strips = np.abs(inverse).max(axis=(1, 2)) < 2
+    if not strips or min(height, width) < _STRIPS_FROM:
+        in_strips[:] = False
     matrices = _matrices(inverse, offsets)
-    for i in np.flatnonzero(~tiled):
+    for i in np.flatnonzero(~in_strips):
         cv2.warpAffine(
             films[i].copy(), matrices[i], (width, height), dst=films[i], flags=_BACKWARDS
         )
-    if tiled.all():
-        _in_tiles(films, inverse, offsets)
-    elif tiled.any():
-        some = films[tiled]
-        _in_tiles(some, inverse[tiled], offsets[tiled])
-        films[tiled] = some
+    if in_strips.all():
+        _in_strips(films, inverse, offsets)
+    elif in_strips.any():
+        some = films[in_strips]
+        _in_strips(some, inverse[in_strips], offsets[in_strips])
+        films[in_strips] = some
 
 
 def _matrices(inverse: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -164,46 +167,48 @@ def _matrices(inverse: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return np.concatenate([inverse, offsets[..., np.newaxis]], axis=-1)
 
 
-def _in_tiles(films: np.ndarray, inverse: np.ndarray, offsets: np.ndarray) -> None:
-    """The four quarters of a grey film as four channels of one warp, in less than half the time.
+def _in_strips(films: np.ndarray, inverse: np.ndarray, offsets: np.ndarray) -> None:
+    """The four strips of a grey film as four channels of one warp, in less than half the time.
 
-    OpenCV works out once for all channels where a pixel comes from. That a quarter's source is
-    another's moved by whole pixels is `_on_grid`'s doing. All that can be reckoned is reckoned for
-    the whole batch at once: between OpenCV's calls a thread holds Python's lock, and others wait.
+    OpenCV works out once for all channels where a pixel comes from. That a strip's source is the
+    next one's moved by whole pixels is `_on_grid`'s doing. All that can be reckoned is reckoned
+    before OpenCV's first call: whatever lies between its calls holds Python's lock, and the other
+    threads wait.
     """
-    rows, columns = films.shape[1:]
-    height, width = rows // 2, columns // 2
-    # To the source of each quarter, (n, x or y, quarter), in whole pixels.
-    steps = np.rint(inverse * (width, height)).astype(int) @ [[0, 1, 0, 1], [0, 0, 1, 1]]
-    least, most = steps.min(axis=2), steps.max(axis=2)
-    # What one quarter's source spans, x and y.
-    span = most - least + 3
+    rows, width = films.shape[1:]
+    height = rows // _STRIPS
+    reach = inverse * (width, height)
+    step = np.rint(reach[..., 1]).astype(int)  # from one strip's source to the next one's, x and y
+    low, high = np.minimum(reach, 0).sum(axis=2), np.maximum(reach, 0).sum(axis=2)
+    first = np.floor(offsets + low).astype(int)
+    span = np.ceil(high - low).astype(int) + 3  # of one strip's source
     span[:, 0] += -span[:, 0] % 16  # cv2.merge is a tenth as fast with a rest
-    # One quarter's source reaches as far as the quarters' first corners lie apart; all of it:
-    first = np.floor(offsets).astype(int)
-    begin, end = first + 2 * least, first + most + least + span
-    matrices = _matrices(inverse, offsets - (first + least))
-    begins = (steps - least[:, :, np.newaxis]).transpose(0, 2, 1).tolist()
-    source = _room("source", *(end - begin).max(axis=0)[::-1])
-    quarters = _room("quarters", *span.max(axis=0)[::-1], 4)
-    warped = _room("warped", len(films), height, width, 4)
-    planes = _room("planes", 4, len(films), height, width)
-    for film, (left, top), (right, bottom), (across, down), corners, matrix, target in zip(
-        films, begin.tolist(), end.tolist(), span.tolist(), begins, matrices, warped, strict=True
-    ):
+    least = np.minimum((_STRIPS - 1) * step, 0)
+    size = span + np.abs((_STRIPS - 1) * step)  # of all strips' sources
+    matrices = _matrices(inverse, offsets - first)
+    source = _room("source", *size.max(axis=0)[::-1])
+    interleaved = _room("interleaved", *span.max(axis=0)[::-1], _STRIPS)
+    warped = _room("warped", height, width, _STRIPS)
+    # Not all at addresses of one kind: to such cv2.split, too, writes past the cache.
+    planes = _room("planes", _STRIPS, height * width + 1)[:, :-1]
+    pictures = [plane.reshape(height, width) for plane in planes]
+    places = np.concatenate([first + least, size, span, step, -least], axis=1).tolist()
+    work = []
+    for film, matrix, place in zip(films, matrices, places, strict=True):
+        left, top, across_all, down_all, across, down, right_by, down_by, x, y = place
+        right, bottom = left + across_all, top + down_all
         inner = film[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
         if not inner.size:
-            target[:] = 0
+            film[:] = 0
             continue
-        cv2.copyMakeBorder(
-            inner, max(-top, 0), max(bottom - rows, 0), max(-left, 0), max(right - columns, 0),
-            cv2.BORDER_CONSTANT, dst=source[: bottom - top, : right - left], value=0,
-        )  # fmt: skip
-        views = [source[y : y + down, x : x + across] for x, y in corners]
-        merged = quarters[:down, :across]
-        cv2.merge(views, dst=merged)
-        cv2.warpAffine(merged, matrix, (width, height), dst=target, flags=_BACKWARDS)
-    # Straight into the films it takes three times as long.
-    cv2.split(warped.reshape(-1, width, 4), mv=list(planes.reshape(4, -1, width)))
-    for plane, (y, x) in zip(planes, np.ndindex(2, 2), strict=True):
-        films[:, y * height :, x * width :][:, :height, :width] = plane
+        borders = max(-top, 0), max(bottom - rows, 0), max(-left, 0), max(right - width, 0)
+        padded = source[:down_all, :across_all]
+        corners = [(y + k * down_by, x + k * right_by) for k in range(_STRIPS)]
+        strips = [padded[y : y + down, x : x + across] for y, x in corners]
+        work.append((inner, borders, padded, strips, interleaved[:down, :across], matrix, film))
+    for inner, borders, padded, strips, joined, matrix, film in work:
+        cv2.copyMakeBorder(inner, *borders, cv2.BORDER_CONSTANT, dst=padded, value=0)
+        cv2.merge(strips, dst=joined)
+        cv2.warpAffine(joined, matrix, (width, height), dst=warped, flags=_BACKWARDS)
+        cv2.split(warped, mv=pictures)
+        film.reshape(planes.shape)[:] = planes

@@ -1,4 +1,4 @@
-"""Tests of the warp in tiles and of the blur, each beside the plain way of doing it."""
+"""Tests of the warp in strips and of the blur, each beside the plain way of doing it."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -37,12 +37,12 @@ def in_one(pixels, inverse, shift):
 
 
 @pytest.mark.parametrize("strengths", [USUAL, EXTREME], ids=["usual", "extreme"])
-@pytest.mark.parametrize("shape", [(512, 512), (224, 224), (226, 300), (400, 230), (225, 256)])
-def test_a_warp_in_tiles_is_the_warp_of_the_whole_film(shape, strengths, monkeypatch):
-    tiled = []
-    in_tiles = warp._in_tiles
+@pytest.mark.parametrize("shape", [(512, 512), (224, 224), (228, 300), (400, 230), (226, 256)])
+def test_a_warp_in_strips_is_the_warp_of_the_whole_film(shape, strengths, monkeypatch):
+    stripped = []
+    in_strips = warp._in_strips
     monkeypatch.setattr(
-        warp, "_in_tiles", lambda films, *given: tiled.extend(films) or in_tiles(films, *given)
+        warp, "_in_strips", lambda films, *given: stripped.extend(films) or in_strips(films, *given)
     )
     pixels = film(*shape)
     inverse, shifts = drawn(strengths, shape)
@@ -50,10 +50,10 @@ def test_a_warp_in_tiles_is_the_warp_of_the_whole_film(shape, strengths, monkeyp
     warp._warp(moved, inverse, shifts)
     for one, *given in zip(moved, inverse, shifts, strict=True):
         assert np.array_equal(one[..., 0], in_one(pixels, *given))
-    if shape[0] % 2:
-        assert not tiled  # no two equal halves
+    if shape[0] % 4:
+        assert not stripped  # no four equal strips
     else:
-        assert len(tiled) == 60 if strengths is USUAL else len(tiled) > 20
+        assert len(stripped) == 60 if strengths is USUAL else len(stripped) > 20
 
 
 def test_a_film_that_is_shifted_out_of_sight_leaves_air():
@@ -62,18 +62,28 @@ def test_a_film_that_is_shifted_out_of_sight_leaves_air():
     assert not pixels.any()
 
 
+def test_films_that_do_not_lie_in_one_piece_are_warped_alike():
+    inverse, shifts = drawn(USUAL, (256, 256), count=3)
+    alike = np.repeat(film(256, 256)[np.newaxis, ..., np.newaxis], 3, axis=0)
+    spaced = np.zeros((3, 512, 512, 1), np.uint8)[:, ::2, :256]
+    spaced[:] = alike
+    warp._warp(alike, inverse, shifts)
+    warp._warp(spaced, inverse, shifts)
+    assert np.array_equal(spaced, alike)
+
+
 @pytest.mark.parametrize("shape", [(512, 512), (224, 300)])
-def test_the_grid_moves_nothing_by_more_than_half_a_pixel(shape):
+def test_the_grid_moves_nothing_by_more_than_a_pixel(shape):
     maps = np.random.default_rng(2).uniform(-2, 2, (50, 2, 2))
     edge = np.array([shape[1], shape[0]]) / 2
     for one in maps:
         moved = (warp._on_grid(one, shape) - one) * edge
-        assert np.abs(moved).max() <= 0.5
+        assert np.abs(moved).max() <= 1
         assert np.abs(moved).max() > 0
         assert np.array_equal(warp._on_grid(one, (96, 96)), one)
 
 
-def test_a_mask_stays_on_its_rectangle_in_a_film_large_enough_for_tiles():
+def test_a_mask_stays_on_its_rectangle_in_a_film_large_enough_for_strips():
     pixels = np.zeros((20, 256, 256, 1), np.uint8)
     pixels[:, 60:150, 30:110] = 255
     masks = [HeatmapsOnImage((one / 255).astype(np.float32), (256, 256, 1)) for one in pixels]
