@@ -43,6 +43,7 @@ ARMS = {
     "128 pixels": {"image_size": 128},
     "running mean of the weights, 0.98": {"training": {"weight_average": 0.98}},
     "BatchNormalization momentum 0.99": {"model": {"batchnorm_momentum": 0.99}},
+    "two classes, opacity and normal": {"class_names": ["Pneumonia", "Normal"]},
 }
 
 
@@ -50,6 +51,7 @@ def train_arm(name: str, study: Path, output: Path) -> None:
     """Trains and scores the folds of one arm, where that is not done yet."""
     images = pd.read_csv(study / "images.csv", dtype={"image_id": str, "patient_id": str})
     boxes = pd.read_csv(study / "boxes.csv", dtype={"image_id": str})
+    images["Normal"] = (images["detailed_class"] == "Normal").astype(int)
     images = images[fold_splits(images, folds=3)[0] != "test"].reset_index(drop=True)
     boxes = boxes[boxes["image_id"].isin(images["image_id"])].reset_index(drop=True)
     change = ARMS[name]
@@ -66,6 +68,7 @@ def train_arm(name: str, study: Path, output: Path) -> None:
         boxes,
         study / "jpg",
         recipe=settings,
+        class_names=change.get("class_names", ["Pneumonia"]),
         folds=FOLDS,
         batch_size=change.get("batch_size", BATCH),
     )
@@ -80,8 +83,9 @@ def table(output: Path) -> str:
     """Every finished arm less the recommended one, with intervals by patient, as Markdown."""
     found = {}
     for name in ARMS:
-        runs = [Run(output / folder_name(name) / f"fold-{fold + 1}") for fold in range(FOLDS)]
-        if all((run.folder / "predictions.csv").is_file() for run in runs):
+        folders = [output / folder_name(name) / f"fold-{fold + 1}" for fold in range(FOLDS)]
+        if all((folder / "predictions.csv").is_file() for folder in folders):
+            runs = [Run(folder) for folder in folders]
             found[name] = out_of_fold_films(runs), out_of_fold_maps(runs)
     rows = []
     for name, (films, maps) in found.items():
