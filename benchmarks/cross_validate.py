@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=160)
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="instead of the recipe's number")
+    parser.add_argument("--seed", type=int, default=0, help="of folds, weights and augmentation")
     given = parser.parse_args()
     images = pd.read_csv(given.study / "images.csv", dtype={"image_id": str, "patient_id": str})
     boxes = pd.read_csv(given.study / "boxes.csv", dtype={"image_id": str})
@@ -74,6 +75,7 @@ def main() -> None:
         recipe=recipes(given.epochs)[given.recipe],
         class_names=class_names,
         folds=given.folds,
+        seed=given.seed,
     )
     for run in runs:
         print(run.folder, f"best validation AUROC {run.history['val_auroc'].max():.3f}")
