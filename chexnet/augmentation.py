@@ -86,10 +86,10 @@ class SeededAugmenter:
     """An augmenter of imgaug whose every batch depends on its seed alone, in any thread.
 
     An augmenter holds random state, and its parameters may hold numbers drawn for earlier batches.
-    So each thread has a copy of its own, seeded for every batch, that draws what a batch needs and
-    no more: imgaug lets a parameter draw 10,000 numbers ahead, switched by a flag that all threads
-    share. Whatever else an augmenter may remember from batch to batch is not reset; none of
-    imgaug's remembers anything that matters.
+    So each thread has a copy of its own. Its parts share one generator, new for every batch, and
+    draw what a batch needs and no more: imgaug lets a parameter draw 10,000 numbers ahead, switched
+    by a flag that all threads share. Whatever else an augmenter may remember from batch to batch is
+    not reset; none of imgaug's remembers anything that matters.
     """
 
     def __init__(self, augmenter: iaa.Augmenter) -> None:
@@ -115,15 +115,13 @@ class SeededAugmenter:
         Raises:
             ValueError: the augmenter changed a film's size or dtype.
         """
-        if not hasattr(self._of_thread, "drawing"):
-            augmenter = copy.deepcopy(self._augmenter)
-            self._of_thread.drawing = [augmenter, *augmenter.get_all_children(flat=True)]
-        drawing = self._of_thread.drawing
-        augmenter = drawing[0]
-        # As augmenter.seed_ does, in a third of the time.
-        numbers = np.random.SeedSequence(seed).generate_state(len(drawing), np.uint64)
-        for part, number in zip(drawing, numbers.tolist(), strict=True):
-            part.random_state = RNG(np.random.Generator(np.random.SFC64(number)))
+        if not hasattr(self._of_thread, "augmenter"):
+            augmenter, draws = copy.deepcopy(self._augmenter), RNG(0)
+            for part in [augmenter, *augmenter.get_all_children(flat=True)]:
+                part.random_state = draws
+            self._of_thread.augmenter, self._of_thread.draws = augmenter, draws
+        augmenter = self._of_thread.augmenter
+        self._of_thread.draws.generator = np.random.Generator(np.random.SFC64(seed))
         heatmaps = None
         if masks is not None:
             heatmaps = [HeatmapsOnImage(mask[..., np.newaxis], films.shape[1:]) for mask in masks]

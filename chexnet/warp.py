@@ -44,7 +44,7 @@ class FilmWarp(iaa.Augmenter):
         # Always the same draws in the same order: a strength changes nothing else.
         mirrored = random_state.random((batch.nb_rows,)) < self.flip
         draws = random_state.uniform(-1.0, 1.0, (5, batch.nb_rows))
-        inverse = np.linalg.inv(self._linear_maps(mirrored, draws))
+        inverse = self._inverse_maps(mirrored, draws)
         shifts = self.shift * draws[3:].T
         images = () if batch.images is None else batch.images
         if isinstance(images, np.ndarray):
@@ -60,14 +60,15 @@ class FilmWarp(iaa.Augmenter):
                 _warp(heatmap.arr_0to1[np.newaxis], turned, shifts[[i]])
         return batch
 
-    def _linear_maps(self, mirrored: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    def _inverse_maps(self, mirrored: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """Of shear @ rotation @ mirror, ``(n, 2, 2)``, acting on (x, y)."""
         angle = np.radians(self.rotation) * draws[0]
         slope = np.tan(np.radians(self.shear) * draws[1])
         size = 1 + self.scale * draws[2]
-        cos, sin = size * np.cos(angle), size * np.sin(angle)
-        maps = np.array([[cos - slope * sin, -sin - slope * cos], [sin, cos]])  # shear @ rotation
-        maps[:, 0] *= np.where(mirrored, -1, 1)  # first the mirror: column x changes its sign
-        return maps.transpose(2, 0, 1)  # (n, 2, 2), acting on (x, y)
+        cos, sin = np.cos(angle) / size, np.sin(angle) / size
+        side = np.where(mirrored, -1, 1)
+        maps = [[side * cos, side * (sin + slope * cos)], [-sin, cos - slope * sin]]
+        return np.array(maps).transpose(2, 0, 1)
 
 
 class FilmBlur(iaa.Augmenter):
@@ -149,17 +150,18 @@ def _warp(films: np.ndarray, inverse: np.ndarray, shifts: np.ndarray) -> None:
     in_strips = np.abs(inverse).max(axis=(1, 2)) < 2
     if not strips or min(height, width) < _STRIPS_FROM:
         in_strips[:] = False
+    if in_strips.all():
+        _in_strips(films, inverse, offsets)
+        return
+    if in_strips.any():
+        some = films[in_strips]
+        _in_strips(some, inverse[in_strips], offsets[in_strips])
+        films[in_strips] = some
     matrices = _matrices(inverse, offsets)
     for i in np.flatnonzero(~in_strips):
         cv2.warpAffine(
             films[i].copy(), matrices[i], (width, height), dst=films[i], flags=_BACKWARDS
         )
-    if in_strips.all():
-        _in_strips(films, inverse, offsets)
-    elif in_strips.any():
-        some = films[in_strips]
-        _in_strips(some, inverse[in_strips], offsets[in_strips])
-        films[in_strips] = some
 
 
 def _matrices(inverse: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -171,9 +173,8 @@ def _in_strips(films: np.ndarray, inverse: np.ndarray, offsets: np.ndarray) -> N
     """The four strips of a grey film as four channels of one warp, in less than half the time.
 
     OpenCV works out once for all channels where a pixel comes from. That a strip's source is the
-    next one's moved by whole pixels is `_on_grid`'s doing. All that can be reckoned is reckoned
-    before OpenCV's first call: whatever lies between its calls holds Python's lock, and the other
-    threads wait.
+    next one's moved by whole pixels is `_on_grid`'s doing. What lies between OpenCV's calls holds
+    Python's lock, and the other threads wait: hence few calls, and little between them.
     """
     rows, width = films.shape[1:]
     height = rows // _STRIPS
@@ -189,12 +190,9 @@ def _in_strips(films: np.ndarray, inverse: np.ndarray, offsets: np.ndarray) -> N
     source = _room("source", *size.max(axis=0)[::-1])
     interleaved = _room("interleaved", *span.max(axis=0)[::-1], _STRIPS)
     warped = _room("warped", height, width, _STRIPS)
-    # Not all at addresses of one kind: to such cv2.split, too, writes past the cache.
-    planes = _room("planes", _STRIPS, height * width + 1)[:, :-1]
-    pictures = [plane.reshape(height, width) for plane in planes]
     places = np.concatenate([first + least, size, span, step, -least], axis=1).tolist()
-    work = []
-    for film, matrix, place in zip(films, matrices, places, strict=True):
+    targets = films.reshape(len(films), _STRIPS, height, width)
+    for film, target, matrix, place in zip(films, targets, matrices, places, strict=True):
         left, top, across_all, down_all, across, down, right_by, down_by, x, y = place
         right, bottom = left + across_all, top + down_all
         inner = film[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
@@ -205,10 +203,8 @@ def _in_strips(films: np.ndarray, inverse: np.ndarray, offsets: np.ndarray) -> N
         padded = source[:down_all, :across_all]
         corners = [(y + k * down_by, x + k * right_by) for k in range(_STRIPS)]
         strips = [padded[y : y + down, x : x + across] for y, x in corners]
-        work.append((inner, borders, padded, strips, interleaved[:down, :across], matrix, film))
-    for inner, borders, padded, strips, joined, matrix, film in work:
+        joined = interleaved[:down, :across]
         cv2.copyMakeBorder(inner, *borders, cv2.BORDER_CONSTANT, dst=padded, value=0)
         cv2.merge(strips, dst=joined)
         cv2.warpAffine(joined, matrix, (width, height), dst=warped, flags=_BACKWARDS)
-        cv2.split(warped, mv=pictures)
-        film.reshape(planes.shape)[:] = planes
+        cv2.split(warped, mv=list(target))

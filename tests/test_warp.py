@@ -23,8 +23,8 @@ def film(rows, columns):
 def drawn(strengths, shape, count=60):
     """Inverse maps on the grid, and shifts as a share of the side."""
     draws = np.random.default_rng(1).uniform(-1, 1, (5, count))
-    maps = FilmWarp(**strengths)._linear_maps(np.arange(count) % 2 == 0, draws)
-    return warp._on_grid(np.linalg.inv(maps), shape), strengths["shift"] * draws[3:].T
+    inverse = FilmWarp(**strengths)._inverse_maps(np.arange(count) % 2 == 0, draws)
+    return warp._on_grid(inverse, shape), strengths["shift"] * draws[3:].T
 
 
 def in_one(pixels, inverse, shift):
@@ -34,6 +34,20 @@ def in_one(pixels, inverse, shift):
     offset = centre - inverse @ (centre + shift * (columns, rows))
     matrix = np.column_stack([inverse, offset])
     return cv2.warpAffine(pixels, matrix, (columns, rows), flags=warp._BACKWARDS)
+
+
+@pytest.mark.parametrize("strengths", [USUAL, EXTREME], ids=["usual", "extreme"])
+def test_the_maps_undo_mirror_then_rotation_and_size_then_shear(strengths):
+    draws = np.random.default_rng(3).uniform(-1, 1, (5, 20))
+    mirrored = np.arange(20) % 2 == 0
+    inverse = FilmWarp(**strengths)._inverse_maps(mirrored, draws)
+    for one, mirror, draw in zip(inverse, mirrored, draws.T, strict=True):
+        angle, slope = np.radians(strengths["rotation"] * draw[0]), strengths["shear"] * draw[1]
+        turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        sheared = np.array([[1, -np.tan(np.radians(slope))], [0, 1]])
+        forwards = sheared @ turned @ np.diag([-1 if mirror else 1, 1])
+        forwards *= 1 + strengths["scale"] * draw[2]
+        assert one @ forwards == pytest.approx(np.eye(2), abs=1e-12)
 
 
 @pytest.mark.parametrize("strengths", [USUAL, EXTREME], ids=["usual", "extreme"])
