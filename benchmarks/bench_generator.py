@@ -1,9 +1,10 @@
 """Batches for training at 512 pixels: ours, the original's generator, the limit (a memory copy).
 
 One core, one OpenCV thread, JPGs and cache in memory (``/dev/shm`` where there is one) so that the
-disk's moods are left out. The ways are taken in turn, so that whatever else the machine does falls
-on all of them alike; the figures are medians over the repeats. Our first epoch includes building
-the `ImageStore`. The row of two threads needs two cores that nobody else uses.
+disk's moods are left out. The ways are taken in turn, and each one's figure is the least of its
+repeats: whatever else the machine does can only lengthen a measurement (as `timeit` says of its
+own). Our first epoch includes building the `ImageStore`. The row of two threads needs two cores
+that nobody else uses.
 
     CHEXNET_RSNA_DIR=<folder> python benchmarks/bench_generator.py
 """
@@ -11,7 +12,6 @@ the `ImageStore`. The row of two threads needs two cores that nobody else uses.
 import argparse
 import os
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -154,7 +154,7 @@ def one_round(folder: Path, films: list[Path], some: list[Path], cache: Path) ->
         ("two", lambda: through_pool(batches, 2), POOL_EPOCHS * len(films)),
         ("copy", lambda: [np.copyto(target, source) for _ in range(copies)], copies * BATCH),
     ):
-        made[way] = statistics.median(milliseconds(work, count) for _ in range(3))
+        made[way] = min(milliseconds(work, count) for _ in range(3))
     shutil.rmtree(cache)
     return made
 
@@ -167,7 +167,7 @@ def beside_the_original(folder: Path, what: str, chosen: argparse.Namespace) -> 
         one_round(folder, films, some, folder.parent / f"cache{number}")
         for number in range(chosen.repeats + 1)
     ][1:]  # at first everything is new to the processor and the system
-    ms = {way: statistics.median(one[way] for one in rounds) for way in rounds[0]}
+    ms = {way: min(one[way] for one in rounds) for way in rounds[0]}
     lines = [
         f"| {epoch} at {SIZE} px ({len(films)} {what}) | {ms[way]:.2f} ms a film "
         f"| {ms['original']:.1f} ms | copy {ms['copy']:.4f} ms | "
