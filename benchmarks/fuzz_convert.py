@@ -100,7 +100,7 @@ def film_bytes(pixels: np.ndarray, *, syntax: str = RAW, frames: int = 1, **more
             setattr(ds, keyword, value)
     ds["PixelData"].VR = "OB" if ds.BitsAllocated == 8 or syntax in (JPEG, J2K) else "OW"
     if syntax == RLE:
-        ds.compress(RLE, pixels)
+        ds.compress(RLE, pixels, generate_instance_uid=False)
     file = io.BytesIO()
     ds.save_as(file, enforce_file_format=True)
     return file.getvalue()
@@ -142,8 +142,8 @@ def whole_films() -> list[bytes]:
     return made + [Path(path).read_bytes() for path in paths if path]
 
 
-def bombs() -> list[bytes]:
-    """Small files that say they are enormous."""
+def bombs() -> dict[str, bytes]:
+    """Small files that say they are enormous, or take for ever to read."""
     small = np.zeros((8, 8), np.uint8)
     huge = {"Rows": 65535, "Columns": 65535}
     frame = jpeg_bytes(small)
@@ -151,26 +151,67 @@ def bombs() -> list[bytes]:
     vast = frame[:at] + b"\xff\xff\xff\xff" + frame[at + 4 :]
     wide = jpeg_bytes(small, codec="JPEG2000", no_jp2=True)
     wide = wide[:8] + struct.pack(">II", 60000, 60000) + wide[16:]
-    plain = film_bytes(small, syntax=DEFLATED)
+    whole = encapsulate([frame])
+    slow = jpeg_bytes(np.full((2000, 2000), 128, np.uint8), progressive=True)
+    scans = slow[:-2] + slow[slow.rindex(b"\xff\xda") : -2] * 3000 + slow[-2:]
+    plain = film_bytes(small)
+    start = 144 + int.from_bytes(plain[140:144], "little")
+    empty = struct.pack("<HH2sH", 8, 5, b"CS", 0)
+    many = b"1\\" * 5_000_000
+    window = struct.pack("<HHI", 0x28, 0x1050, len(many)) + many
+    items = 2_000_000 * struct.pack("<HHI", 0xFFFE, 0xE000, 0)
+    table = struct.pack("<HH2sHI", 0x28, 0x3010, b"SQ", 0, len(items)) + items
+    endless = struct.pack("<HH2sHI", 0x28, 0x3010, b"SQ", 0, 0xFFFFFFFF) + items
+    other = struct.pack("<HH2sH", 2, 0x12, b"XX", 0) + plain[132:start].replace(
+        b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99"
+    )
+    return {
+        "many pixels": film_bytes(small, **huge),
+        "many pixels, JPEG": film_bytes(small, syntax=JPEG, **huge, PixelData=encapsulate([vast])),
+        "a larger JPEG": film_bytes(small, syntax=JPEG, PixelData=encapsulate([vast])),
+        "a larger JPEG 2000": film_bytes(small, syntax=J2K, PixelData=encapsulate([wide])),
+        "many pixels, JPEG 2000": film_bytes(
+            small, syntax=J2K, Rows=60000, Columns=60000, PixelData=encapsulate([wide])
+        ),
+        "many frames": film_bytes(small, syntax=JPEG, frames=3, NumberOfFrames=2**31 - 1),
+        "many scans": film_bytes(
+            small, syntax=JPEG, Rows=2000, Columns=2000, PixelData=encapsulate([scans])
+        ),
+        "many fragments": film_bytes(small, syntax=JPEG, PixelData=whole[:8] + items + whole[8:]),
+        "deflated zeros": _deflated(bytes(300 * 2**20)),
+        "deflated elements": _deflated(empty * 4_000_000 + plain[start:]),
+        "deflated items": _deflated(_before_pixels(plain[start:], table)),
+        "deflated items without a length": _deflated(_before_pixels(plain[start:], endless)),
+        "many elements": plain[:start] + empty * 400_000 + plain[start:],
+        "much meta information": plain[:start] + b"\2\0\2\1UL\0\0" * 400_000 + plain[start:],
+        "two transfer syntaxes": plain[:start] + other + _deflated(bytes(100 * 2**20))[start:],
+        "a long window": _before_pixels(film_bytes(small, syntax=IMPLICIT), window),
+        "RLE that unpacks to more": _rle(small, [64], b"\x81\x00" * 400_000),
+        "RLE from beyond its end": _rle(
+            np.stack([small] * 3, -1), [64, 0x0FFFFFFF, 0x0FFFFFFF], b"\x81\x00" * 400_000
+        ),
+    }
+
+
+def _deflated(data: bytes) -> bytes:
+    """A film's meta information, and a data set to inflate."""
+    plain = film_bytes(np.zeros((8, 8), np.uint8), syntax=DEFLATED)
     start = 144 + int.from_bytes(plain[140:144], "little")
     deflate = zlib.compressobj(1, wbits=-zlib.MAX_WBITS)
-    zeros = b"".join(deflate.compress(bytes(2**20)) for _ in range(300)) + deflate.flush()
-    run = struct.pack("<16I", 1, 64, *[0] * 14) + b"\x81\x00" * 400_000
-    rle = bytearray(film_bytes(small, syntax=RLE, Rows=8, Columns=8))
-    return [
-        film_bytes(small, **huge),
-        film_bytes(small, syntax=JPEG, **huge, PixelData=encapsulate([vast])),
-        film_bytes(small, syntax=JPEG, PixelData=encapsulate([vast])),
-        film_bytes(small, syntax=J2K, PixelData=encapsulate([wide])),
-        film_bytes(small, syntax=J2K, Rows=60000, Columns=60000, PixelData=encapsulate([wide])),
-        film_bytes(small, syntax=JPEG, frames=3, NumberOfFrames=2**31 - 1),
-        plain[:start] + zeros,
-        bytes(rle[: rle.rindex(b"\xfe\xff\x00\xe0")])
-        + b"\xfe\xff\x00\xe0"
-        + struct.pack("<I", len(run))
-        + run
-        + b"\xfe\xff\xdd\xe0\0\0\0\0",
-    ]
+    return plain[:start] + deflate.compress(data) + deflate.flush()
+
+
+def _before_pixels(film: bytes, element: bytes) -> bytes:
+    at = film.rindex(struct.pack("<HH", 0x7FE0, 0x10))
+    return film[:at] + element + film[at:]
+
+
+def _rle(pixels: np.ndarray, starts: list[int], segments: bytes) -> bytes:
+    """A film whose RLE frame is this one."""
+    film = film_bytes(pixels, syntax=RLE)
+    frame = struct.pack("<16I", len(starts), *starts, *[0] * (15 - len(starts))) + segments
+    fragment = b"\xfe\xff\x00\xe0" + struct.pack("<I", len(frame)) + frame
+    return film[: film.rindex(b"\xfe\xff\x00\xe0")] + fragment + b"\xfe\xff\xdd\xe0\0\0\0\0"
 
 
 @st.composite
@@ -279,7 +320,7 @@ def fuzz(films: int, seed: int, folder: Path) -> dict[str, object]:
             reasons["".join(c for c in row["reason"] if not c.isdigit())] += 1
 
     first = bombs()
-    for bomb in first:
+    for bomb in first.values():
         convert(bomb)
     for_damaged_films(films - len(first), seed, convert)
     return {"statuses": statuses, "reasons": reasons, "slowest": max(times)}

@@ -5,7 +5,6 @@ of the header but numbers.
 """
 
 import contextlib
-import io
 import logging
 import struct
 import threading
@@ -20,20 +19,19 @@ import numpy as np
 import pydicom
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels import apply_color_lut, get_decoder
-from pydicom.uid import UID, UID_dictionary
+from pydicom.uid import UID
 
+from chexnet.dataset import read_elements
 from chexnet.greyscale import shown
-from chexnet.header import (
-    MAX_SAMPLES,
-    FilmError,
-    check_deflated,
-    file_meta,
-    public_facts,
-    read_bytes,
-)
+from chexnet.header import MAX_SAMPLES, FilmError, public_facts, read_bytes
 from chexnet.jpeg import JPEG_BASELINE, frame_size, grey_baseline
 
-_DEFLATED = "1.2.840.10008.1.2.1.99"  # PS3.5 A.5
+_ITEM = b"\xfe\xff\x00\xe0"  # PS3.5 A.4
+_EOI, _SOS = b"\xff\xd9", b"\xff\xda"  # ITU-T T.81 table B.1
+_MOST_ITEMS = 100_000  # frames and fragments of pixel data
+_MOST_OFFSETS = 4 * _MOST_ITEMS  # bytes of a table of where the frames begin
+_MOST_SCANS = 32  # of a JPEG; a progressive one in grey has six
+_SLACK = 2**20  # bytes that a coded frame may have beyond twice its plain size
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 _GREYS = ("MONOCHROME1", "MONOCHROME2")  # PS3.3 C.7.6.3.1.2
 _PALETTE = [
@@ -146,12 +144,7 @@ def _quietly() -> Iterator[None]:
 
 def _dataset(data: bytes) -> pydicom.Dataset:
     """The elements of ``_ELEMENTS``, those of the first frame's functional groups included."""
-    syntax, start = file_meta(data)
-    if not syntax:
-        raise FilmError("its header names no transfer syntax")
-    if syntax == _DEFLATED:
-        check_deflated(data, start)
-    ds = pydicom.dcmread(io.BytesIO(data), specific_tags=_ELEMENTS)
+    ds = read_elements(data, _ELEMENTS)
     # PS3.3 C.7.6.16: enhanced files keep these steps for all frames or for each.
     for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         for macro in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
@@ -166,16 +159,13 @@ def _checked(ds: pydicom.Dataset, syntax: UID) -> dict[str, object]:
     if "FloatPixelData" in ds or "DoubleFloatPixelData" in ds:
         raise FilmError("floating-point pixels; 8 to 16 bits are read")
     if "PixelData" not in ds:
-        # pydicom leaves out what has no end.
-        raise FilmError("truncated: no whole pixel data" if "Rows" in ds else "no pixel data")
+        raise FilmError("no pixel data")
     missing = [name for name in ("Rows", "Columns", "BitsAllocated") if ds.get(name) is None]
     if missing:
         raise FilmError(f"its header lacks {', '.join(missing)}")
     rows, columns, samples = int(ds.Rows), int(ds.Columns), int(ds.get("SamplesPerPixel", 1))
     photometric = str(ds.get("PhotometricInterpretation", "")).strip()
     allocated, frames = int(ds.BitsAllocated), int(ds.get("NumberOfFrames") or 1)
-    if syntax not in UID_dictionary or not syntax.is_transfer_syntax:
-        raise FilmError("a transfer syntax that the Standard does not name")
     try:
         decodable = get_decoder(syntax).is_available
     except NotImplementedError:
@@ -224,6 +214,9 @@ def _first_frame(ds: pydicom.Dataset, syntax: UID) -> bytes:
         ds["PixelData"].value = ds.PixelData[: size + size % 2]
         ds.NumberOfFrames = 1
         return b""
+    items, table = ds.PixelData.count(_ITEM), int.from_bytes(ds.PixelData[4:8], "little")
+    if items > _MOST_ITEMS or table > _MOST_OFFSETS:
+        raise FilmError(f"compressed pixels in more than {_MOST_ITEMS} parts")
     try:
         offsets = ds.get("ExtendedOffsetTable"), ds.get("ExtendedOffsetTableLengths")
         frame = get_frame(
@@ -234,13 +227,18 @@ def _first_frame(ds: pydicom.Dataset, syntax: UID) -> bytes:
         )
     except Exception:
         raise FilmError("truncated or damaged: its compressed pixels have no whole frame") from None
+    if len(frame) > 2 * size + _SLACK:
+        raise FilmError(f"{len(frame)} bytes of compressed pixels for {size} of plain ones")
     if "JPEG" in syntax.name:
         found = frame_size(frame)
         if found != (rows, columns):
             says = f"its JPEG is {found[0]} x {found[1]}" if found else "its JPEG is damaged"
             raise FilmError(f"{says}; {rows} x {columns} pixels expected")
-        if frame[:2] == b"\xff\xd8" and b"\xff\xd9" not in frame:
-            raise FilmError("truncated: its JPEG has no end")
+        if frame[:2] == b"\xff\xd8":
+            if _EOI not in frame:
+                raise FilmError("truncated: its JPEG has no end")
+            if (scans := frame.count(_SOS)) > _MOST_SCANS:
+                raise FilmError(f"its JPEG has {scans} scans; at most {_MOST_SCANS} are read")
     else:
         _check_rle(frame, rows * columns)
     ds["PixelData"].value = encapsulate([frame])
@@ -254,12 +252,18 @@ def _check_rle(frame: bytes, plane: int) -> None:
     """Refuses an RLE frame that unpacks to more than it should, without unpacking it (PS3.5 G)."""
     count, *starts = struct.unpack("<16I", frame[:64])
     bounds = [*starts[: min(count, 15)], len(frame)]
+    if bounds[0] < 64 or any(start > end for start, end in pairwise(bounds)):
+        raise FilmError("damaged: its RLE segments are not where it says")
     for start, end in pairwise(bounds):
         unpacked = 0
-        while start < end <= len(frame):
+        while start < end:
             run = frame[start]
-            unpacked += run + 1 if run < 128 else 257 - run
-            start += run + 2 if run < 128 else 2
+            if run < 128:
+                unpacked, start = unpacked + run + 1, start + run + 2
+            elif run > 128:
+                unpacked, start = unpacked + 257 - run, start + 2
+            else:  # 128 says nothing
+                start += 1
             if unpacked > 2 * plane:
                 raise FilmError(f"its RLE unpacks to more than {2 * plane} bytes")
 

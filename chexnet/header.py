@@ -19,6 +19,7 @@ VIEWS = frozenset(["AP", "PA", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LAT", "L
 SEXES = frozenset("MFO")  # PS3.3 C.7.1.1
 _YEARS_PER_UNIT = {"Y": 1.0, "": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # PS3.5 6.2
 _PIECE = 1 << 16  # bytes inflated at a time
+_MOST_META = 1000  # elements; PS3.10 7.1 knows fifteen
 _OLDEST = 120  # RSNA's table has 148 and 155: slips of the pen, not ages
 
 PIXEL_DATA = 0x7FE00010
@@ -83,37 +84,40 @@ def file_meta(data: bytes) -> tuple[str, int]:
         The Transfer Syntax UID, ``""`` if the file names none, and the offset in bytes.
 
     Raises:
-        FilmError: the file is not DICOM Part 10.
+        FilmError: the file is not DICOM Part 10, or its meta information has no end.
     """
     if data[128:132] != b"DICM":
         raise FilmError("not a DICOM file (no 'DICM' after its first 128 bytes)")
     syntax, start = "", 132
-    for tag, offset, length in elements(data, 132):
+    for number, (tag, offset, length) in enumerate(elements(data, 132)):
         if tag >> 16 != 2:
             break
+        if number == _MOST_META:
+            raise FilmError(f"more than {_MOST_META} elements of meta information")
         if tag == 0x00020010:
             syntax = data[offset : offset + length].decode("ascii", "replace").strip(" \0")
         start = offset + length
     return syntax, start
 
 
-def check_deflated(data: bytes, start: int) -> None:
-    """Refuses a data set that inflates to more than a film can have, without keeping it.
+def inflated(data: bytes, start: int) -> bytearray:
+    """What a deflated data set holds (PS3.5 A.5).
 
     Raises:
         FilmError: more than ``MAX_FILE`` bytes, or no deflated data at all.
     """
-    inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    inflater, whole = zlib.decompressobj(-zlib.MAX_WBITS), bytearray()
     for offset in range(start, len(data), _PIECE):
         piece = data[offset : offset + _PIECE]
         while piece and not inflater.eof:
             try:
-                inflated += len(inflater.decompress(piece, 64 * _PIECE))
+                whole += inflater.decompress(piece, 64 * _PIECE)
             except zlib.error:
                 raise FilmError("damaged: what should be deflated is not") from None
             piece = inflater.unconsumed_tail
-            if inflated > MAX_FILE:
+            if len(whole) > MAX_FILE:
                 raise FilmError(f"inflates to more than {MAX_FILE} bytes")
+    return whole
 
 
 def public_facts(values: Mapping[str, object]) -> dict[str, object]:

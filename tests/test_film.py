@@ -2,6 +2,9 @@
 
 import io
 import logging
+import struct
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from benchmarks.fuzz_convert import (
     SECRET,
     bombs,
     film_bytes,
+    for_damaged_films,
     jpeg_bytes,
     lut,
 )
@@ -118,7 +122,7 @@ def test_two_to_sixteen_bits_signed_or_not_fill_the_grey_scale(bits, signed):
     data = film_bytes(stored.astype(kind), BitsStored=bits, HighBit=bits - 1)
     film = film_of(data)
     assert np.array_equal(film.pixels, shades(stored, stored.min(), stored.max()))
-    assert film.original["bits"], film.original["signed"] == (bits, signed)
+    assert (film.original["bits"], film.original["signed"]) == (bits, signed)
     assert bool(film.original["steps"]) == (signed or bits != 8)
 
 
@@ -329,34 +333,74 @@ def test_a_syntax_without_a_decoder_is_refused_by_name(name):
         read_film(path)
 
 
-def test_a_film_cut_anywhere_is_refused():
-    film = film_bytes((RAMP % 256).astype(np.uint8), syntax=JPEG)
-    for length in range(150, len(film) - 20, 41):
-        with pytest.raises(FilmError, match=r"truncated|no pixel data|no transfer syntax"):
+@pytest.mark.parametrize("syntax", [JPEG, RAW])
+def test_a_film_cut_anywhere_is_refused_and_told_from_one_without_pixels(syntax):
+    film = film_bytes((RAMP % 256).astype(np.uint8), syntax=syntax)
+    pixels = film.rindex(b"\xe0\x7f\x10\x00") + 12
+    for length in range(150, len(film) - 10, 41):
+        with pytest.raises(FilmError) as caught:
             film_of(film[:length])
+        if length >= pixels:
+            assert str(caught.value).startswith("truncated")
+        else:
+            assert str(caught.value) in ("no pixel data", "its header names no transfer syntax")
+
+
+BOMBS = {
+    "many pixels": "65535 x 65535 pixels of 1 values; 1 to 36000000 values are read",
+    "many pixels, JPEG": "65535 x 65535 pixels of 1 values; 1 to 36000000 values are read",
+    "a larger JPEG": "its JPEG is 65535 x 65535; 8 x 8 pixels expected",
+    "a larger JPEG 2000": "its JPEG is damaged; 8 x 8 pixels expected",
+    "many pixels, JPEG 2000": "60000 x 60000 pixels of 1 values; 1 to 36000000 values are read",
+    "many scans": "its JPEG has 3006 scans; at most 32 are read",
+    "many fragments": "compressed pixels in more than 100000 parts",
+    "deflated zeros": "inflates to more than 268435456 bytes",
+    "deflated elements": "its header takes more than 200000 reads",
+    "deflated items": "a header of more than 2097152 bytes without the pixels",
+    "deflated items without a length": "its header takes more than 200000 reads",
+    "many elements": "its header takes more than 200000 reads",
+    "much meta information": "more than 1000 elements of meta information",
+    "two transfer syntaxes": "no pixel data",
+    "a long window": "a header of more than 2097152 bytes without the pixels",
+    "RLE that unpacks to more": "its RLE unpacks to more than 128 bytes",
+    "RLE from beyond its end": "damaged: its RLE segments are not where it says",
+}
 
 
 def test_bombs_are_refused_before_they_are_decoded(monkeypatch):
-    made = bombs()
-
     def never(*_, **__):
         raise AssertionError("decoded")
 
     monkeypatch.setattr("chexnet.film._decoded", never)
-    reasons = []
-    for bomb in (made[k] for k in (0, 1, 2, 3, 4, 6, 7)):
+    made, reasons = bombs(), {}
+    for name in BOMBS:
         with pytest.raises(FilmError) as caught:
-            film_of(bomb)
-        reasons.append(str(caught.value))
-    assert reasons == [
-        "65535 x 65535 pixels of 1 values; 1 to 36000000 values are read",
-        "65535 x 65535 pixels of 1 values; 1 to 36000000 values are read",
-        "its JPEG is 65535 x 65535; 8 x 8 pixels expected",
-        "its JPEG is damaged; 8 x 8 pixels expected",
-        "60000 x 60000 pixels of 1 values; 1 to 36000000 values are read",
-        "inflates to more than 268435456 bytes",
-        "its RLE unpacks to more than 128 bytes",
-    ]
+            film_of(made[name])
+        reasons[name] = str(caught.value)
+    assert reasons == BOMBS
+    assert made.keys() - BOMBS.keys() == {"many frames"}  # its first frame is a film
+
+
+def test_the_fuzzer_keeps_its_bounds_of_time_and_memory_and_its_seed(tmp_path):
+    script = Path(__file__).parents[1] / "benchmarks" / "fuzz_convert.py"
+    run = [sys.executable, str(script), "--films", "60"]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    films = [[], []]
+    for kept in films:
+        for_damaged_films(30, 5, kept.append)
+    assert films[0] == films[1]
+
+
+def test_rle_bytes_that_say_nothing_are_stepped_over():
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    coded = b"".join(b"\x80" + bytes([0, value]) for value in pixels.ravel())
+    frame = struct.pack("<16I", 1, 64, *[0] * 14) + coded
+    film = film_bytes(pixels, syntax=RLE)
+    fragment = b"\xfe\xff\x00\xe0" + struct.pack("<I", len(frame)) + frame
+    film = film[: film.rindex(b"\xfe\xff\x00\xe0")] + fragment + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    assert np.array_equal(pydicom.dcmread(io.BytesIO(film)).pixel_array, pixels)
+    assert np.array_equal(film_of(film).pixels, pixels)
 
 
 def test_nothing_private_is_warned_of_logged_or_raised(caplog):

@@ -14,6 +14,7 @@ ORDER = [
     "header",
     "jpeg",
     "greyscale",
+    "dataset",
     "film",
     "filmtable",
     "workers",
