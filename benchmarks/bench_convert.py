@@ -1,8 +1,9 @@
 """Converting films: ours, the original's way (decode and encode), and the limit (a file copy).
 
 One core, files in memory (``/dev/shm`` where there is one) so that the disk's moods are left out,
-every film written under a new name, the three ways taken in turn so that whatever else the machine
-does falls on all of them alike. The folder of 30,000 is on disk and takes 5 GB for a while.
+every film written under a new name, the three ways taken in turn. Each film counts with the least
+of its repeats: whatever else the machine does can only lengthen a measurement, as in
+`bench_generator`. The folder of 30,000 is on disk and takes 5 GB for a while.
 
     CHEXNET_RSNA_DIR=<folder> python benchmarks/bench_convert.py
 """
@@ -10,19 +11,22 @@ does falls on all of them alike. The folder of 30,000 is on disk and takes 5 GB 
 import argparse
 import os
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pydicom
 
 from chexnet.dicom import convert_film, convert_folder
 from chexnet.filmtable import Source
 
-HEADER = "| figure | ours | the original's way | limit | ratios |\n|---|---|---|---|---|"
+HEADER = (
+    "| figure | ours | the original's way | limit | ratios | asked for |\n|---|---|---|---|---|---|"
+)
+ASKED = "12 x, within 3.5 x of a copy"
 
 
 def decode_and_encode(source: Path, target: Path) -> None:
@@ -31,28 +35,28 @@ def decode_and_encode(source: Path, target: Path) -> None:
 
 
 def one_film(films: list[Path], folder: Path, repeats: int) -> str:
-    """Median milliseconds of one film, each way."""
+    """Milliseconds of one film, each way: the mean over films of the least of the repeats."""
     ways: dict[str, Callable[[Path, Path], object]] = {
         "ours": lambda film, out: convert_film(Source(film.name, str(film), film.stem, 0, 0), out),
         "original": lambda film, out: decode_and_encode(film, out / f"{film.stem}.jpg"),
         "copy": lambda film, out: shutil.copyfile(film, out / film.name),
     }
-    times: dict[str, list[float]] = {way: [] for way in ways}
+    times = {way: np.empty((repeats, len(films))) for way in ways}
     for repeat in range(repeats):
         out = folder / str(repeat)
         for way in ways:
             (out / way).mkdir(parents=True)
-        for film in films:
+        for number, film in enumerate(films):
             for way, work in ways.items():
                 began = time.perf_counter()
                 work(film, out / way)
-                times[way].append(time.perf_counter() - began)
+                times[way][repeat, number] = time.perf_counter() - began
         shutil.rmtree(out)
-    ours, original, copy = (1000 * statistics.median(times[way]) for way in times)
+    ours, original, copy = (1000 * times[way].min(axis=0).mean() for way in times)
     return (
         f"| converting one genuine film ({len(films)} films, {repeats} times) | {ours:.2f} ms "
         f"| {original:.2f} ms | copy {copy:.2f} ms "
-        f"| {original / ours:.0f} x faster, {ours / copy:.1f} x a copy |"
+        f"| {original / ours:.0f} x faster, {ours / copy:.1f} x a copy | {ASKED} |"
     )
 
 
@@ -71,7 +75,8 @@ def second_run(films: list[Path], folder: Path, count: int) -> str:
     assert (first["status"] == "copied").all() and first["new"].all() and not again["new"].any()
     return (
         f"| folder of {count} films | {between - began:.1f} s, then {spent:.2f} s when all is done "
-        f"| | | {count / (between - began):.0f} films a second |"
+        f"| | | {count / (between - began):.0f} films a second "
+        "| 30,000 films checked in under 5 s |"
     )
 
 
@@ -89,11 +94,12 @@ def main() -> None:
     arguments.add_argument("--folder-films", type=int, default=30_000, help="0 leaves it out")
     arguments.add_argument("--scratch", help="where to write; by default temporary folders")
     chosen = arguments.parse_args()
+    print(HEADER)
     if not (folder := os.environ.get("CHEXNET_RSNA_DIR")):
-        raise SystemExit("CHEXNET_RSNA_DIR is not set: no genuine films to time")
+        print(f"| converting | not measured: CHEXNET_RSNA_DIR is not set | | | | {ASKED} |")
+        return
     films = sorted((Path(folder) / "stage_2_train_images").glob("*.dcm"))
     cv2.setNumThreads(1)
-    print(HEADER)
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(dir=chosen.scratch or memory) as scratch:
         print(one_film(beside(films[: chosen.films], scratch), Path(scratch), chosen.repeats))

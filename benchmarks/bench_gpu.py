@@ -2,7 +2,8 @@
 
 Keras runs on the backend that ``KERAS_BACKEND`` names, PyTorch beside it on the same card. Without
 a GPU nothing is measured, and the table says so; ``--anyway`` runs it on the CPU all the same, to
-see that it works.
+see that it works. PyTorch's DenseNet121 is torchvision's, which only this asks for:
+``pip install -r requirements-backends.txt torchvision`` brings the one that fits.
 
     KERAS_BACKEND=jax CHEXNET_RSNA_DIR=<folder> python benchmarks/bench_gpu.py
 """
@@ -11,11 +12,12 @@ import argparse
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import keras
 import numpy as np
-from bench_generator import jpgs, our_batches
+from bench_generator import Endless, fetched, jpgs, our_batches
 
 from chexnet.model import build_chexnet
 
@@ -34,21 +36,10 @@ def gpu() -> bool:
         import torch
 
         return torch.cuda.is_available()
-    return bool(keras.distribution.list_devices("gpu"))
-
-
-def endless(batches: keras.utils.PyDataset) -> Iterator[tuple]:
-    """Batches as ``fit`` fetches them, epoch after epoch; the smaller last ones left out."""
-    from keras.src.trainers.data_adapters.py_dataset_adapter import OrderedEnqueuer
-
-    queue = OrderedEnqueuer(batches, batches.workers, max_queue_size=batches.max_queue_size)
-    queue.start()
     try:
-        for films, labels in queue.get():
-            if len(films) == batches.batch_size:
-                yield films, labels
-    finally:
-        queue.stop()
+        return bool(keras.distribution.list_devices("gpu"))
+    except RuntimeError:  # JAX's word for none
+        return False
 
 
 def keras_speed(model: keras.Model, batches: Iterator[tuple], steps: int) -> float:
@@ -97,19 +88,19 @@ def torch_speed(batch: tuple, steps: int, device: str) -> float:
 def measured(size: int, chosen: argparse.Namespace, folder: Path, cache: Path) -> list[str]:
     """What stands beside each of `ROWS`."""
     films = sorted(folder.glob("*.jpg"))
+    if len(films) < chosen.batch:
+        raise SystemExit(f"{len(films)} films are fewer than --batch {chosen.batch}")
+    films = films[: len(films) // chosen.batch * chosen.batch]  # batches of one shape
     batches = our_batches(
         folder, films, cache, workers=chosen.workers, batch_size=chosen.batch, size=size
     )
     one = batches[0]
-    if len(one[0]) < chosen.batch:
-        raise SystemExit(f"{len(films)} films are fewer than --batch {chosen.batch}")
     keras.backend.clear_session()
     model = build_chexnet(size, weights=None, precision="mixed_bfloat16")
     model.compile("adamw", loss="binary_crossentropy", jit_compile="auto" if gpu() else False)
     alone = keras_speed(model, iter(lambda: one, None), chosen.steps)
-    fed = endless(batches)
-    with_data = keras_speed(model, fed, chosen.steps)
-    fed.close()
+    with closing(fetched(Endless(batches))) as fed:
+        with_data = keras_speed(model, fed, chosen.steps)
     found = [f"{alone:.1f}", f"{with_data:.1f} ({100 * with_data / alone:.0f} %)"]
     try:
         torch = torch_speed(one, chosen.steps, "cuda" if gpu() else "cpu")

@@ -89,13 +89,14 @@ class SeededAugmenter:
     So each thread has a copy of its own. Its parts share one generator, new for every batch, and
     draw what a batch needs and no more: imgaug lets a parameter draw 10,000 numbers ahead, switched
     by a flag that all threads share. Whatever else an augmenter may remember from batch to batch is
-    not reset; none of imgaug's remembers anything that matters.
+    not reset; of imgaug's only `FrequencyNoise` remembers anything that matters, and is cured of
+    it. What draws from NumPy's global state, as ``imgaug.augmenters.imgcorruptlike`` does, depends
+    on its seed in one thread only.
     """
 
     def __init__(self, augmenter: iaa.Augmenter) -> None:
         """Copies the augmenter, which is left as it is."""
         self._augmenter = copy.deepcopy(augmenter)
-        _strip(self._augmenter)
         self._of_thread = threading.local()
 
     def __call__(
@@ -116,10 +117,8 @@ class SeededAugmenter:
             ValueError: the augmenter changed a film's size or dtype.
         """
         if not hasattr(self._of_thread, "augmenter"):
-            augmenter, draws = copy.deepcopy(self._augmenter), RNG(0)
-            for part in [augmenter, *augmenter.get_all_children(flat=True)]:
-                part.random_state = draws
-            self._of_thread.augmenter, self._of_thread.draws = augmenter, draws
+            self._of_thread.draws = RNG(0)
+            self._of_thread.augmenter = _own_copy(self._augmenter, self._of_thread.draws)
         augmenter = self._of_thread.augmenter
         self._of_thread.draws.generator = np.random.Generator(np.random.SFC64(seed))
         heatmaps = None
@@ -164,15 +163,19 @@ def augmented_examples(
     return changed[..., 0], moved
 
 
-def _strip(value: object) -> object:
-    if isinstance(value, iap.AutoPrefetcher):
-        return _strip(value.other_param)
-    if isinstance(value, iaa.Augmenter | iap.StochasticParameter):
-        for name, part in vars(value).items():
-            setattr(value, name, _strip(part))
-    if isinstance(value, iaa.Augmenter):
-        for child in value.get_all_children(flat=True):
-            _strip(child)
-    if type(value) in (list, tuple):
-        return type(value)(_strip(part) for part in value)
-    return value
+def _own_copy(augmenter: iaa.Augmenter, draws: RNG) -> iaa.Augmenter:
+    """A copy that draws from one generator, and nothing ahead."""
+    # deepcopy notes all copies here, also those in kernels and masks, which imgaug does not list.
+    parts: dict[int, object] = {}
+    copied = copy.deepcopy(augmenter, parts)
+    for part in parts.values():
+        while isinstance(part, iap.AutoPrefetcher):
+            # In place, whoever holds it: it becomes the parameter for which it draws ahead.
+            inner = part.other_param
+            part.__class__, part.__dict__ = type(inner), vars(inner)
+        if isinstance(part, iap.FrequencyNoise):
+            # Its cache cuts small matrices out of earlier, larger ones, which hold other values.
+            part._get_distance_matrix_cached = part._create_distance_matrix
+        if isinstance(part, iaa.Augmenter):
+            part.random_state = draws
+    return copied

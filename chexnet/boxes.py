@@ -64,10 +64,19 @@ def box_masks(
     """
     height, width = (size, size) if isinstance(size, int | np.integer) else size
     its_boxes = boxes_by_film(boxes[boxes["image_id"].isin(image_ids)], images)
-    masks = np.zeros((len(image_ids), height, width), np.float32)
+    return masks_by_film(its_boxes, image_ids, (height, width))
+
+
+def masks_by_film(
+    boxes: dict[str, np.ndarray],
+    image_ids: Sequence[str] | np.ndarray | pd.Series,
+    size: tuple[int, int],
+) -> np.ndarray:
+    """What `box_masks` gives, from boxes as `boxes_by_film` has them, once for many grids."""
+    masks = np.zeros((len(image_ids), *size), np.float32)
     for mask, image_id in zip(masks, image_ids, strict=True):
-        if image_id in its_boxes:
-            mask[:] = coverage(its_boxes[image_id], (height, width))
+        if image_id in boxes:
+            mask[:] = coverage(boxes[image_id], size)
     return masks
 
 

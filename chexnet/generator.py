@@ -15,7 +15,7 @@ from chexnet.augmentation import (
     augmented_examples,
     default_augmenter,
 )
-from chexnet.boxes import boxes_by_film, coverage
+from chexnet.boxes import boxes_by_film, masks_by_film
 from chexnet.images import ImageStore
 from chexnet.labels import some_of
 
@@ -156,18 +156,19 @@ class AugmentedImageSequence(keras.utils.PyDataset):
             rows: int ``(n,)``, positions in ``image_ids``.
             seed: of their augmentation.
         """
-        films = self.store[self.image_ids[rows]]
+        image_ids = self.image_ids[rows]
+        films = self.store[image_ids]
         masks = None
         if self.augmenter is not None:
             if self.map_size is not None:
                 # On a finer raster, each cell cut into equal parts, so that a mean is its share.
                 fine = tuple(side * max(1, MASK_RASTER // side) for side in self.map_size)
-                masks = self._masks(rows, fine)
+                masks = masks_by_film(self._boxes, image_ids, fine)
             films, masks = self.augmenter(films, [*seed, _AUGMENTATION], masks)
             if masks is not None:
                 masks = _cell_means(masks, self.map_size)
         elif self.map_size is not None:
-            masks = self._masks(rows, self.map_size)
+            masks = masks_by_film(self._boxes, image_ids, self.map_size)
         labels = self.labels[rows]
         if masks is None:
             return films, labels
@@ -211,13 +212,6 @@ class AugmentedImageSequence(keras.utils.PyDataset):
         """
         if self._begun:
             self.epoch += 1
-
-    def _masks(self, rows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        masks = np.zeros((len(rows), *size), np.float32)
-        for mask, image_id in zip(masks, self.image_ids[rows], strict=True):
-            if image_id in self._boxes:
-                mask[:] = coverage(self._boxes[image_id], size)
-        return masks
 
 
 def _cell_means(masks: np.ndarray, map_size: tuple[int, int]) -> np.ndarray:

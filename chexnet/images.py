@@ -30,6 +30,8 @@ FORMAT = 1
 CACHES_KEPT = 4
 # Unfinished files older than this were left behind by a process that was killed.
 LEFT_BEHIND_SECONDS = 24 * 3600
+# Another process may tidy a cache away before it is open here; so often it is built again.
+MOST_BUILT = 3
 
 
 class ImageStore:
@@ -80,7 +82,7 @@ class ImageStore:
         Raises:
             FileNotFoundError: films are missing.
             ValueError: a setting or an image id is not allowed, or films cannot be decoded.
-            OSError: the disk has no room for the cache.
+            OSError: the disk has no room for the cache, or other processes remove it each time.
         """
         if image_size < 8 or tiles < 1 or (clip_limit is not None and clip_limit <= 0):
             raise ValueError(
@@ -94,19 +96,20 @@ class ImageStore:
         self._row = {image_id: row for row, image_id in enumerate(self.image_ids)}
         if len(self._row) < len(self.image_ids):
             twice = pd.Series(self.image_ids)[pd.Series(self.image_ids).duplicated()].unique()
-            raise ValueError(
-                f"ImageStore: more than once: {some_of(twice)}; allowed is each id once"
-            )
+            raise ValueError(f"ImageStore: more than once: {some_of(twice)}; allowed is once")
         if not self.image_ids:
             raise ValueError("ImageStore: no image ids; at least one is needed")
-        self._equalise = (clip_limit, tiles)
+        # As float: 2 and 2.0 must not be two names of one cache.
+        self._equalise = (None if clip_limit is None else float(clip_limit), tiles)
         cache = self.folder.parent / "cache" if cache is None else Path(cache)
         self.path = self._cache_path(cache)
-        pixels = self._open()
-        if pixels is None:
-            cache.mkdir(parents=True, exist_ok=True)
+        built = 0
+        while (pixels := self._open()) is None:
+            if built == MOST_BUILT:
+                raise OSError(f"{self.path}: built {built} times, each time gone before its use")
             self._build(workers, progress)
-            pixels = self._open()
+            built += 1
+        if built:
             self._tidy()
         self._pixels = pixels
 
@@ -159,12 +162,12 @@ class ImageStore:
         return cache / f"films-{self.image_size}px-{clahe}-{digest}.npy"
 
     def _open(self) -> np.ndarray | None:
-        if not self.path.exists():
-            return None
         shape = (len(self), self.image_size, self.image_size)
         try:
             pixels = np.load(self.path, mmap_mode="r", allow_pickle=False)
             whole = pixels.shape == shape and pixels.dtype == np.uint8
+        except FileNotFoundError:
+            return None
         except (ValueError, OSError, EOFError):
             whole = False
         if not whole:
@@ -180,6 +183,7 @@ class ImageStore:
 
     def _build(self, workers: int | None, progress: bool) -> None:
         unfinished = self.path.with_name(f".{self.path.stem}.{uuid.uuid4().hex}.part")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         needed = len(self) * self.image_size**2
         free = shutil.disk_usage(self.path.parent).free
         if needed > free:  # writing to a mapped file on a full disk would kill the process
@@ -229,12 +233,9 @@ class ImageStore:
     def _tidy(self) -> None:
         alike = self.path.name.rsplit("-", 1)[0]
         finished = sorted(self.path.parent.glob(f"{alike}-*.npy"), key=_changed, reverse=True)
-        now = time.time()
-        left_behind = [
-            path
-            for path in self.path.parent.glob(".films-*.part")
-            if now - _changed(path) > LEFT_BEHIND_SECONDS
-        ]
+        since = time.time() - LEFT_BEHIND_SECONDS
+        unfinished = self.path.parent.glob(".films-*.part")
+        left_behind = [path for path in unfinished if _changed(path) < since]
         for path in finished[CACHES_KEPT:] + left_behind:
             if path != self.path:
                 with contextlib.suppress(OSError):  # on Windows another process may hold it open

@@ -1,5 +1,7 @@
 import copy
+import gc
 from concurrent.futures import ThreadPoolExecutor
+from types import FunctionType, ModuleType
 
 import imgaug.augmenters as iaa
 import imgaug.parameters as iap
@@ -13,6 +15,7 @@ from chexnet.augmentation import (
     augmented_examples,
     default_augmenter,
 )
+from chexnet.boxes import coverage
 
 SIZE = 64
 OFF = {"flip": 0, "rotation": 0, "shear": 0, "shift": 0, "scale": 0, "blur": 0}
@@ -20,6 +23,18 @@ STRENGTHS = {
     "flip": 1, "rotation": 20, "shear": 16, "shift": 0.2, "scale": 0.3, "blur": 40,
     "brightness": 0.3, "contrast": 0.5,
 }  # fmt: skip
+# Their parameters lie in kernels, masks and points, which imgaug does not list as parts.
+HIDDEN = {
+    "Sharpen": iaa.Sharpen(alpha=(0, 1)),
+    "Emboss": iaa.Emboss(alpha=(0, 1), strength=(0.5, 1.5)),
+    "MotionBlur": iaa.MotionBlur(k=(3, 7), angle=(0, 360)),
+    "SimplexNoise": iaa.BlendAlphaSimplexNoise(iaa.Multiply((0.5, 1.5))),
+    "FrequencyNoise": iaa.BlendAlphaFrequencyNoise(foreground=iaa.Add((-20, 20))),
+    "RegularGrid": iaa.BlendAlphaRegularGrid((2, 5), (2, 5), iaa.Multiply((0.5, 1.5))),
+    "Checkerboard": iaa.BlendAlphaCheckerboard(2, (1, 4), iaa.Add((-30, 30))),
+    "LinearGradient": iaa.BlendAlphaHorizontalLinearGradient(iaa.Add((-60, 60))),
+    "UniformVoronoi": iaa.UniformVoronoi((10, 40)),
+}
 MOVES = ["flip", "rotation", "shear", "shift", "scale"]
 
 
@@ -155,6 +170,23 @@ def test_a_coarser_mask_stays_on_its_rectangle_too(name):
             assert centre[0] == pytest.approx(centre[1], abs=0.1)
 
 
+@pytest.mark.parametrize("size", [SIZE, 256])  # 256: warped in strips
+@pytest.mark.parametrize(
+    "box",
+    [(0, 0, 1, 1), (0, 0.25, 0.25, 0.5), (0.75, 0.75, 0.25, 0.25), (0.25, 0, 0.5, 0.125)],
+    ids=["the whole film", "left edge", "lower right corner", "upper edge"],
+)
+def test_a_box_at_the_border_of_the_film_stays_on_its_rectangle(size, box):
+    x, y, width, height = (np.array(box) * size).astype(int)
+    white = np.zeros((size, size), np.uint8)
+    white[y : y + height, x : x + width] = 255
+    mask = coverage(np.array([box]), (size, size)).astype(np.float32)
+    augmenter = default_augmenter(size, **{**OFF, **{name: STRENGTHS[name] for name in MOVES}})
+    films, masks = augmented_examples(white, augmenter, mask=mask, count=40)
+    assert len({one.tobytes() for one in films}) > 30  # some leave no white
+    assert np.abs(films / 255 - masks).max() < 0.07  # as above
+
+
 @pytest.mark.parametrize("name", ["blur", "brightness", "contrast"])
 def test_grey_values_change_and_the_mask_does_not(name):
     mask = (rectangle() / 255).astype(np.float32)
@@ -181,48 +213,67 @@ def test_the_seed_alone_decides():
     assert len({one.tobytes() for one in first}) == 8
 
 
-def test_threads_do_not_disturb_each_other():
-    # Of imgaug's own, one that draws per pixel, per film, and a choice of children.
-    augmenter = SeededAugmenter(
-        iaa.Sequential(
-            [
-                default_augmenter(SIZE, **STRENGTHS),
-                iaa.Sometimes(0.5, iaa.Multiply((0.8, 1.2))),
-                iaa.SomeOf((0, 2), [iaa.Add((-9, 9)), iaa.GammaContrast((0.8, 1.2))]),
-                iaa.AdditiveGaussianNoise(scale=(0, 9)),
-            ],
-            random_order=True,
-        )
+def mixture():
+    """Of imgaug's own, one that draws per pixel, per film, and a choice of children."""
+    return iaa.Sequential(
+        [
+            default_augmenter(SIZE, **STRENGTHS),
+            iaa.Sometimes(0.5, iaa.Multiply((0.8, 1.2))),
+            iaa.SomeOf((0, 2), [iaa.Add((-9, 9)), iaa.GammaContrast((0.8, 1.2))]),
+            iaa.AdditiveGaussianNoise(scale=(0, 9)),
+        ],
+        random_order=True,
     )
+
+
+@pytest.mark.parametrize("name", ["mixture", *HIDDEN])
+def test_neither_what_came_before_nor_other_threads_change_a_batch(name):
+    augmenter = SeededAugmenter(mixture() if name == "mixture" else HIDDEN[name])
     films = np.repeat(film()[None, ..., None], 4, axis=0)
 
     def digest(k):
         return augmenter(films.copy(), [0, k])[0].tobytes()
 
     alone = [digest(k) for k in range(40)]
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(digest, range(40))) == alone
-        assert list(pool.map(digest, range(39, -1, -1))) == alone[::-1]
+    assert len(set(alone)) == 40
+    assert [digest(k) for k in range(40)] == alone
+    for threads in (4, 8):
+        with ThreadPoolExecutor(threads) as pool:
+            assert list(pool.map(digest, range(40))) == alone
+            assert list(pool.map(digest, range(39, -1, -1))) == alone[::-1]
 
 
-def test_numbers_drawn_ahead_by_imgaug_are_switched_off_at_any_depth():
-    augmenter = iaa.Sequential(
-        [iaa.Sometimes(0.5, iaa.Multiply((0.8, 1.2))), iaa.Affine(rotate=(-5, 5), shear=(-3, 3))]
-    )
+def prefetchers(part):
+    """How many are in reach, whatever kind of object holds them."""
+    seen, ahead = {}, [part]
+    while ahead:
+        part = ahead.pop()
+        # Through classes, functions and modules all of Python is in reach.
+        if id(part) not in seen and not isinstance(part, type | FunctionType | ModuleType):
+            seen[id(part)] = part
+            ahead += gc.get_referents(part)
+    return sum(type(part) is iap.AutoPrefetcher for part in seen.values())
 
-    def prefetchers(part, seen):
-        if id(part) in seen or not isinstance(
-            part, iaa.Augmenter | iap.StochasticParameter | list | tuple
-        ):
-            return 0
-        seen.add(id(part))
-        parts = [*part] if isinstance(part, list | tuple) else []
-        parts += vars(part).values() if hasattr(part, "__dict__") else []
-        return isinstance(part, iap.AutoPrefetcher) + sum(prefetchers(p, seen) for p in parts)
 
-    assert prefetchers(augmenter, set()) > 3
-    assert prefetchers(SeededAugmenter(augmenter)._augmenter, set()) == 0
-    assert prefetchers(augmenter, set()) > 3  # the user's own is left as it was
+@pytest.mark.parametrize("name", ["mixture", *HIDDEN])
+def test_numbers_drawn_ahead_by_imgaug_are_switched_off_at_any_depth(name):
+    users = iaa.Sequential([mixture() if name == "mixture" else HIDDEN[name]])
+    before = prefetchers(users)
+    assert before > 0
+    seeded = SeededAugmenter(users)
+    seeded(np.zeros((1, SIZE, SIZE, 1), np.uint8), [0])
+    assert prefetchers(seeded._of_thread.augmenter) == 0
+    assert prefetchers(users) == before  # the user's own is left as it was
+
+
+def test_a_prefetcher_within_a_prefetcher_is_switched_off_too():
+    twice = iap.AutoPrefetcher(iap.AutoPrefetcher(iap.Uniform(-90, 90), 100), 100)
+    plain = SeededAugmenter(iaa.Rotate((-90, 90)))
+    seeded = SeededAugmenter(iaa.Rotate(twice))
+    films = np.repeat(film()[None, ..., None], 4, axis=0)
+    for k in (0, 1, 0):
+        assert np.array_equal(seeded(films.copy(), [k])[0], plain(films.copy(), [k])[0])
+    assert prefetchers(seeded._of_thread.augmenter) == 0
 
 
 def test_an_augmenter_that_changes_the_size_or_dtype_is_refused():

@@ -46,8 +46,9 @@ def build_in_a_process(folder, both_build, results):
 
     def prepare_together(*given, **more):
         if not early:
-            both_build.wait()
+            # Before waiting: after it the other one may be done first.
             early.append(sorted(path.name for path in (folder.parent / "cache").glob("films-*")))
+            both_build.wait()
         return prepare(*given, **more)
 
     images.prepare_film = prepare_together
@@ -242,6 +243,44 @@ def test_a_cache_that_holds_something_else_is_built_anew(folder, content):
     with pytest.warns(UserWarning, match=r"built anew"):
         store = open_store(folder)
     assert np.array_equal(store[IDS], expected)
+
+
+@pytest.mark.parametrize("clip_limit", [2, np.float32(2)])
+def test_a_limit_written_in_another_type_is_the_same_cache(folder, clip_limit):
+    assert open_store(folder, clip_limit=clip_limit).path == open_store(folder).path
+
+
+@pytest.mark.parametrize("moment", ["before it is looked for", "as it is opened"])
+def test_a_cache_that_another_process_tidies_away_at_once_is_built_again(
+    folder, monkeypatch, moment
+):
+    built, build, load = [], ImageStore._build, np.load
+
+    def build_and_note(store, *given):
+        build(store, *given)
+        built.append(store.path)
+        if moment == "before it is looked for" and len(built) == 1:
+            store.path.unlink()
+
+    def tidied_away(path, **given):
+        if moment == "as it is opened" and len(built) == 1:
+            path.unlink()
+        return load(path, **given)
+
+    monkeypatch.setattr(ImageStore, "_build", build_and_note)
+    monkeypatch.setattr(np, "load", tidied_away)
+    pixels = open_store(folder)[IDS]
+    assert len(built) == 2
+    assert np.array_equal(pixels, open_store(folder)[IDS])
+
+
+def test_a_cache_that_is_gone_each_time_it_is_built_is_an_error_that_says_so(folder, monkeypatch):
+    build = ImageStore._build
+    monkeypatch.setattr(
+        ImageStore, "_build", lambda store, *given: build(store, *given) or store.path.unlink()
+    )
+    with pytest.raises(OSError, match=r"films-16px.*built 3 times"):
+        open_store(folder)
 
 
 def test_stale_caches_do_not_pile_up(folder):
