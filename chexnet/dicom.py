@@ -5,8 +5,9 @@ encoded (``film.py``). Nothing of a header but view, sex, age and size reaches a
 (``filmtable.py``) or a message.
 """
 
+import contextlib
+import numbers
 import os
-from collections import Counter
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from chexnet.filmtable import (
     read_films,
     remembering,
     row_of,
+    stem,
     write_films,
     write_whole,
 )
@@ -55,7 +57,9 @@ def convert_folder(
 
     ``target/<image_id>.jpg`` is a film (``image_id`` is its file's name without suffix) and
     ``target/films.csv`` the table. Called again after any kind of stop it goes on where it was;
-    films that are done and unchanged are left alone, failed ones are tried again.
+    films that are done and unchanged are left alone, failed ones are tried again. A film that no
+    longer gives a picture loses its JPG. One that is gone from ``source`` keeps its JPG and loses
+    its row: a wrong or half-mounted folder must not cost what has been made.
 
     Args:
         source: folder of DICOM files; subfolders are searched, links out of it are not followed.
@@ -78,16 +82,21 @@ def convert_folder(
     Raises:
         NotADirectoryError: ``source`` is no folder.
         FileNotFoundError: it holds no files.
-        ValueError: ``target`` is ``source``, or ``quality`` is none.
+        ValueError: ``target`` is ``source`` or has another's ``films.csv``, or ``quality`` is none.
         BlockingIOError: another run is converting into ``target``.
+
+    Warns:
+        RuntimeWarning: ``films.csv`` is damaged and made anew, or the executor or the processes
+            failed and the work went on without.
     """
     source, target = Path(source).resolve(), Path(target).resolve()
     if not source.is_dir():
         raise NotADirectoryError(f"{source}: not a folder")
     if source == target:
         raise ValueError(f"{target}: the JPGs need a folder other than that of the films")
-    if not 1 <= quality <= 100:
-        raise ValueError(f"quality {quality}: 1 to 100 is allowed")
+    if not isinstance(quality, numbers.Integral) or not 1 <= quality <= 100:
+        raise ValueError(f"quality {quality!r}: 1 to 100 is allowed, as an integer")
+    quality = int(quality)  # NumPy's cannot be written to the journal
     films, rows = find_files(source, target)
     if not films and not rows:
         raise FileNotFoundError(f"{source}: holds no files")
@@ -101,21 +110,18 @@ def convert_folder(
                 rows.append(row)
             else:
                 todo.append(film)
-        claims = Counter(film.image_id for film in films)
-        for row in rows:
-            _remove_outdated(row, known, claims, target)
         task = partial(_convert, target=target, quality=quality)
         made: set[object] = set()
         with tqdm(total=len(todo), unit="film", disable=not (progress and todo)) as bar:
             for batch in work_off(todo, task, executor=executor, workers=workers, died=_died):
-                for row in batch:
-                    _remove_outdated(row, known, claims, target)
-                remember(batch)
+                # A failed film is tried again anyway, and what was made of it is still to be known.
+                remember(new := [row for row in batch if row["status"] in _MADE])
+                made.update(row["file"] for row in new)
                 rows += batch
-                made.update(row["file"] for row in batch if row["status"] in _MADE)
                 bar.update(len(batch))
         if todo:
             _jpg_sizes(target)
+        _remove_outdated(rows, known, target)
         table = as_table(rows)
         write_films(target, table)
     return table.assign(new=table["file"].isin(made))
@@ -145,13 +151,15 @@ def _stands(row: Row, film: Source, sizes: dict[str, int], quality: int) -> bool
     )
 
 
-def _remove_outdated(row: Row, known: dict[str, Row], claims: Counter, target: Path) -> None:
-    """Removes the JPG that an earlier run made of a file which now gives none."""
-    before = known.get(row["file"])
-    if row["status"] in _MADE or before is None or before["status"] not in _MADE:
-        return
-    if before["image_id"] == row["image_id"] and claims[row["image_id"]] <= 1:
-        (target / f"{check_image_id(row['image_id'])}.jpg").unlink(missing_ok=True)
+def _remove_outdated(rows: list[Row], known: dict[str, Row], target: Path) -> None:
+    """Removes the JPGs that earlier runs made of files which now give none."""
+    kept = {row["image_id"] for row in rows if row["status"] in _MADE}
+    for row in rows:
+        before, image_id = known.get(row["file"], row), stem(row["file"].rpartition("/")[2])
+        # The table alone does not decide: it may have been edited.
+        if before["status"] in _MADE and before["image_id"] == image_id and image_id not in kept:
+            with contextlib.suppress(OSError):  # a folder, say, that bears its name
+                (target / f"{image_id}.jpg").unlink()
 
 
 def _convert(films: list[Source], target: Path, quality: int) -> list[Row]:
@@ -194,4 +202,8 @@ def _died(film: Source) -> Row:
 def _encoded(film: Film, quality: int) -> bytes:
     if max(film.pixels.shape) > _LONGEST_SIDE:
         raise FilmError(f"{film.pixels.shape} pixels; a JPG has at most {_LONGEST_SIDE} a side")
-    return cv2.imencode(".jpg", film.pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    with contextlib.suppress(cv2.error):
+        done, jpg = cv2.imencode(".jpg", film.pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if done:
+            return jpg.tobytes()
+    raise FilmError(f"OpenCV makes no JPG of its {film.pixels.shape} pixels")

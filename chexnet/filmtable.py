@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import stat
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -50,21 +51,13 @@ Row = dict[str, object]
 
 
 class Source(NamedTuple):
-    """A file that may be a film.
+    """A file that may be a film."""
 
-    Attributes:
-        file: its path inside the source folder, with ``/``, for the table.
-        path: where to read it.
-        image_id: the name of its JPG.
-        size: in bytes.
-        time_ns: of its last change, ns since 1970.
-    """
-
-    file: str
-    path: str
-    image_id: str
-    size: int
-    time_ns: int
+    file: str  # its path inside the source folder, with "/", for the table
+    path: str  # where to read it
+    image_id: str  # the name of its JPG
+    size: int  # in bytes
+    time_ns: int  # of its last change, ns since 1970
 
 
 def check_image_id(image_id: str) -> str:
@@ -114,15 +107,13 @@ def find_files(folder: Path, leave_out: Path) -> tuple[list[Source], list[Row]]:
                 if Path(entry.path) != leave_out:
                     pending.append((entry.path, f"{prefix}{_shown(entry.name)}/"))
                 continue
-            # A name of bytes that are no text would not survive being written to a table.
-            source = Source(prefix + _shown(entry.name), entry.path, _stem(entry.name), 0, 0)
+            source = Source(prefix + _shown(entry.name), entry.path, stem(entry.name), 0, 0)
             try:
                 source = source._replace(**_facts(entry, folder))
                 check_image_id(source.image_id)
-            except OSError as error:
-                refused.append(row_of(source._replace(image_id=""), "failed", _why(error)))
-            except ValueError as error:
-                refused.append(row_of(source._replace(image_id=""), "failed", str(error)))
+            except (OSError, ValueError) as error:
+                why = _why(error) if isinstance(error, OSError) else str(error)
+                refused.append(row_of(source._replace(image_id=""), "failed", why))
             else:
                 found.append(source)
     found, clashes = _without_clashes(sorted(found))
@@ -130,7 +121,8 @@ def find_files(folder: Path, leave_out: Path) -> tuple[list[Source], list[Row]]:
 
 
 def _shown(name: str) -> str:
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    # Bytes that are no text, and a bare CR, would not survive being written to a table.
+    return os.fsencode(name).decode("utf-8", "backslashreplace").replace("\r", "\\r")
 
 
 def _why(error: OSError) -> str:
@@ -138,10 +130,11 @@ def _why(error: OSError) -> str:
     return f"cannot be read: {error.strerror or type(error).__name__}"
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
+    """A file's name without its suffix: the image_id, if it can be one."""
     # The last part of a UID, such as 1.2.840.10008, is no suffix.
-    stem, dot, suffix = name.rpartition(".")
-    return name if not dot or not stem or suffix.isdecimal() else stem
+    front, _, suffix = name.rpartition(".")
+    return name if not front or suffix.isdecimal() else front
 
 
 def _facts(entry: os.DirEntry, folder: Path) -> dict[str, int]:
@@ -164,13 +157,11 @@ def _without_clashes(found: list[Source]) -> tuple[list[Source], list[Row]]:
         claims.setdefault(source.image_id.casefold(), []).append(source)
     refused = []
     for claim in claims.values():
-        if len(claim) > 1:
-            films = [source for source in claim if _looks_like_dicom(source.path)]
-            if len(films) > 1:
-                for film in films:
-                    other = films[1] if film is films[0] else films[0]
-                    reason = f"its image_id is also that of {other.file}; neither is converted"
-                    refused.append(row_of(film, "failed", reason))
+        films = [film for film in claim if len(claim) > 1 and _looks_like_dicom(film.path)]
+        for film in films if len(films) > 1 else ():
+            other = films[1] if film is films[0] else films[0]
+            reason = f"its image_id is also that of {other.file}; neither is converted"
+            refused.append(row_of(film, "failed", reason))
     gone = {row["file"] for row in refused}
     return [source for source in found if source.file not in gone], refused
 
@@ -181,12 +172,15 @@ def _looks_like_dicom(path: str) -> bool:
     return False
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file so that under its name there is never less than all of it."""
+def write_whole(path: Path, data: bytes, *, sync: bool = False) -> None:
+    """Writes a file that is whole or not there, with ``sync`` even after a power cut."""
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         with unfinished.open("xb") as file:
             file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         unfinished.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -221,7 +215,7 @@ def read_films(target: str | Path) -> pd.DataFrame:
     blank = {name: [""] for name in COLUMNS if name not in _NEVER_MISSING}
     try:
         table = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=blank)
-    except (ValueError, pd.errors.ParserError, UnicodeDecodeError):
+    except (ValueError, TypeError, OverflowError):  # the last two for numbers that are none
         table = pd.DataFrame()
     if list(table.columns) != list(COLUMNS):
         raise ValueError(f"{path}: not a table of convert_folder; its columns are {list(COLUMNS)}")
@@ -233,26 +227,43 @@ def write_films(target: Path, table: pd.DataFrame) -> None:
     text = table.to_csv(index=False, lineterminator="\n").encode()
     path = target / TABLE
     if not path.is_file() or path.read_bytes() != text:
-        write_whole(path, text)
+        write_whole(path, text, sync=True)
 
 
 def hold(file: IO, taken: str) -> None:
-    """Locks an open file for this process alone; the lock ends with it, however it ends.
+    """Locks a file as long as it is open; the lock ends with its process, however that ends.
 
     Args:
-        file: open for writing.
+        file: open for writing. It may be removed only while it is locked.
         taken: what the error says.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: another process or thread holds it, or has removed it since it was opened.
     """
     try:
         if fcntl:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # One that was removed since keeps nobody out.
+            if not os.path.samestat(os.fstat(file.fileno()), Path(file.name).stat()):
+                raise BlockingIOError
+    except (BlockingIOError, FileNotFoundError):
         raise BlockingIOError(taken) from None
     except OSError:
         pass  # a file system without locks
+
+
+def _told_by_table(target: Path) -> dict[str, Row]:
+    """The rows of ``films.csv`` by file; none, with a warning, where a power cut damaged it."""
+    path, header = target / TABLE, ",".join(COLUMNS).encode()
+    try:
+        table = read_films(target).astype(object)
+    except ValueError:
+        # Empty, cut or full of zeros; anything else is somebody's own and stays.
+        if not header.startswith(path.read_bytes()[: len(header)].rstrip(b"\0")):
+            raise
+        warnings.warn(f"{path}: damaged; films are converted anew", RuntimeWarning, stacklevel=5)
+        return {}
+    return {row["file"]: row for row in table.where(table.notna(), None).to_dict("records")}
 
 
 @contextlib.contextmanager
@@ -264,24 +275,25 @@ def remembering(target: Path) -> Iterator[tuple[dict[str, Row], Callable[[list[R
 
     Raises:
         BlockingIOError: another run is writing to this folder.
+        ValueError: its ``films.csv`` is not that of a run.
     """
-    known: dict[str, Row] = {}
-    if (target / TABLE).exists():
-        table = read_films(target).astype(object)
-        known = {row["file"]: row for row in table.where(table.notna(), None).to_dict("records")}
-    with (target / JOURNAL).open("a+", encoding="utf-8") as journal:
+    path = target / JOURNAL
+    with path.open("a+b") as journal:
         hold(journal, f"{target}: another run is converting into this folder")
+        known = _told_by_table(target) if (target / TABLE).exists() else {}
         journal.seek(0)
         for line in journal:
-            # The last line of a killed run may be torn.
-            with contextlib.suppress(ValueError):
+            # The last lines of a killed run may be torn, after a power cut be anything.
+            with contextlib.suppress(ValueError, TypeError):
                 row = json.loads(line)
                 if isinstance(row, dict) and row.keys() == COLUMNS.keys():
                     known[row["file"]] = row
 
         def add(rows: list[Row]) -> None:
-            journal.write("".join(f"\n{json.dumps(row)}\n" for row in rows))
+            journal.write("".join(f"\n{json.dumps(row)}\n" for row in rows).encode())
             journal.flush()
 
         yield known, add
-    (target / JOURNAL).unlink(missing_ok=True)
+        if not fcntl:
+            journal.close()  # Windows removes no open file
+        path.unlink(missing_ok=True)

@@ -20,6 +20,9 @@ Row = TypeVar("Row")
 _BATCH = 32  # items a task: long against the cost of sending it, short against a user's patience
 _PATIENCE = 2.0  # seconds; a worker process takes about that long to start and import
 _IN_FLIGHT = 1024  # tasks given at once to an executor whose size is not known
+# Tasks that an executor may fail before its first success. One item that kills its process takes
+# along what else that process held; an executor that can do nothing fails them all.
+_FAILURES = 8
 
 
 def work_off(
@@ -41,8 +44,8 @@ def work_off(
         died: gives the row of an item that ended the process which worked on it.
 
     Warns:
-        RuntimeWarning: no process can be started, or the executor has broken down; the work goes on
-            without.
+        RuntimeWarning: no process can be started, or the executor has failed some or all tasks; the
+            work goes on without.
     """
     workers = workers or cores()
     began, done = time.monotonic(), 0
@@ -61,7 +64,7 @@ def work_off(
             given = executor is not None
             with contextlib.nullcontext(executor) if given else _processes(workers) as pool:
                 in_flight = _IN_FLIGHT if given else workers + 2
-                suspects, batches = yield from _through(pool, task, batches, in_flight)
+                failed, left, why = yield from _through(pool, task, batches, in_flight)
         except BrokenExecutor:
             # As in a script without `if __name__ == "__main__"`.
             warnings.warn(
@@ -71,15 +74,19 @@ def work_off(
             )
             yield from (task(batch) for batch in batches)
             return
-        for batch in suspects:
+        if given:
+            # Own processes tell a task that kills them from an executor that is no good.
+            failed, left = [], failed + left
+            if left:
+                warnings.warn(
+                    f"the executor did not do {len(left)} of {len(batches)} tasks "
+                    f"({type(why).__name__}: {why}); going on in own processes",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+        for batch in failed:
             yield from _apart(task, batch, died)
-        if given and batches:
-            warnings.warn(
-                "the executor takes no more; going on in own processes",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        executor = None
+        executor, batches = None, left
 
 
 def cores() -> int:
@@ -93,29 +100,36 @@ def _through(
     task: Callable[[list[Item]], list[Row]],
     batches: list[list[Item]],
     in_flight: int,
-) -> Generator[list[Row], None, tuple[list[list[Item]], list[list[Item]]]]:
-    """Works off batches, a bounded number at a time.
+) -> Generator[list[Row], None, tuple[list[list[Item]], list[list[Item]], Exception | None]]:
+    """Works off batches, a bounded number at a time, unless the pool fails from the first on.
 
     Returns:
-        Batches that came back with an error, one of which may have killed a process; and batches
-        that could not be handed in any more.
+        Batches that came back with an error, one of which may have killed a process; batches that
+        were not begun; and an error that says why.
     """
-    waiting, suspects, queue = {}, [], list(reversed(batches))
+    waiting, failed, queue, why, works = {}, [], list(reversed(batches)), None, False
     while True:
-        with contextlib.suppress(RuntimeError):  # BrokenExecutor is one, so is a pool shut down
-            while queue and len(waiting) < in_flight:
-                waiting[pool.submit(task, queue[-1])] = queue[-1]
-                queue.pop()
+        if not works and len(failed) >= _FAILURES:
+            queue += [waiting.pop(future) for future in list(waiting) if future.cancel()]
+        else:
+            try:
+                while queue and len(waiting) < in_flight:
+                    waiting[pool.submit(task, queue[-1])] = queue[-1]
+                    queue.pop()
+            except RuntimeError as error:  # BrokenExecutor is one, so is a pool shut down
+                why = why or error
         if not waiting:
-            return suspects, queue[::-1]
+            return failed, queue[::-1], why
         for future in wait(waiting, return_when=FIRST_COMPLETED).done:
             batch = waiting.pop(future)
             try:
                 rows = future.result()
-            except Exception:
+            except Exception as error:
                 # The task itself raises nothing: its process is gone, or its cluster.
-                suspects.append(batch)
+                failed.append(batch)
+                why = why or error
             else:
+                works = True
                 yield rows
 
 

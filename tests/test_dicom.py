@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -175,8 +176,34 @@ def test_another_quality_concerns_encoded_films_only(films, tmp_path):
     table = convert(films, tmp_path / "jpg", quality=50).set_index("image_id")
     assert sorted(table.index[table["new"]]) == ["raw", "wide"]
     assert len(before["wide.jpg"]) > table.loc["wide", "jpg_bytes"]
-    with pytest.raises(ValueError, match="quality 0: 1 to 100"):
-        convert(films, tmp_path / "jpg", quality=0)
+
+
+@pytest.mark.parametrize("quality", [0, 101, 90.0, np.float64(90), "90", None])
+def test_a_quality_that_is_none_is_refused_at_once(films, tmp_path, quality):
+    says = re.escape(f"quality {quality!r}: 1 to 100 is allowed, as an integer")
+    with pytest.raises(ValueError, match=says):
+        convert(films, tmp_path / "jpg", quality=quality)
+    assert not (tmp_path / "jpg").exists()
+
+
+def test_a_quality_of_numpys_is_as_good_as_pythons(films, tmp_path):
+    first = convert(films, tmp_path / "jpg", quality=np.int64(90))
+    again = convert(films, tmp_path / "jpg", quality=90)
+    assert first["new"].sum() == 4 and not again["new"].any()
+
+
+@pytest.mark.parametrize("answer", [cv2.error("(-4:Insufficient memory)"), (False, None)])
+def test_a_film_that_opencv_cannot_encode_is_a_failed_row(films, tmp_path, monkeypatch, answer):
+    def imencode(*_):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(cv2, "imencode", imencode)
+    table = convert(films, tmp_path / "jpg").set_index("image_id")
+    assert table.loc["raw", "status"] == table.loc["wide", "status"] == "failed"
+    assert table.loc["raw", "reason"] == "OpenCV makes no JPG of its (48, 64) pixels"
+    assert table.loc["plain", "status"] == "copied"
 
 
 def test_a_film_that_no_longer_gives_a_picture_loses_its_old_one(films, tmp_path):
@@ -187,6 +214,100 @@ def test_a_film_that_no_longer_gives_a_picture_loses_its_old_one(films, tmp_path
     table = convert(films, tmp_path / "jpg").set_index("file")
     assert table.loc[["plain.dcm", "frames.dcm", "deep/frames.dcm"], "status"].eq("failed").all()
     assert sorted(content(tmp_path / "jpg")) == ["films.csv", "mine.jpg", "raw.jpg", "wide.jpg"]
+
+
+def test_what_lies_beside_a_film_or_took_its_place_does_not_keep_its_old_jpg(films, tmp_path):
+    target = tmp_path / "jpg"
+    convert(films, target)
+    (films / "plain.dcm").write_bytes(b"overwritten")
+    (films / "plain.txt").write_text("Dear colleague")
+    (films / "frames.dcm").unlink()
+    (films / "frames.dcm").symlink_to(tmp_path / "elsewhere.dcm")
+    (films / "raw").unlink()
+    (tmp_path / "raw").write_bytes(film_bytes(GREY))
+    (films / "raw").symlink_to(tmp_path / "raw")
+    table = convert(films, target).set_index("file")
+    assert table.index[table["status"] != "failed"].tolist() == ["deep/wide.dcm"]
+    assert sorted(content(target)) == ["films.csv", "wide.jpg"]
+
+
+def test_a_jpg_stays_where_another_file_now_gives_it(films, tmp_path):
+    convert(films, tmp_path / "jpg")
+    (films / "plain.dcm").write_bytes(b"overwritten")
+    (films / "plain").write_bytes(film_bytes(GREY))
+    table = convert(films, tmp_path / "jpg").set_index("file")
+    assert table.loc[["plain.dcm", "plain"], "status"].tolist() == ["failed", "encoded"]
+    assert (tmp_path / "jpg" / "plain.jpg").exists()
+
+
+def test_an_old_jpg_goes_even_if_the_run_that_saw_it_outdated_was_killed(
+    films, tmp_path, monkeypatch
+):
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    convert(films, tmp_path / "jpg")
+    (films / "plain.dcm").write_bytes(b"overwritten")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(dicom, "as_table", kill)
+        patched.setattr(dicom, "_remove_outdated", kill)
+        convert(films, tmp_path / "jpg")
+    convert(films, tmp_path / "jpg")
+    assert not (tmp_path / "jpg" / "plain.jpg").exists()
+
+
+def test_a_folder_in_the_place_of_a_jpg_fails_its_film_alone(films, tmp_path):
+    convert(films, tmp_path / "jpg")
+    (tmp_path / "jpg" / "plain.jpg").unlink()
+    (tmp_path / "jpg" / "plain.jpg").mkdir()
+    table = convert(films, tmp_path / "jpg").set_index("image_id")
+    assert table.loc["plain", "status"] == "failed"
+    assert (table["status"] != "failed").sum() == 3
+
+
+def test_a_film_that_is_gone_keeps_its_jpg_and_loses_its_row(films, tmp_path):
+    convert(films, tmp_path / "jpg")
+    (films / "plain.dcm").unlink()
+    assert "plain" not in set(convert(films, tmp_path / "jpg")["image_id"])
+    assert (tmp_path / "jpg" / "plain.jpg").read_bytes() == jpeg_bytes(GREY)
+
+
+def test_a_carriage_return_in_a_path_stops_no_later_run(films, tmp_path):
+    (films / "deep").rename(films / "de\rep")
+    first = convert(films, tmp_path / "jpg")
+    again = convert(films, tmp_path / "jpg")
+    assert first["new"].sum() == 4 and not again["new"].any()
+
+
+@pytest.mark.parametrize(("left", "zeros"), [(0, 0), (20, 0), (0, 1000), (20, 1000), (300, 1000)])
+def test_a_table_that_a_power_cut_damaged_is_made_anew(films, tmp_path, left, zeros):
+    target = tmp_path / "jpg"
+    convert(films, target)
+    whole = content(target)
+    (target / "films.csv").write_bytes(whole["films.csv"][:left] + b"\0" * zeros)
+    with pytest.warns(RuntimeWarning, match=r"jpg/films\.csv: damaged"):
+        convert(films, target)
+    assert content(target) == whole
+
+
+def test_a_table_cut_anywhere_is_made_anew(films, tmp_path):
+    target = tmp_path / "jpg"
+    convert(films, target)
+    whole = content(target)
+    for cut in range(160, len(whole["films.csv"]), 41):
+        (target / "films.csv").write_bytes(whole["films.csv"][:cut])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            convert(films, target)
+        assert content(target) == whole
+
+
+def test_a_table_of_someone_else_is_neither_read_nor_overwritten(films, tmp_path):
+    (tmp_path / "jpg").mkdir()
+    (tmp_path / "jpg" / "films.csv").write_text("title,year\nDrive,2011\n")
+    with pytest.raises(ValueError, match=r"films\.csv: not a table of convert_folder"):
+        convert(films, tmp_path / "jpg")
+    assert (tmp_path / "jpg" / "films.csv").read_text() == "title,year\nDrive,2011\n"
 
 
 def test_a_table_or_journal_does_not_decide_what_is_removed_or_written(films, tmp_path):
@@ -255,7 +376,7 @@ def test_damaged_films_give_a_row_each(tmp_path):
 
 
 def test_a_folder_of_damaged_films_is_worked_through(tmp_path):
-    source, damaged = tmp_path / "films", bombs()
+    source, damaged = tmp_path / "films", list(bombs().values())
     source.mkdir()
     for_damaged_films(100, 2, damaged.append)
     assert len(set(damaged)) > 90

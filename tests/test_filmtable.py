@@ -1,5 +1,6 @@
 """Tests of which files are films and how their table is kept."""
 
+import json
 import os
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from chexnet.filmtable import (
     as_table,
     check_image_id,
     find_files,
+    hold,
     read_films,
     remembering,
     row_of,
@@ -95,6 +97,15 @@ def test_names_that_cannot_be_an_id_are_refused_with_the_file(tmp_path):
     assert all("are allowed" in reason for reason in refused.values())
 
 
+def test_a_carriage_return_in_a_path_survives_being_written_to_the_table(tmp_path):
+    write_all(tmp_path, "x\ry/a.dcm", "b\r.dcm")
+    found, refused = find_files(tmp_path, tmp_path / "nowhere")
+    table = as_table([*(row_of(film, "copied") for film in found), *refused])
+    write_films(tmp_path, table)
+    pd.testing.assert_frame_equal(read_films(tmp_path), table)
+    assert table["file"].tolist() == ["b\\r.dcm", "x\\ry/a.dcm"]
+
+
 def test_links_that_lead_out_and_things_that_are_no_files_are_refused(tmp_path):
     folder, outside = tmp_path / "films", tmp_path / "outside"
     write_all(folder, "real/a.dcm")
@@ -146,6 +157,14 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_the_table_is_on_disk_before_it_bears_its_name(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(os, "fsync", lambda _: done.append("on disk"))
+    monkeypatch.setattr(Path, "replace", lambda *_: done.append("named"))
+    write_films(tmp_path, as_table([row_of(SOURCE, "copied")]))
+    assert done == ["on disk", "named"]
+
+
 def test_the_table_is_read_as_it_was_written(tmp_path):
     rows = [
         row_of(
@@ -174,6 +193,15 @@ def test_a_table_of_someone_else_is_refused(tmp_path):
         read_films(tmp_path / "none")
 
 
+@pytest.mark.parametrize("number", ["48.5", "9" * 19, "9" * 40, "x"])
+def test_a_number_that_cannot_be_one_makes_it_no_table(tmp_path, number):
+    write_films(tmp_path, as_table([row_of(SOURCE, "copied", rows=2048)]))
+    table = tmp_path / "films.csv"
+    table.write_text(table.read_text().replace("2048", number))
+    with pytest.raises(ValueError, match=r"films\.csv: not a table of convert_folder"):
+        read_films(tmp_path)
+
+
 def test_what_a_killed_run_did_is_remembered_even_after_a_torn_line(tmp_path):
     first, second = row_of(SOURCE, "copied", rows=5), row_of(SOURCE._replace(file="c"), "copied")
     write_films(tmp_path, as_table([row_of(SOURCE, "failed")]))
@@ -190,3 +218,52 @@ def test_what_a_killed_run_did_is_remembered_even_after_a_torn_line(tmp_path):
     with remembering(tmp_path) as (known, _):
         assert known == {"a/b.dcm": first, "c": second}
     assert not journal.exists()
+
+
+def test_a_journal_that_holds_anything_gives_the_rows_that_are_rows(tmp_path):
+    row = row_of(SOURCE, "copied", rows=5)
+    lines = [
+        b"\0" * 100 + b"\xff\xfe{",
+        json.dumps(row | {"file": []}).encode(),
+        json.dumps({"file": "x"}).encode(),
+        b"7",
+        json.dumps(row).encode(),
+        b'{"file": "\xff"}',
+    ]
+    (tmp_path / "films.journal").write_bytes(b"\n".join(lines))
+    with remembering(tmp_path) as (known, _):
+        assert known == {"a/b.dcm": row}
+
+
+def test_a_second_run_of_the_same_process_is_kept_out(tmp_path):
+    with remembering(tmp_path):
+        with pytest.raises(BlockingIOError, match="another run"), remembering(tmp_path):
+            pass
+        with pytest.raises(BlockingIOError, match="another run"), remembering(tmp_path):
+            pass
+    with remembering(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_a_lock_on_a_file_that_is_gone_by_then_is_none(tmp_path, made_anew):
+    path = tmp_path / "films.journal"
+    with path.open("a") as late:
+        with remembering(tmp_path):
+            pass
+        assert not path.exists()
+        if made_anew:
+            path.touch()
+        with pytest.raises(BlockingIOError, match="taken"):
+            hold(late, "taken")
+
+
+def test_what_is_known_is_read_when_the_other_run_has_ended(tmp_path, monkeypatch):
+    row = row_of(SOURCE, "copied")
+
+    def end_other_run(journal, taken):
+        write_films(tmp_path, as_table([row]))
+
+    monkeypatch.setattr(filmtable, "hold", end_other_run)
+    with remembering(tmp_path) as (known, _):
+        assert known == {"a/b.dcm": row}

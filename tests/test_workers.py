@@ -6,7 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from pathlib import Path
 
 import pytest
@@ -72,8 +78,73 @@ def test_an_executor_that_breaks_down_is_replaced():
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         with pytest.raises(BrokenExecutor):
             pool.submit(os._exit, 1).result()
-        with pytest.warns(RuntimeWarning, match="takes no more"):
+        with pytest.warns(RuntimeWarning, match=r"20 of 20 tasks \(BrokenProcessPool: .*own proc"):
             assert worked_off(20, double, executor=pool, workers=1) == {n: 2 * n for n in range(20)}
+
+
+class Failing(Executor):
+    """Fails the tasks that hold certain items, as a cluster does, and counts what it is given."""
+
+    def __init__(self, bad):
+        self.bad, self.given = bad, 0
+
+    def submit(self, task, items):
+        future = Future()
+        self.given += 1
+        if self.bad & set(items):
+            future.set_exception(ModuleNotFoundError("No module named 'chexnet'"))
+        else:
+            future.set_result(task(items))
+        return future
+
+
+@pytest.mark.parametrize("count", [5, 640])
+def test_an_executor_that_fails_every_task_is_replaced_by_processes(count, monkeypatch):
+    monkeypatch.setattr(workers, "_apart", None)  # a process for each batch would take minutes
+    says = r"did not do (5 of 5|20 of 20) tasks \(ModuleNotFoundError: No module named 'chexnet'\)"
+    executor = Failing(set(range(count)))
+    with pytest.warns(RuntimeWarning, match=says):
+        found = worked_off(count, double, executor=executor, workers=2)
+    assert found == {number: 2 * number for number in range(count)}
+
+
+def test_an_executor_that_fails_from_the_first_on_is_not_given_everything(monkeypatch):
+    monkeypatch.setattr(workers, "_IN_FLIGHT", 4)
+    executor = Failing(set(range(640)))
+    with pytest.warns(RuntimeWarning, match="640 of 640|20 of 20"):
+        assert len(worked_off(640, double, executor=executor, workers=1)) == 640
+    assert executor.given < 20
+
+
+def test_what_waits_in_an_executor_that_fails_is_taken_back(monkeypatch):
+    class Stuck(Failing):
+        """Fails eight tasks and never begins the others."""
+
+        def submit(self, task, items):
+            return super().submit(task, items) if self.given < 8 else Future()
+
+    executor = Stuck(set(range(640)))
+    with pytest.warns(RuntimeWarning, match="20 of 20 tasks"):
+        assert len(worked_off(640, double, executor=executor, workers=1)) == 640
+
+
+def test_an_executor_that_fails_one_task_does_all_the_others(monkeypatch):
+    monkeypatch.setattr(workers, "_IN_FLIGHT", 4)
+    executor = Failing({0})
+    with pytest.warns(RuntimeWarning, match="did not do 1 of 20 tasks"):
+        found = worked_off(640, double, executor=executor, workers=1)
+    assert found == {number: 2 * number for number in range(640)}
+    assert executor.given == 20
+
+
+def test_an_item_that_kills_the_process_of_an_executor_is_found_and_the_rest_is_done():
+    context = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(1, mp_context=context) as pool,
+        pytest.warns(RuntimeWarning, match="BrokenProcessPool"),
+    ):
+        found = worked_off(64, double_or_die, executor=pool, workers=2)
+    assert found == {number: 2 * number for number in range(64)} | {13: None}
 
 
 def test_where_no_process_can_be_started_the_work_goes_on_in_this_one(impatient, monkeypatch):
