@@ -49,6 +49,7 @@ test-browser: .venv/browser-installed ## the explorer in a real browser (Chromiu
 
 test-backends: .venv/backends ## the tests that need JAX and PyTorch
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/test_backends.py tests/test_distribution.py tests/test_xrayvision.py
+	KERAS_BACKEND=jax $(BIN)/python -m pytest --numprocesses 2 tests/test_resume.py -k "interrupted_and_resumed and (gradient or schedule)"
 
 lab: .venv/installed ## opens JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks

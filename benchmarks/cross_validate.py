@@ -5,9 +5,10 @@
 The recipes: ``ours`` is what `chexnet.recipes.recipe` recommends from random weights; ``plain`` is
 the same without boxes and with the published S/32 map; ``original`` is chexnet_auroc's as it was
 described, at our image size and from random weights: two sigmoids, one epoch for the head alone,
-then Adam at 1e-4, its augmentation (rotation and shear to 16 degrees, shift to 20 of 512 pixels),
-and Keras' DenseNet121 as it comes, with BatchNormalization momentum 0.99. It gets our corrected
-pixels, labels and split, without which it could not be judged on the same films.
+then Adam at 1e-4, its augmentation (`default_augmenter`: mirror, rotation to 10 degrees, shear
+to 16, shift to 20 of 512 pixels, blur), and Keras' DenseNet121 as it comes, with BatchNormalization
+momentum 0.99. It gets our corrected pixels, labels and split, without which it could not be judged
+on the same films.
 ``original-corrected`` has our BatchNormalization momentum too.
 """
 

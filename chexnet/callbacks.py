@@ -44,11 +44,13 @@ class AurocCallback(keras.callbacks.Callback):
         *,
         first_epoch: int = 0,
         patience: int | None = None,
+        batches: AugmentedImageSequence | None = None,
     ) -> None:
         """Scores ``model``, which may be a part of the network that is being fitted.
 
         With ``patience``, training ends once that many epochs, counted from ``first_epoch``, have
-        brought no better AUROC.
+        brought no better AUROC. ``batches`` are those of training, to name the films after which
+        scores are no longer numbers.
         """
         super().__init__()
         self.scored = model
@@ -56,6 +58,7 @@ class AurocCallback(keras.callbacks.Callback):
         self.run = run
         self.first_epoch = first_epoch
         self.patience = patience
+        self.batches = batches
         self.best = -math.inf
         self.best_epoch = 0
         self.stopped: str | None = None
@@ -79,7 +82,11 @@ class AurocCallback(keras.callbacks.Callback):
                 self.best, self.best_epoch = row["val_auroc"], row["epoch"] - 1
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Scores validation, and saves the network where it is the best so far."""
+        """Scores validation, and saves the network where it is the best so far.
+
+        Raises:
+            FloatingPointError: scores are NaN; the films of the epoch's last batch are named.
+        """
         logs = {} if logs is None else logs
         with averaged(self.model), for_scoring(self.scored) as scored:
             self._score(scored, epoch, logs)
@@ -90,6 +97,10 @@ class AurocCallback(keras.callbacks.Callback):
 
     def _score(self, scored: keras.Model, epoch: int, logs: dict) -> None:
         y_score = scored.predict(self.val, verbose=0)
+        strange = int(np.isnan(y_score).sum())
+        if strange:
+            what = f"{strange} of {y_score.size} scores on validation are NaN"
+            raise _not_finite(what, self.batches, epoch, -1)
         logs["val_auroc"] = float(
             np.mean([auroc(t, s).value for t, s in zip(self.y_true.T, y_score.T, strict=True)])
         )
@@ -131,7 +142,7 @@ class EpochLog(keras.callbacks.Callback):
         self.rows = list(history or [])
         self.max_minutes = max_minutes
         self.phase = "all"
-        self.stopped: str | None = None
+        self.stopped = self._out_of_time()
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Opens the progress bar of this phase."""
@@ -152,17 +163,11 @@ class EpochLog(keras.callbacks.Callback):
         Raises:
             FloatingPointError: the loss is not finite; the films of this batch are named.
         """
-        rows = self.batches.rows(self.epoch, batch)
         # Keras gives the mean over the epoch so far: the first that is not finite is this batch's.
         loss = float(logs["loss"])
         if not math.isfinite(loss):
-            named = ", ".join(self.batches.image_ids[rows])
-            raise FloatingPointError(
-                f"epoch {self.epoch + 1}: the loss is {loss} after batch {batch} with the films "
-                f"{named}; look at them, or lower learning_rate. model.keras holds the best epoch "
-                "before it, if there was one"
-            )
-        self.bar.update(len(rows))
+            raise _not_finite(f"the loss is {loss}", self.batches, self.epoch, batch)
+        self.bar.update(len(self.batches.rows(self.epoch, batch)))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Adds a row."""
@@ -174,14 +179,21 @@ class EpochLog(keras.callbacks.Callback):
         self.bar.set_postfix(
             epoch=epoch + 1, loss=f"{row['loss']:.3f}", val_auroc=f"{row['val_auroc']:.3f}"
         )
-        seconds = [one["seconds"] for one in self.rows]
-        if self.max_minutes is not None and sum(seconds) + max(seconds) > 60 * self.max_minutes:
-            self.stopped = f"another epoch would have passed {self.max_minutes} minutes"
+        self.stopped = self._out_of_time()
+        if self.stopped:
             self.model.stop_training = True
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Closes the bar."""
         self.bar.close()
+
+    def _out_of_time(self) -> str | None:
+        seconds = [row["seconds"] for row in self.rows]
+        if self.max_minutes is None or not seconds:
+            return None
+        if sum(seconds) + max(seconds) <= 60 * self.max_minutes:
+            return None
+        return f"another epoch would have passed {self.max_minutes} minutes"
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -215,3 +227,18 @@ class Checkpoints(keras.callbacks.Callback):
             optimizer=[ops.convert_to_numpy(one) for one in self.model.optimizer.variables],
         )
         write_checkpoint(self.folder, state)
+
+
+def _not_finite(
+    what: str, batches: AugmentedImageSequence | None, epoch: int, batch: int
+) -> FloatingPointError:
+    """The error that names the films of a batch; -1 is the last."""
+    where = ""
+    if batches is not None:
+        batch = range(len(batches))[batch]
+        named = ", ".join(batches.image_ids[batches.rows(epoch, batch)])
+        where = f" after batch {batch} with the films {named}"
+    return FloatingPointError(
+        f"epoch {epoch + 1}: {what}{where}; look at them, or lower learning_rate. model.keras "
+        "holds the best epoch before it, if there was one"
+    )

@@ -10,6 +10,7 @@ import pandas as pd
 from chexnet.generator import AugmentedImageSequence, default_augmenter
 from chexnet.images import ImageStore
 from chexnet.model import build_chexnet, map_size
+from chexnet.provenance import data_fingerprint
 from chexnet.runs import Run
 from chexnet.scoring import record_scores
 from chexnet.splits import check_disjoint, folds_by_patient, split_by_patient
@@ -58,7 +59,7 @@ def cross_validate(
 
     Raises:
         ValueError: as `chexnet.splits.folds_by_patient` and `chexnet.training.train`; or a fold
-            there was trained with other settings.
+            there was trained with other settings or on other data.
     """
     size = store.image_size
     settings = {"class_names": list(class_names), "image_size": size, "folds": folds}
@@ -68,7 +69,9 @@ def cross_validate(
     for fold, split in enumerate(fold_splits(images, folds=folds, seed=seed), 1):
         place = Path(folder) / f"fold-{fold}"
         split_images = images.assign(split=split)
-        finished = _finished(place, settings | {"fold": fold})
+        finished = _finished(
+            place, settings | {"fold": fold}, data_fingerprint(split_images, boxes)
+        )
         if finished is None:
             finished = _train_fold(
                 place,
@@ -113,10 +116,14 @@ def fold_splits(images: pd.DataFrame, *, folds: int, seed: int = 0) -> list[pd.S
     return splits
 
 
-def _finished(place: Path, settings: dict) -> Run | None:
+def _finished(place: Path, settings: dict, fingerprint: str) -> Run | None:
     if not (place / "predictions.csv").is_file():
         return None
     run = Run(place)
+    if run.config["data_fingerprint"] != fingerprint:
+        raise ValueError(
+            f"{place}: trained on other films, labels, boxes or folds; give another folder"
+        )
     there = {name: run.config["settings"].get(name) for name in settings}
     differing = [name for name in settings if there[name] != settings[name]]
     if differing:

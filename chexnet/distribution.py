@@ -81,9 +81,29 @@ def shared(sequence: "AugmentedImageSequence") -> keras.utils.PyDataset:
     Returns:
         on one device ``sequence`` itself; otherwise this process' share of each batch, see
         `shared_rows`. Processes augment their shares with seeds of their own.
+
+    Raises:
+        ValueError: the number of devices does not divide the size of a batch, so that each would
+            get the whole batch.
     """
     devices, processes, process = devices_and_process()
-    return sequence if devices == 1 else _Share(sequence, devices, processes, process)
+    if devices == 1:
+        return sequence
+    if sequence.batch_size % devices:
+        raise ValueError(
+            f"batch_size={sequence.batch_size} on {devices} devices: allowed are multiples of "
+            f"{devices}, so that each gets as many films"
+        )
+    return _Share(sequence, devices, processes, process)
+
+
+def of_every_process(number: int) -> list[int]:
+    """What each process gives here, in their order; all must come here, and wait until all have."""
+    if devices_and_process()[1] == 1:
+        return [number]
+    from jax.experimental import multihost_utils  # no other backend joins processes
+
+    return multihost_utils.process_allgather(np.array(number)).tolist()
 
 
 def shared_rows(rows: np.ndarray, devices: int, processes: int, process: int) -> np.ndarray:
@@ -91,7 +111,8 @@ def shared_rows(rows: np.ndarray, devices: int, processes: int, process: int) ->
 
     Every device must get as many films as the others. A batch that cannot be divided so, such as
     the last of an epoch, is repeated whole until it can: its mean loss, its gradient and its batch
-    statistics stay what they are, and no device gets more films than the batch has.
+    statistics stay what they are. For that one batch a device may get as many films as the whole
+    batch has, and the ``loss`` of ``history.csv``, a mean over films, counts it more than once.
 
     Args:
         rows: int ``(n,)``, the global batch.

@@ -1,5 +1,6 @@
 """What training minimises: cross-entropy or focal loss of the scores, and of the map's places."""
 
+import math
 from collections.abc import Sequence
 
 import keras
@@ -94,7 +95,7 @@ def score_loss(
         raise ValueError(
             "loss='focal' with a positive_weight: both answer imbalance, choose one of them"
         )
-    if min(positive_weight) <= 0:
+    if not all(0 < weight < math.inf for weight in positive_weight):
         raise ValueError(f"positive_weight={positive_weight}: allowed are numbers above 0")
     return WeightedCrossentropy(positive_weight, label_smoothing)
 

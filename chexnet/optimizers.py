@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 import keras
+import numpy as np
 from keras import ops
 
 from chexnet.model import warmup_schedule
@@ -50,8 +51,11 @@ def averaged(trained: keras.Model) -> Iterator[None]:
     The statistics of BatchNormalization stay: they are running means already.
     """
     weights = trained.trainable_variables
-    latest = [ops.convert_to_numpy(one) for one in weights]
+    latest = [np.array(ops.convert_to_numpy(one)) for one in weights]
     trained.optimizer.finalize_variable_values(weights)
+    for variable in weights:
+        # On JAX a weight and its mean are now one array, which `predict` would give away.
+        variable.assign(np.array(ops.convert_to_numpy(variable)))
     try:
         yield
     finally:

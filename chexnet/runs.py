@@ -6,7 +6,7 @@
 | ``images.csv`` | every film of the study: ids, labels, view, sex, age, size, split |
 | ``boxes.csv`` | the radiologists' boxes, pixels of the original film |
 | ``model.keras``, ``history.csv`` | the best network, and how it came about |
-| ``checkpoints/`` | where an interrupted training goes on; gone once it has ended |
+| ``checkpoints/`` | where an interrupted training goes on; gone once all is done |
 | ``training.json`` | why it ended, and with which settings |
 | ``predictions.csv`` | ``image_id, split, class_name, y_true, y_score`` of validation and test |
 | ``maps.npz`` | their class activation maps |
@@ -75,8 +75,8 @@ class Run:
             settings: everything needed to repeat the run; JSON values.
             images: one row a film, with ``image_id`` and ``split`` at least.
             boxes: ``image_id, x, y, width, height``, pixels of the original film.
-            resume: open the run there instead where it has these settings and this data and its
-                training was interrupted.
+            resume: open the run there instead where it has these settings and this data and was
+                interrupted, in its training or before its scores were judged.
 
         Raises:
             ValueError: a column is missing, or an ``image_id`` stands twice.
@@ -96,7 +96,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         fingerprint = data_fingerprint(images, boxes)
         with _held(folder):
-            if resume and _interrupted(folder, settings, fingerprint):
+            if resume and _unfinished(folder, settings, fingerprint):
                 return cls(folder)
             _set_aside(folder)
         config = {
@@ -270,13 +270,16 @@ def _held(folder: Path) -> Iterator[None]:
         yield
 
 
-def _interrupted(folder: Path, settings: Mapping[str, object], fingerprint: str) -> bool:
-    """Whether the run there is this one, broken off after some epoch of training."""
-    if not (folder / "config.json").is_file() or not any(folder.glob("checkpoints/*.npz")):
+def _unfinished(folder: Path, settings: Mapping[str, object], fingerprint: str) -> bool:
+    """Whether the run there is this one, broken off in training or before it was judged."""
+    if not (folder / "config.json").is_file():
         return False
     there = json.loads((folder / "config.json").read_text())
     asked = json.loads(json.dumps(dict(settings)))  # tuples become lists, as in the file
-    return there["settings"] == asked and there["data_fingerprint"] == fingerprint
+    if there["settings"] != asked or there["data_fingerprint"] != fingerprint:
+        return False
+    unjudged = (folder / "training.json").is_file() and not (folder / "metrics.json").is_file()
+    return unjudged or any(folder.glob("checkpoints/*.npz"))
 
 
 def _set_aside(folder: Path) -> None:

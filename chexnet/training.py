@@ -1,6 +1,5 @@
 """Warm-up of the head, then fine-tuning of everything, in one run that survives interruption."""
 
-import hashlib
 import json
 import shutil
 
@@ -9,13 +8,19 @@ import pandas as pd
 
 from chexnet.callbacks import AurocCallback, Checkpoints, EpochLog
 from chexnet.checkpoints import Checkpoint, newest_checkpoint
-from chexnet.distribution import shared, whole_batch_statistics
+from chexnet.distribution import of_every_process, shared, whole_batch_statistics
 from chexnet.filmtable import remove_unfinished
 from chexnet.generator import AugmentedImageSequence
-from chexnet.losses import balancing_weights, compile_losses, score_loss
-from chexnet.model import load_chexnet, map_size, set_backbone_trainable, with_location_output
-from chexnet.optimizers import SCHEDULES, learning_rates, make_optimizer
+from chexnet.losses import compile_losses, score_loss
+from chexnet.model import load_chexnet, set_backbone_trainable, with_location_output
+from chexnet.optimizers import learning_rates, make_optimizer
 from chexnet.runs import Run
+from chexnet.training_settings import (
+    as_python,
+    check_settings,
+    fingerprints,
+    positive_weights,
+)
 
 
 def train(
@@ -70,14 +75,15 @@ def train(
             keeps, 0 to below 1. The mean is what is validated and saved (Polyak and Juditsky 1992,
             doi:10.1137/0330046); 0 is the weights themselves.
         box_weight: weight of the loss that holds each position of the map against the share of
-            it inside a radiologist's box; 0 is the plain model.
+            it inside a radiologist's box; 0 is the plain model. The boxes teach class 0 alone.
         loss: ``"crossentropy"`` or ``"focal"``, as in `chexnet.losses.score_loss`.
         positive_weight: how often a positive film counts, a number above 0, or ``"balanced"``:
             negatives over positives of each class in the training split; ``None`` is once.
         label_smoothing: 0 to below 1, as in Keras.
         best_from: share of the second phase after which an epoch may be the best, 0 to below 1.
         patience: epochs without a better AUROC, counted from there, after which training ends.
-        max_minutes: training ends before an epoch would pass this, earlier sessions counted in.
+        max_minutes: training ends before an epoch would pass this, earlier sessions counted in;
+            for one process only.
             The learning rate has then not come down: plan the epochs for the time instead.
         gradient_accumulation: batches whose gradients make one step of the optimizer.
         jit_compile: of ``keras.Model.compile``.
@@ -90,32 +96,34 @@ def train(
         seconds`` and the parts of the loss; the last epoch with ``saved`` 1 is the one kept.
 
     Raises:
-        ValueError: an argument is outside what is stated above, validation has a class with
-            one value only, is shuffled or is augmented, or what is to be resumed had other
-            settings.
-        FloatingPointError: the loss is not finite; the films of the batch are named.
+        ValueError: an argument is outside what is stated above, validation has other classes or
+            a class with one value only, is shuffled or is augmented, or what is to be resumed had
+            other settings, films, boxes, augmentation or layers.
+        FloatingPointError: the loss or a score is not finite; the films of the batch are named.
         BlockingIOError: another process is training into this run.
     """
+    given = as_python(locals())
+    check_settings(given, model, train, val)
+    # Keras takes no other kind of number for these.
+    learning_rate, head_learning_rate = given["learning_rate"], given["head_learning_rate"]
     settings = {
         name: value
-        for name, value in locals().items()
+        for name, value in given.items()
         if name not in ("model", "train", "val", "run", "resume", "max_minutes", "tensorboard")
     }
-    settings |= {
-        "batch_size": train.batch_size,
-        "seed": train.seed,
-        "films": _fingerprint(train, val),
-    }
-    _check(model, train, settings)
+    settings |= as_python({"batch_size": train.batch_size, "seed": train.seed})
+    settings |= fingerprints(model, train, val)
     with_boxes = train.map_size is not None
-    weights = _positive_weights(positive_weight, train)
+    weights = positive_weights(given["positive_weight"], train)
     losses = compile_losses(
         score_loss(loss, weights, label_smoothing), box_weight=box_weight if with_boxes else None
     )
     trained = with_location_output(model) if with_boxes else model
     variables = trained.variables  # before compile, which adds those of the metrics
     first_best = head_epochs + int(best_from * epochs)
-    scores = AurocCallback(model, val, run, first_epoch=first_best, patience=patience)
+    scores = AurocCallback(
+        model, val, run, first_epoch=first_best, patience=patience, batches=train
+    )
     with run.held():
         for folder in (run.folder, run.folder / "checkpoints"):
             remove_unfinished(folder)
@@ -132,9 +140,8 @@ def train(
         if tensorboard:
             board = run.folder / "tensorboard"
             callbacks.append(keras.callbacks.TensorBoard(board, write_graph=False))
-        callbacks.append(
-            Checkpoints(run, log, variables, settings, lambda: scores.stopped or log.stopped)
-        )
+        callbacks.append(Checkpoints(run, log, variables, settings, lambda: scores.stopped))
+        stopped = stopped or log.stopped
         for phase, first, last in (
             ("head", 0, head_epochs),
             ("all", head_epochs, head_epochs + epochs),
@@ -182,68 +189,37 @@ def train(
             stopped = scores.stopped or log.stopped
         set_backbone_trainable(model, True)
         model.set_weights(load_chexnet(run.folder / "model.keras").get_weights())
-        _conclude(run, settings, stopped or "all epochs done")
+        if log.stopped:
+            ended = {"ended": log.stopped, "settings": settings}
+            run.write_json("training.json", ended)  # the checkpoints stay, for a later ceiling
+        else:
+            _conclude(run, settings, stopped or "all epochs done")
     return run.history
 
 
-def _check(model: keras.Model, train: AugmentedImageSequence, settings: dict) -> None:
-    given = {name: settings[name] for name in ("epochs", "head_epochs", "schedule", "best_from")}
-    given |= {name: settings[name] for name in ("patience", "gradient_accumulation")}
-    given["weight_average"] = settings["weight_average"]
-    if (
-        given["epochs"] < 1
-        or given["head_epochs"] < 0
-        or given["schedule"] not in SCHEDULES
-        or not 0 <= given["best_from"] < 1
-        or (given["patience"] is not None and given["patience"] < 1)
-        or given["gradient_accumulation"] < 1
-        or not 0 <= given["weight_average"] < 1
-    ):
-        raise ValueError(
-            f"{', '.join(f'{name}={value!r}' for name, value in given.items())}: allowed are "
-            f"epochs >= 1, head_epochs >= 0, one of {SCHEDULES}, 0 <= best_from < 1, patience >= 1 "
-            "or None, gradient_accumulation >= 1, 0 <= weight_average < 1"
-        )
-    if settings["box_weight"] and train.map_size is None:
-        raise ValueError(
-            f"box_weight={settings['box_weight']}, but the training batches carry no boxes: give "
-            "the sequence boxes= and map_size=, or set box_weight=0"
-        )
-    if train.map_size is not None and tuple(train.map_size) != map_size(model):
-        raise ValueError(f"map_size={train.map_size}: the model's map has {map_size(model)}")
-
-
-def _positive_weights(
-    given: float | str | None, train: AugmentedImageSequence
-) -> list[float] | None:
-    if given == "balanced":
-        return balancing_weights(train.labels, train.class_names)
-    if given is None or isinstance(given, int | float):
-        return None if given is None else [given] * len(train.class_names)
-    raise ValueError(f"positive_weight={given!r}: allowed are a number, 'balanced' or None")
-
-
-def _fingerprint(train: AugmentedImageSequence, val: AugmentedImageSequence) -> str:
-    digest = hashlib.sha256()
-    for batches in (train, val):
-        digest.update(json.dumps([list(batches.class_names), list(batches.image_ids)]).encode())
-        digest.update(batches.labels.tobytes())
-    return digest.hexdigest()
-
-
 def _to_resume(run: Run, settings: dict) -> Checkpoint | None:
-    state = newest_checkpoint(run.folder / "checkpoints")
+    folder = run.folder / "checkpoints"
+    state = newest_checkpoint(folder)
     if state is not None:
         _check_same(run, state.settings, settings)
-    return state
+    # Killed at the end of an epoch, one process may have written its checkpoint and another not.
+    while len(reached := set(of_every_process(state.epoch if state else 0))) > 1:
+        state = newest_checkpoint(folder, up_to=min(reached))
+    return state or _forget(run)
 
 
 def _has_ended(run: Run, settings: dict) -> bool:
     record = run.folder / "training.json"
-    if not record.is_file():
-        return False
-    _check_same(run, json.loads(record.read_text())["settings"], settings)
-    return True
+    # What still has checkpoints can go on.
+    ended = record.is_file() and not any(run.folder.glob("checkpoints/*.npz"))
+    if ended:
+        _check_same(run, json.loads(record.read_text())["settings"], settings)
+    if len(set(of_every_process(ended))) > 1:
+        raise ValueError(
+            f"{run.folder}: this training has ended in some processes and was killed in others "
+            "just before; what those that have ended left is whole, take it from there"
+        )
+    return ended
 
 
 def _check_same(run: Run, there: dict, settings: dict) -> None:

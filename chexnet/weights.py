@@ -14,6 +14,12 @@ import numpy as np
 
 from chexnet.xrayvision import PREFIX, load_xrayvision
 
+# Where Keras downloads from (keras/src/applications/densenet.py), once it has looked at home.
+_IMAGENET_FILE = (
+    "https://storage.googleapis.com/tensorflow/keras-applications/densenet/"
+    "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
+)
+
 
 class Start(NamedTuple):
     """What a network starts from.
@@ -136,8 +142,8 @@ def _imagenet_arrays() -> dict[str, list[np.ndarray]] | None:
             raise
         warnings.warn(
             "The ImageNet weights cannot be downloaded from here, so the network starts from "
-            "random weights. To use them, download them where there is internet and give their "
-            f"path as weights= ({error}).",
+            f"random weights. To use them, download {_IMAGENET_FILE} where there is internet and "
+            f"put it, under this name, into the folder .keras/models of your home ({error}).",
             stacklevel=3,
         )
         return None

@@ -87,10 +87,12 @@ def load_xrayvision(
         path = _downloaded(models, name)
     state = read_checkpoint(path)
     layers = translated(state, path)
-    kernel, bias = layers.pop("predictions")
     classes = _classes(models, path)
-    if len(classes) != len(bias):
-        raise ValueError(f"{path}: {len(bias)} outputs; the library names {len(classes)} classes")
+    shapes = [array.shape for array in layers["predictions"]]
+    allowed = [(1024, len(classes)), (len(classes),)]
+    if shapes != allowed:
+        raise ValueError(f"{path}: a classifier of {shapes}, inputs first; allowed are {allowed}")
+    kernel, bias = layers.pop("predictions")
     head = {
         class_name: (kernel[:, index], float(bias[index]))
         for index, class_name in enumerate(classes)
@@ -165,9 +167,18 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
             f"{path}: cannot be read safely as a network; allowed are files of TorchXRayVision "
             f"and a state_dict() written by torch.save ({error})"
         ) from error
-    if not tensors or not all(torch.is_tensor(tensor) for tensor in tensors.values()):
-        raise ValueError(f"{path}: holds no network, neither a module nor a dict of tensors")
-    return {key: tensor.detach().numpy() for key, tensor in tensors.items()}
+    named = all(isinstance(key, str) and torch.is_tensor(tensors[key]) for key in tensors)
+    if not tensors or not named:
+        raise ValueError(
+            f"{path}: holds no network, neither a module nor a dict of tensors by their names"
+        )
+    try:
+        return {key: tensor.detach().numpy() for key, tensor in tensors.items()}
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"{path}: allowed are dense tensors of a type that NumPy knows, such as float32 "
+            f"({error})"
+        ) from error
 
 
 class _Inert:

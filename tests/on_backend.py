@@ -54,12 +54,18 @@ def write_study(folder: Path) -> None:
     model.save(folder / "model.keras")
 
 
+def all_weights(model: keras.Model) -> np.ndarray:
+    """In one row."""
+    return np.concatenate([weight.ravel() for weight in model.get_weights()])
+
+
 def road(folder: Path) -> dict[str, np.ndarray]:
-    """Scores, maps, metrics and the loss of a training step, from the same saved weights."""
+    """Scores, maps, metrics and a training step, from the same saved weights."""
     images, boxes = (pd.read_csv(folder / name) for name in ("images.csv", "boxes.csv"))
     ids = images["image_id"]
     store = ImageStore(folder, ids, image_size=SIZE, clip_limit=None, progress=False)
     model = load_chexnet(folder / "model.keras")
+    before = all_weights(model)
     films = store[ids.to_numpy(dtype=object)]
     scores, maps = class_activation_map(model, films)
     _, grad_maps = class_activation_map(model, films[:4], method="gradcam", layer="pool4_conv")
@@ -84,6 +90,7 @@ def road(folder: Path) -> dict[str, np.ndarray]:
             run,
             epochs=1,
             box_weight=1.0,
+            weight_average=0.5,
             jit_compile=keras.backend.backend() == "jax",  # XLA is slow to compile this once
             tensorboard=False,
         )
@@ -94,6 +101,8 @@ def road(folder: Path) -> dict[str, np.ndarray]:
         "grad_maps": grad_maps,
         "auroc": [metrics[split]["auroc"]["value"] for split in ("val", "test")],
         "losses": history[["loss", "location_loss"]].to_numpy(),
+        "weights_before": before,
+        "weights": all_weights(model),
     }
 
 

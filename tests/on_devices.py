@@ -95,7 +95,9 @@ def trained(folder: Path, *, augmented: bool) -> dict[str, np.ndarray]:
     }
 
 
-def trained_in_a_run(folder: Path, run_folder: Path) -> dict[str, np.ndarray]:
+def trained_in_a_run(
+    folder: Path, run_folder: Path, **options_of_training: object
+) -> dict[str, np.ndarray]:
     """The same by `chexnet.training.train`, with its checkpoints and its best epoch."""
     images = pd.read_csv(folder / "images.csv").assign(split="train")
     boxes = pd.DataFrame(columns=["image_id", "x", "y", "width", "height"])
@@ -109,7 +111,7 @@ def trained_in_a_run(folder: Path, run_folder: Path) -> dict[str, np.ndarray]:
         model = network()
         history = train(
             model, batches, plain, run, head_epochs=1, epochs=2, schedule="constant",
-            learning_rate=1e-2, best_from=0.5, tensorboard=False,
+            learning_rate=1e-2, best_from=0.5, tensorboard=False, **options_of_training,
         )  # fmt: skip
     return {
         "devices": devices,

@@ -49,6 +49,16 @@ def test_a_training_step_has_the_same_loss_of_scores_and_boxes(elsewhere, on_ten
     np.testing.assert_allclose(elsewhere["losses"], on_tensorflow["losses"], atol=1e-4)
 
 
+def test_a_training_step_gives_the_same_weights(elsewhere, on_tensorflow):
+    step = np.abs(on_tensorflow["weights"] - on_tensorflow["weights_before"])
+    assert np.median(step) > 9e-4  # so 1e-4 is small
+    # Adam's first step has its full size also where a gradient is nothing but rounding: some signs
+    # then differ, and those weights by twice the learning rate.
+    differing = np.abs(elsewhere["weights"] - on_tensorflow["weights"])
+    assert np.mean(differing > 1e-4) < 0.005
+    assert differing.max() < 2.1e-3
+
+
 def test_the_evaluation_has_the_same_auroc(elsewhere, on_tensorflow):
     assert on_tensorflow["auroc"].shape == (2,)
     np.testing.assert_allclose(elsewhere["auroc"], on_tensorflow["auroc"], atol=1e-4)

@@ -73,10 +73,15 @@ def test_a_finished_fold_is_not_trained_again(options, tmp_path):
     written = [(run.folder / "model.keras").stat().st_mtime_ns for run in first]
     (first[1].folder / "predictions.csv").unlink()
     again = cross_validate(tmp_path / "cv", folds=2, **options)
-    rewritten = [(run.folder / "model.keras").stat().st_mtime_ns for run in again]
-    assert rewritten[0] == written[0]
-    assert rewritten[1] != written[1]
-    assert (again[1].folder / "predictions.csv").is_file()
+    assert [(run.folder / "model.keras").stat().st_mtime_ns for run in again] == written
+    assert (again[1].folder / "predictions.csv").is_file()  # scored again, not trained again
+
+
+def test_folds_of_other_data_are_refused(options, tmp_path):
+    cross_validate(tmp_path / "cv", folds=2, **options)
+    images = options["images"].assign(Pneumonia=1 - options["images"]["Pneumonia"])
+    with pytest.raises(ValueError, match="fold-1: trained on other films, labels, boxes or folds"):
+        cross_validate(tmp_path / "cv", folds=2, **options | {"images": images})
 
 
 def test_a_fold_trained_with_other_settings_is_refused(options, tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from keras import layers
 
 from chexnet import callbacks
+from chexnet.augmentation import default_augmenter
 from chexnet.callbacks import EpochLog
 from chexnet.checkpoints import (
     Checkpoint,
@@ -25,7 +26,7 @@ from chexnet.checkpoints import (
 from chexnet.model import build_chexnet, load_chexnet, map_size
 from chexnet.runs import Run
 from chexnet.training import train
-from tests.test_training import new_run, sequences, study, tiny_network  # noqa: F401
+from tests.test_training import SIZE, new_run, sequences, study, tiny_network  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 
@@ -72,11 +73,11 @@ def interrupted(monkeypatch):
     return at
 
 
-def trained_in(study, folder, network=with_dropout, **options):  # noqa: F811
+def trained_in(study, folder, network=with_dropout, augmenter=None, **options):  # noqa: F811
     """A run of training on boxes."""
     run = new_run(study, folder, resume=options.get("resume", False))
     network = network()
-    batches, val = sequences(study, boxes=study[2], map_size=map_size(network))
+    batches, val = sequences(study, boxes=study[2], map_size=map_size(network), augmenter=augmenter)
     options = {"head_epochs": 2, "epochs": 4, "box_weight": 1.0, "tensorboard": False} | options
     history = train(network, batches, val, run, **options)
     return run, history.drop(columns="seconds")
@@ -177,15 +178,24 @@ def test_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(
     assert_same(history, whole, states[-1], unbroken)
 
 
-@pytest.mark.parametrize("damage", [len, lambda content: 0, lambda content: len(content) // 2])
-def test_any_damage_to_a_checkpoint_is_told_by_name(tmp_path, damage):
-    state = Checkpoint(1, "all", [], {}, None, [np.arange(5000.0)], [np.zeros(())])
+def test_any_damage_to_a_checkpoint_is_told_by_name(tmp_path):
+    state = Checkpoint(1, "all", [], {}, None, [np.arange(6.0)], [np.zeros(()), np.ones(2)])
     path = write_checkpoint(tmp_path, state)
-    content = bytearray(path.read_bytes())
-    at = damage(content)
-    if at == len(content):
-        content[at // 2] ^= 1
-    path.write_bytes(content if at == len(content) else content[:at])
+    whole = path.read_bytes()
+    for length in [0, 1, 31, 32, 33, len(whole) // 2, len(whole) - 1]:
+        assert_damaged(path, whole[:length])
+    assert_damaged(path, whole + b"\0")
+    for bit in range(8 * len(whole)):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        assert_damaged(path, content)
+    path.write_bytes(whole)
+    for mine, theirs in zip(read_checkpoint(path).optimizer, state.optimizer, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def assert_damaged(path, content):
+    path.write_bytes(content)
     with pytest.raises(ValueError, match=r"epoch-0001\.npz: damaged checkpoint"):
         read_checkpoint(path)
 
@@ -196,6 +206,14 @@ def test_other_settings_are_not_resumed(study, tmp_path, interrupted):  # noqa: 
         trained_in(study, tmp_path / "run")
     with pytest.raises(ValueError, match=r"another \['learning_rate'\].*0\.001 and not 0\.1"):
         trained_in(study, tmp_path / "run", resume=True, learning_rate=0.1)
+
+
+def test_a_training_with_another_augmenter_is_not_resumed(study, tmp_path, interrupted):  # noqa: F811
+    interrupted(3, 0)
+    with pytest.raises(KeyboardInterrupt):
+        trained_in(study, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"another \['augmenter'\]"):
+        trained_in(study, tmp_path / "run", resume=True, augmenter=default_augmenter(SIZE))
 
 
 def test_another_network_is_not_resumed(study, tmp_path, interrupted):  # noqa: F811
@@ -231,12 +249,17 @@ def test_two_trainings_into_one_folder_are_refused(study, tmp_path):  # noqa: F8
     assert "another process is training into this run folder" in told.stderr
 
 
+# With an augmenter, for what resume compares must be the same in every process.
 CHILD = """
 import sys
 from pathlib import Path
+from chexnet.augmentation import default_augmenter
 from tests.test_resume import trained_in
-from tests.test_training import make_study
-trained_in(make_study(Path(sys.argv[1])), Path(sys.argv[2]), resume=True, head_epochs=3, epochs=27)
+from tests.test_training import SIZE, make_study
+trained_in(
+    make_study(Path(sys.argv[1])), Path(sys.argv[2]), resume=True, head_epochs=3, epochs=27,
+    augmenter=default_augmenter(SIZE, contrast=0.1),
+)
 """
 
 
@@ -273,8 +296,37 @@ def test_killed_without_warning_at_any_moment_it_ends_the_same(study, tmp_path):
     for mine, theirs in zip(*networks, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-6)
     assert [path.name for path in broken.folder.rglob("*.part*")] == []
+    assert not (broken.folder / "earlier").exists()  # none of them started anew
 
 
 def _newest(folder):
     files = checkpoint_files(folder / "checkpoints")
     return files[0].name if files else None
+
+
+def test_training_that_ran_out_of_time_goes_on_with_more_of_it(study, tmp_path, states):  # noqa: F811
+    _, whole = trained_in(study, tmp_path / "whole")
+    unbroken = states[-1]
+    _, history = trained_in(study, tmp_path / "run", max_minutes=1e-4)
+    assert len(history) == 1
+    _, history = trained_in(study, tmp_path / "run", max_minutes=1e-4, resume=True)
+    assert len(history) == 1  # the time of earlier sessions counts
+    again, history = trained_in(study, tmp_path / "run", resume=True)
+    assert_same(history, whole, states[-1], unbroken)
+    assert not (again.folder / "earlier").exists()
+    assert not (again.folder / "checkpoints").exists()
+
+
+def test_a_training_that_has_ended_is_not_repeated_until_its_scores_are_judged(
+    study, tmp_path, states  # noqa: F811
+):  # fmt: skip
+    first, history = trained_in(study, tmp_path / "run")
+    before = len(states)
+    again, same = trained_in(study, tmp_path / "run", resume=True)
+    pd.testing.assert_frame_equal(history, same)
+    assert len(states) == before
+    assert not (again.folder / "earlier").exists()
+    first.write_json("metrics.json", {})
+    trained_in(study, tmp_path / "run", resume=True)
+    assert len(states) == before + 6
+    assert (first.folder / "earlier" / "1" / "metrics.json").is_file()

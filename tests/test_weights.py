@@ -20,7 +20,8 @@ def test_imagenet_out_of_reach_is_one_warning_and_random_weights(monkeypatch):
 
     weights_module._imagenet_arrays.cache_clear()
     monkeypatch.setattr(weights_module.keras.applications, "DenseNet121", no_internet)
-    with pytest.warns(UserWarning, match="random weights"):
+    advice = r"random weights.*densenet/densenet121_\S+_notop\.h5 where.*into.*\.keras/models"
+    with pytest.warns(UserWarning, match=advice):
         assert weights_in_reach("imagenet") is None
     with warnings.catch_warnings(record=True) as again:
         warnings.simplefilter("always")

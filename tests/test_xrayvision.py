@@ -133,6 +133,14 @@ def test_a_checkpoint_with_missing_and_misshapen_layers_names_them(library, monk
     ]
 
 
+@pytest.mark.parametrize("shape", [(18,), (18, 512), (3, 1024)])
+def test_a_classifier_of_another_shape_is_refused_by_name(library, monkeypatch, shape):
+    state = dict(library.state) | {"classifier.weight": np.zeros(shape, np.float32)}
+    monkeypatch.setattr(xrayvision, "read_checkpoint", lambda path: state)
+    with pytest.raises(ValueError, match=r"renamed\.pt: a classifier .* \[\(1024, 18\), \(18,\)\]"):
+        build_chexnet(32, weights=library.path)
+
+
 @pytest.mark.parametrize("name", ["densenet121-res224-kaggle", "resnet50-res512-all", "rsna", ""])
 def test_an_unknown_name_is_refused_with_those_allowed(name):
     with pytest.raises(ValueError, match=r"allowed after 'torchxrayvision:' are .*-rsna.*or the"):
@@ -218,6 +226,21 @@ def test_a_damaged_checkpoint_is_refused_by_name(torch, tmp_path, content):
     (tmp_path / "damaged.pt").write_bytes(content)
     with pytest.raises(ValueError, match=r"damaged\.pt: cannot be read"):
         read_checkpoint(tmp_path / "damaged.pt")
+
+
+@pytest.mark.parametrize(
+    ("stored", "told"),
+    [
+        (lambda torch: {1: torch.zeros(2)}, "holds no network.*by their names"),
+        (lambda torch: {"a": torch.zeros(2, dtype=torch.bfloat16)}, "allowed are dense.*float32"),
+        (lambda torch: {"a": torch.zeros(2, 2).to_sparse()}, "allowed are dense.*float32"),
+    ],
+    ids=["numbers for names", "bfloat16", "sparse"],
+)
+def test_tensors_that_are_no_arrays_are_refused_by_name(torch, tmp_path, stored, told):
+    torch.save(stored(torch), tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=rf"odd\.pt: {told}"):
+        read_checkpoint(tmp_path / "odd.pt")
 
 
 @pytest.fixture
