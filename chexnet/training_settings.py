@@ -3,16 +3,11 @@
 import hashlib
 import json
 import math
-import threading
-import types
 from collections.abc import Iterator
 from numbers import Integral
 
-import imgaug.parameters as iap
 import keras
 import numpy as np
-from imgaug.augmenters import Augmenter
-from imgaug.random import RNG
 
 from chexnet.distribution import devices_and_process
 from chexnet.generator import AugmentedImageSequence
@@ -96,23 +91,26 @@ def fingerprints(
     """What a training works on, in a form that is the same in every process.
 
     Returns:
-        ``films`` (ids, labels and the pixels of the first, which show how all were prepared),
-        ``boxes``, ``augmenter`` and ``network`` (its layers; not their weights nor their names,
-        which count up in a session), each as a digest; and ``image_size``.
+        digests: ``films`` (ids, labels, and the pixels of the first, which show how all were
+        prepared), ``boxes``, ``augmenter`` (by the first batch, which depends on the seed alone)
+        and ``network`` (its layers, neither weights nor names, which count up in a session); and
+        ``image_size``.
     """
     films = [
-        [batches.class_names, batches.image_ids.tolist(), batches.labels]
+        [batches.class_names, batches.image_ids.tolist(), batches.labels.tolist()]
         for batches in (train, val)
     ]
+    boxes = {image_id: its_boxes.tolist() for image_id, its_boxes in train._boxes.items()}
     layers = [
-        [type(layer), {key: value for key, value in layer.get_config().items() if key not in _FREE}]
+        [type(layer).__name__, {k: v for k, v in layer.get_config().items() if k not in _FREE}]
         for layer in _layers(model)
     ]
+    augmented, _ = train.batch(0, 0)
     return {
-        "films": _digest([*films, train.store[train.image_ids[:1]], train.shuffle]),
+        "films": _digest(films, train.store[train.image_ids[:1]]),
         "image_size": train.store.image_size,
-        "boxes": _digest([train.map_size, train._boxes]),
-        "augmenter": _digest(train.augmenter),
+        "boxes": _digest([train.map_size, boxes]),
+        "augmenter": _digest([], augmented),
         "network": _digest(layers),
     }
 
@@ -122,37 +120,11 @@ def _layers(model: keras.Model) -> Iterator[keras.Layer]:
         yield from _layers(layer) if isinstance(layer, keras.Model) else [layer]
 
 
-def _digest(thing: object) -> str:
-    return hashlib.sha256(json.dumps(_stable(thing)).encode()).hexdigest()
-
-
-def _stable(thing: object, above: tuple[int, ...] = ()) -> list | str:
-    """Nested lists of what makes an object what it is, without addresses and random state."""
-    if id(thing) in above or isinstance(thing, RNG | threading.local):
-        return ""
-    if thing is None or isinstance(thing, bool | int | float | str | bytes | np.generic):
-        return repr(thing)
-    above = (*above, id(thing))
-    if isinstance(thing, np.ndarray) and thing.dtype != object:
-        return [str(thing.dtype), repr(thing.shape), hashlib.sha256(thing.tobytes()).hexdigest()]
-    if isinstance(thing, iap.AutoPrefetcher):  # holds numbers drawn ahead
-        return _stable(thing.other_param, above)
-    if isinstance(thing, type):
-        return f"{thing.__module__}.{thing.__qualname__}"
-    if isinstance(thing, types.CodeType):
-        return _stable([thing.co_code, thing.co_names, thing.co_consts], above)
-    if isinstance(thing, types.FunctionType):
-        inside = [cell.cell_contents for cell in thing.__closure__ or ()]
-        return _stable([thing.__qualname__, thing.__code__, thing.__defaults__, inside], above)
-    if isinstance(thing, dict):
-        pairs = ([_stable(key, above), _stable(value, above)] for key, value in thing.items())
-        return sorted(pairs, key=json.dumps)
-    parts = [_stable(part, above) for part in thing] if isinstance(thing, list | tuple) else []
-    kept = dict(getattr(thing, "__dict__", {}))
-    if isinstance(thing, Augmenter):
-        kept.pop("name")
-    kept.pop("_distance_matrix_cache", None)  # of FrequencyNoise: what it drew earlier
-    return [_stable(type(thing), above), *parts, *([_stable(kept, above)] if kept else [])]
+def _digest(facts: list, pixels: np.ndarray | None = None) -> str:
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    if pixels is not None:
+        digest.update(pixels.tobytes())
+    return digest.hexdigest()
 
 
 def _whole(least: int, value: object) -> bool:
