@@ -231,6 +231,18 @@ def memory(batches: AugmentedImageSequence) -> str:
     )
 
 
+def gpu() -> bool:
+    """Whether the backend of Keras has one."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.cuda.is_available()
+    try:
+        return bool(keras.distribution.list_devices("gpu"))
+    except RuntimeError:  # JAX's word for none
+        return False
+
+
 def waiting(batches: AugmentedImageSequence, device: str, steps: int) -> str:
     """Share of training in which DenseNet121 waits for the next batch.
 
@@ -279,12 +291,12 @@ def main() -> None:
         batches = our_batches(folder, films, Path(scratch) / "cache", workers=2)
         print(memory(batches), flush=True)
         if chosen.steps:
-            gpu = bool(keras.distribution.list_devices("gpu"))
-            size = BATCH if gpu else ORIGINAL_BATCH
+            device = "GPU" if gpu() else "CPU"
+            size = BATCH if device == "GPU" else ORIGINAL_BATCH
             whole = films[: len(films) // size * size]  # another shape would be compiled anew
             batches = our_batches(folder, whole, Path(scratch) / "cache", 2, batch_size=size)
-            print(waiting(batches, "GPU" if gpu else "CPU", chosen.steps))
-            if not gpu:
+            print(waiting(batches, device, chosen.steps))
+            if device == "CPU":
                 print("| the same on a GPU | not measured: there is none | | | | below 2 % |")
         del batches
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from bench_generator import Endless, fetched, jpgs, our_batches
+from bench_generator import Endless, fetched, gpu, jpgs, our_batches
 
 from chexnet.model import build_chexnet
 
@@ -28,18 +28,6 @@ ROWS = (
     "the same with batches from our generator (asked for: 95 % of it)",
     "DenseNet121 in PyTorch, channels-last, compiled, one batch again and again",
 )
-
-
-def gpu() -> bool:
-    """Whether the backend of Keras has one."""
-    if keras.backend.backend() == "torch":
-        import torch
-
-        return torch.cuda.is_available()
-    try:
-        return bool(keras.distribution.list_devices("gpu"))
-    except RuntimeError:  # JAX's word for none
-        return False
 
 
 def keras_speed(model: keras.Model, batches: Iterator[tuple], steps: int) -> float:

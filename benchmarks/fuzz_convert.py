@@ -34,7 +34,7 @@ from pydicom.uid import generate_uid
 from chexnet.dicom import FilmError, convert_film
 from chexnet.film import film_of
 from chexnet.filmtable import Source
-from chexnet.header import elements
+from chexnet.header import elements, file_meta
 
 SLOWEST, LARGEST = 10.0, 2**30  # seconds a film, bytes of memory: what the converter promises
 NUMBERS = [0, 1, 2, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF]
@@ -155,7 +155,7 @@ def bombs() -> dict[str, bytes]:
     slow = jpeg_bytes(np.full((2000, 2000), 128, np.uint8), progressive=True)
     scans = slow[:-2] + slow[slow.rindex(b"\xff\xda") : -2] * 3000 + slow[-2:]
     plain = film_bytes(small)
-    start = 144 + int.from_bytes(plain[140:144], "little")
+    _, start = file_meta(plain)
     empty = struct.pack("<HH2sH", 8, 5, b"CS", 0)
     many = b"1\\" * 5_000_000
     window = struct.pack("<HHI", 0x28, 0x1050, len(many)) + many
@@ -186,8 +186,8 @@ def bombs() -> dict[str, bytes]:
         "much meta information": plain[:start] + b"\2\0\2\1UL\0\0" * 400_000 + plain[start:],
         "two transfer syntaxes": plain[:start] + other + _deflated(bytes(100 * 2**20))[start:],
         "a long window": _before_pixels(film_bytes(small, syntax=IMPLICIT), window),
-        "RLE that unpacks to more": _rle(small, [64], b"\x81\x00" * 400_000),
-        "RLE from beyond its end": _rle(
+        "RLE that unpacks to more": rle_film(small, [64], b"\x81\x00" * 400_000),
+        "RLE from beyond its end": rle_film(
             np.stack([small] * 3, -1), [64, 0x0FFFFFFF, 0x0FFFFFFF], b"\x81\x00" * 400_000
         ),
     }
@@ -196,7 +196,7 @@ def bombs() -> dict[str, bytes]:
 def _deflated(data: bytes) -> bytes:
     """A film's meta information, and a data set to inflate."""
     plain = film_bytes(np.zeros((8, 8), np.uint8), syntax=DEFLATED)
-    start = 144 + int.from_bytes(plain[140:144], "little")
+    _, start = file_meta(plain)
     deflate = zlib.compressobj(1, wbits=-zlib.MAX_WBITS)
     return plain[:start] + deflate.compress(data) + deflate.flush()
 
@@ -206,7 +206,7 @@ def _before_pixels(film: bytes, element: bytes) -> bytes:
     return film[:at] + element + film[at:]
 
 
-def _rle(pixels: np.ndarray, starts: list[int], segments: bytes) -> bytes:
+def rle_film(pixels: np.ndarray, starts: list[int], segments: bytes) -> bytes:
     """A film whose RLE frame is this one."""
     film = film_bytes(pixels, syntax=RLE)
     frame = struct.pack("<16I", len(starts), *starts, *[0] * (15 - len(starts))) + segments

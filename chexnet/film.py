@@ -24,10 +24,8 @@ from pydicom.uid import UID
 from chexnet.dataset import read_elements
 from chexnet.greyscale import shown
 from chexnet.header import MAX_SAMPLES, FilmError, public_facts, read_bytes
-from chexnet.jpeg import JPEG_BASELINE, frame_size, grey_baseline
+from chexnet.jpeg import EOI, ITEM, JPEG_BASELINE, SOS, frame_size, grey_baseline
 
-_ITEM = b"\xfe\xff\x00\xe0"  # PS3.5 A.4
-_EOI, _SOS = b"\xff\xd9", b"\xff\xda"  # ITU-T T.81 table B.1
 _MOST_ITEMS = 100_000  # frames and fragments of pixel data
 _MOST_OFFSETS = 4 * _MOST_ITEMS  # bytes of a table of where the frames begin
 _MOST_SCANS = 32  # of a JPEG; a progressive one in grey has six
@@ -214,7 +212,7 @@ def _first_frame(ds: pydicom.Dataset, syntax: UID) -> bytes:
         ds["PixelData"].value = ds.PixelData[: size + size % 2]
         ds.NumberOfFrames = 1
         return b""
-    items, table = ds.PixelData.count(_ITEM), int.from_bytes(ds.PixelData[4:8], "little")
+    items, table = ds.PixelData.count(ITEM), int.from_bytes(ds.PixelData[4:8], "little")
     if items > _MOST_ITEMS or table > _MOST_OFFSETS:
         raise FilmError(f"compressed pixels in more than {_MOST_ITEMS} parts")
     try:
@@ -235,9 +233,9 @@ def _first_frame(ds: pydicom.Dataset, syntax: UID) -> bytes:
             says = f"its JPEG is {found[0]} x {found[1]}" if found else "its JPEG is damaged"
             raise FilmError(f"{says}; {rows} x {columns} pixels expected")
         if frame[:2] == b"\xff\xd8":
-            if _EOI not in frame:
+            if EOI not in frame:
                 raise FilmError("truncated: its JPEG has no end")
-            if (scans := frame.count(_SOS)) > _MOST_SCANS:
+            if (scans := frame.count(bytes((0xFF, SOS)))) > _MOST_SCANS:
                 raise FilmError(f"its JPEG has {scans} scans; at most {_MOST_SCANS} are read")
     else:
         _check_rle(frame, rows * columns)

@@ -25,15 +25,15 @@ from chexnet.header import (
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"  # PS3.5 A.4.1
 
 # Names of ITU-T T.81 table B.1.
-_SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
-_SOF0, _DHT, _SOS, _DQT, _DRI, _APP0, _COM = 0xC0, 0xC4, 0xDA, 0xDB, 0xDD, 0xE0, 0xFE
+_SOI, EOI = b"\xff\xd8", b"\xff\xd9"
+_SOF0, _DHT, SOS, _DQT, _DRI, _APP0, _COM = 0xC0, 0xC4, 0xDA, 0xDB, 0xDD, 0xE0, 0xFE
 _REMARKS = frozenset((*range(_APP0, _APP0 + 16), _COM))
 # Every start of frame, JPEG-LS's (T.87) included; C4, C8 and CC are other things.
 _FRAMES = frozenset((*range(0xC0, 0xD0), 0xF7)) - {0xC4, 0xC8, 0xCC}
 # In coded data FF 00 is a byte FF and FF D0 to FF D7 are restarts; anything else is a marker.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]", re.DOTALL)
 
-_ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"  # PS3.5 A.4
+ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"  # PS3.5 A.4
 # What a film must say to be passed on unseen: one sample of 8 unsigned bits, 0 is black.
 _PLAIN = {
     0x00280002: b"\x01\x00",  # Samples per Pixel
@@ -106,9 +106,9 @@ def grey_baseline(frame: bytes, rows: int, columns: int) -> bytes | None:
         elif marker == _SOF0 and segment[2:10] == size_line and not sized:
             kept.append(segment)
             sized = True
-        elif marker == _SOS and sized and segment[2:5] == b"\x00\x08\x01":
+        elif marker == SOS and sized and segment[2:5] == b"\x00\x08\x01":
             end = _MARKER.search(frame, following)
-            if end is None or end[0] != _EOI:
+            if end is None or end[0] != EOI:
                 return None
             return b"".join([*kept, segment, frame[following : end.end()]])
         else:
@@ -169,7 +169,7 @@ def stored_jpeg(data: bytes) -> tuple[dict[str, object], bytes] | None:
     fragment = offset + 8 + int.from_bytes(data[offset + 4 : offset + 8], "little")
     end = fragment + 8 + int.from_bytes(data[fragment + 4 : fragment + 8], "little")
     tags = data[offset : offset + 4], data[fragment : fragment + 4], data[end : end + 4]
-    if tags != (_ITEM, _ITEM, _DELIMITER):
+    if tags != (ITEM, ITEM, _DELIMITER):
         return None
     jpg = grey_baseline(data[fragment + 8 : end], rows, columns)
     if jpg is None:
@@ -194,7 +194,7 @@ def read_jpg(path: Path) -> np.ndarray:
     """
     data = path.read_bytes()
     # OpenCV fills the missing part of a cut file with grey and says nothing.
-    if _EOI not in data[-1024:]:
+    if EOI not in data[-1024:]:
         raise ValueError("cut short: no end-of-image marker")
     # Boxes are in stored pixels, so a rotation asked for in EXIF must not be done here.
     film = cv2.imdecode(

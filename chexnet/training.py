@@ -189,11 +189,8 @@ def train(
             stopped = scores.stopped or log.stopped
         set_backbone_trainable(model, True)
         model.set_weights(load_chexnet(run.folder / "model.keras").get_weights())
-        if log.stopped:
-            ended = {"ended": log.stopped, "settings": settings}
-            run.write_json("training.json", ended)  # the checkpoints stay, for a later ceiling
-        else:
-            _conclude(run, settings, stopped or "all epochs done")
+        ended = log.stopped or stopped or "all epochs done"
+        _conclude(run, settings, ended, may_go_on=log.stopped is not None)
     return run.history
 
 
@@ -239,6 +236,7 @@ def _forget(run: Run) -> None:
         shutil.rmtree(run.folder / "checkpoints")
 
 
-def _conclude(run: Run, settings: dict, ended: str) -> None:
+def _conclude(run: Run, settings: dict, ended: str, *, may_go_on: bool) -> None:
     run.write_json("training.json", {"ended": ended, "settings": settings})
-    shutil.rmtree(run.folder / "checkpoints")
+    if not may_go_on:  # with a later ceiling on time
+        shutil.rmtree(run.folder / "checkpoints")

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import struct
 import subprocess
 import sys
 import warnings
@@ -29,6 +28,7 @@ from benchmarks.fuzz_convert import (
     for_damaged_films,
     jpeg_bytes,
     lut,
+    rle_film,
 )
 from chexnet.film import film_of, read_film
 from chexnet.header import FilmError
@@ -395,10 +395,7 @@ def test_the_fuzzer_keeps_its_bounds_of_time_and_memory_and_its_seed(tmp_path):
 def test_rle_bytes_that_say_nothing_are_stepped_over():
     pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
     coded = b"".join(b"\x80" + bytes([0, value]) for value in pixels.ravel())
-    frame = struct.pack("<16I", 1, 64, *[0] * 14) + coded
-    film = film_bytes(pixels, syntax=RLE)
-    fragment = b"\xfe\xff\x00\xe0" + struct.pack("<I", len(frame)) + frame
-    film = film[: film.rindex(b"\xfe\xff\x00\xe0")] + fragment + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    film = rle_film(pixels, [64], coded)
     assert np.array_equal(pydicom.dcmread(io.BytesIO(film)).pixel_array, pixels)
     assert np.array_equal(film_of(film).pixels, pixels)
 
