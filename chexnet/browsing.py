@@ -10,7 +10,7 @@ import pandas as pd
 from chexnet.boxes import scale_boxes
 from chexnet.cam import upsample_map
 from chexnet.chart_parts import BLUE, RED
-from chexnet.images import equalise
+from chexnet.clahe import equalise
 from chexnet.mapcache import CachedMaps, cached_maps
 from chexnet.outcomes import (
     OUTCOMES,

@@ -7,7 +7,6 @@ import os
 import shutil
 import time
 import uuid
-import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from chexnet.boxes import box_masks, scale_boxes
+from chexnet.clahe import equalise
 from chexnet.jpeg import read_jpg
 from chexnet.labels import check_image_ids, some_of
 from chexnet.workers import cores
@@ -42,8 +42,8 @@ class ImageStore:
     apart accordingly). The result is an ``.npy`` file of uint8 ``(N, S, S)`` in ``cache``. Its name
     is made of the image ids, the size and time of change of every JPG, and the settings, so what
     has changed is built anew. It is written under another name and renamed when whole: two
-    processes may build at once. A file that was cut short later is noticed and built anew. Of one
-    size and equalisation at most `CACHES_KEPT` files are kept, the latest used.
+    processes may build at once. A file that was cut short later is refused. Of one size and
+    equalisation at most `CACHES_KEPT` files are kept, the latest used.
 
     Reading is safe from many threads. The pixels stay in the file's pages, which the system drops
     when memory is short; they are no memory of the process.
@@ -81,10 +81,11 @@ class ImageStore:
 
         Raises:
             FileNotFoundError: films are missing.
-            ValueError: a setting or an image id is not allowed, or films cannot be decoded.
+            ValueError: a setting or an image id is not allowed, films cannot be decoded, or the
+                cache file was cut short or overwritten.
             OSError: the disk has no room for the cache, or other processes remove it each time.
         """
-        if image_size < 8 or tiles < 1 or (clip_limit is not None and clip_limit <= 0):
+        if image_size < 8 or tiles < 1 or not (clip_limit is None or clip_limit > 0):
             raise ValueError(
                 f"image_size={image_size}, clip_limit={clip_limit}, tiles={tiles}: allowed are "
                 "image_size >= 8, clip_limit > 0 or None, tiles >= 1"
@@ -168,15 +169,15 @@ class ImageStore:
             whole = pixels.shape == shape and pixels.dtype == np.uint8
         except FileNotFoundError:
             return None
-        except (ValueError, OSError, EOFError):
+        except (ValueError, EOFError):
             whole = False
         if not whole:
-            warnings.warn(
-                f"{self.path}: truncated ({self.path.stat().st_size} bytes, not the "
-                f"{np.prod(shape)} of its films and a header); it is built anew",
-                stacklevel=3,
+            # No process of ours leaves such a file: the disk or somebody else did.
+            raise ValueError(
+                f"{self.path}: truncated or overwritten, {self.path.stat().st_size} bytes; allowed "
+                f"are a header and the {np.prod(shape)} bytes of its films. Delete it, and it is "
+                "built anew"
             )
-            return None
         with contextlib.suppress(OSError):  # a read-only cache is a cache all the same
             os.utime(self.path)
         return np.asarray(pixels)
@@ -267,18 +268,6 @@ def prepare_film(
     if clip_limit is not None:
         film = equalise(film, clip_limit, tiles, out=film if overwrite else None)
     return cv2.resize(film, (image_size, image_size), dst=out, interpolation=cv2.INTER_AREA)
-
-
-def equalise(
-    film: np.ndarray,
-    clip_limit: float = 2.0,
-    tiles: int = 8,
-    *,
-    out: np.ndarray | None = None,
-) -> np.ndarray:
-    """CLAHE of a film, uint8 ``(H, W)``; as in `prepare_film`, but ``out`` may be the film."""
-    # Not shared between films: the object keeps a table that two threads would both write.
-    return cv2.createCLAHE(clip_limit, (tiles, tiles)).apply(film, out)
 
 
 @contextlib.contextmanager

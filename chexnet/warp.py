@@ -1,11 +1,11 @@
 """The two steps of augmentation that take the time, as augmenters of imgaug: warp and blur."""
 
-import math
 import threading
 
 import cv2
 import imgaug.augmenters as iaa
 import numpy as np
+from numba import njit
 
 # Side in pixels from which a film is warped in strips, and how many.
 _STRIPS_FROM, _STRIPS = 224, 4
@@ -105,13 +105,11 @@ class _Room(threading.local):
     def __init__(self) -> None:
         self.held: dict[str, np.ndarray] = {}
 
-    def __call__(self, name: str, *shape: int) -> np.ndarray:
-        """Uint8 of a shape, its content left over from earlier."""
-        needed = math.prod(shape)
+    def __call__(self, name: str, needed: int) -> np.ndarray:
+        """Uint32, as many or more, their content left over from earlier."""
         if name not in self.held or self.held[name].size < needed:
-            # At an odd address: to an even one cv2.merge writes past the processor's cache.
-            self.held[name] = np.empty(needed * 5 // 4 + 1, np.uint8)[1:]
-        return self.held[name][:needed].reshape(shape)
+            self.held[name] = np.empty(needed * 5 // 4, np.uint32)
+        return self.held[name]
 
 
 _room = _Room()
@@ -173,38 +171,84 @@ def _in_strips(films: np.ndarray, inverse: np.ndarray, offsets: np.ndarray) -> N
     """The four strips of a grey film as four channels of one warp, in less than half the time.
 
     OpenCV works out once for all channels where a pixel comes from. That a strip's source is the
-    next one's moved by whole pixels is `_on_grid`'s doing. What lies between OpenCV's calls holds
-    Python's lock, and the other threads wait: hence few calls, and little between them.
+    next one's moved by whole pixels is `_on_grid`'s doing. What lies between the calls holds
+    Python's lock, and every call gives it away and waits for it again: hence two calls a film.
     """
     rows, width = films.shape[1:]
     height = rows // _STRIPS
     reach = inverse * (width, height)
     step = np.rint(reach[..., 1]).astype(int)  # from one strip's source to the next one's, x and y
     low, high = np.minimum(reach, 0).sum(axis=2), np.maximum(reach, 0).sum(axis=2)
-    first = np.floor(offsets + low).astype(int)
+    first = np.floor(offsets + low).astype(int)  # corner of the first strip's source
     span = np.ceil(high - low).astype(int) + 3  # of one strip's source
-    span[:, 0] += -span[:, 0] % 16  # cv2.merge is a tenth as fast with a rest
-    least = np.minimum((_STRIPS - 1) * step, 0)
-    size = span + np.abs((_STRIPS - 1) * step)  # of all strips' sources
     matrices = _matrices(inverse, offsets - first)
-    source = _room("source", *size.max(axis=0)[::-1])
-    interleaved = _room("interleaved", *span.max(axis=0)[::-1], _STRIPS)
-    warped = _room("warped", height, width, _STRIPS)
-    places = np.concatenate([first + least, size, span, step, -least], axis=1).tolist()
-    targets = films.reshape(len(films), _STRIPS, height, width)
-    for film, target, matrix, place in zip(films, targets, matrices, places, strict=True):
-        left, top, across_all, down_all, across, down, right_by, down_by, x, y = place
-        right, bottom = left + across_all, top + down_all
-        inner = film[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
-        if not inner.size:
-            film[:] = 0
-            continue
-        borders = max(-top, 0), max(bottom - rows, 0), max(-left, 0), max(right - width, 0)
-        padded = source[:down_all, :across_all]
-        corners = [(y + k * down_by, x + k * right_by) for k in range(_STRIPS)]
-        strips = [padded[y : y + down, x : x + across] for y, x in corners]
-        joined = interleaved[:down, :across]
-        cv2.copyMakeBorder(inner, *borders, cv2.BORDER_CONSTANT, dst=padded, value=0)
-        cv2.merge(strips, dst=joined)
-        cv2.warpAffine(joined, matrix, (width, height), dst=warped, flags=_BACKWARDS)
-        cv2.split(warped, mv=list(target))
+    source = _room("source", span.prod(axis=1).max())
+    target = _room("target", width * height)
+    warped = _as_channels(target, width, height)
+    for i, (across, down) in enumerate(span.tolist()):
+        _unpack_and_pack(films, i - 1, target, i, first, step, span, source)
+        joined = _as_channels(source, across, down)
+        cv2.warpAffine(joined, matrices[i], (width, height), dst=warped, flags=_BACKWARDS)
+    _unpack_and_pack(films, len(films) - 1, target, len(films), first, step, span, source)
+
+
+def _as_channels(packed: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The four bytes of each pixel as channels, ``(height, width, 4)``."""
+    return packed[: width * height].view(np.uint8).reshape(height, width, _STRIPS)
+
+
+@njit(nogil=True, cache=True)
+def _unpack_and_pack(
+    films: np.ndarray,
+    done: int,
+    target: np.ndarray,
+    following: int,
+    first: np.ndarray,
+    step: np.ndarray,
+    span: np.ndarray,
+    source: np.ndarray,
+) -> None:
+    """Ends one film and begins the next, where there are such.
+
+    Args:
+        films: uint8 ``(n, H, W)``.
+        done: the film whose strips lie warped in ``target``.
+        target: uint32 ``(H / 4 * W,)``, one strip a byte.
+        following: the film whose strips' sources are to be put into ``source``.
+        first: int ``(n, 2)``, x and y of the first strip's source.
+        step: int ``(n, 2)``, from one strip's source to the next one's.
+        span: int ``(n, 2)``, width and height of a source.
+        source: uint32 ``(at least width * height,)``; 0 where it is outside the film.
+    """
+    count, rows, width = films.shape
+    height = rows // _STRIPS
+    if done >= 0:
+        for strip in range(_STRIPS):
+            for y in range(height):
+                line = target[y * width : (y + 1) * width]
+                _take_byte(line, strip, films[done, strip * height + y])
+    if following < count:
+        across, down = span[following]
+        for y in range(down):
+            line = source[y * across : (y + 1) * across]
+            line[:] = 0
+            for strip in range(_STRIPS):
+                left = first[following, 0] + strip * step[following, 0]
+                row = first[following, 1] + strip * step[following, 1] + y
+                start, stop = max(-left, 0), min(width - left, across)
+                if 0 <= row < rows and start < stop:
+                    pixels = films[following, row, left + start : left + stop]
+                    _put_byte(pixels, strip, line[start:stop])
+
+
+# Functions of their own: the compiler checks once a line that nothing overlaps.
+@njit(nogil=True, cache=True)
+def _take_byte(line: np.ndarray, byte: int, pixels: np.ndarray) -> None:
+    for x in range(line.size):
+        pixels[x] = np.uint8(line[x] >> np.uint32(8 * byte))
+
+
+@njit(nogil=True, cache=True)
+def _put_byte(pixels: np.ndarray, byte: int, line: np.ndarray) -> None:
+    for x in range(line.size):
+        line[x] |= np.uint32(pixels[x]) << np.uint32(8 * byte)

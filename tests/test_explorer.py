@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from chexnet.browsing import SORTS, Gallery, jpg
+from chexnet.clahe import equalise
 from chexnet.explorer import Explorer, explore
-from chexnet.images import equalise
 from chexnet.map_report import localization_report
 from chexnet.mapcache import METHODS
 from chexnet.outcomes import OUTCOMES, outcome_table

@@ -26,6 +26,7 @@ ORDER = [
     "anatomy",
     "findings",
     "phantom",
+    "clahe",
     "images",
     "warp",
     "augmentation",

@@ -160,7 +160,14 @@ def test_an_id_given_twice_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"image_size": 4}, {"clip_limit": 0}, {"tiles": 0}, {"image_ids": []}]
+    "wrong",
+    [
+        {"image_size": 4},
+        {"clip_limit": 0},
+        {"clip_limit": float("nan")},
+        {"tiles": 0},
+        {"image_ids": []},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(folder, wrong):
     with pytest.raises(ValueError, match=r"ImageStore|allowed"):
@@ -220,29 +227,28 @@ def test_films_of_another_folder_do_not_pass_for_those_of_the_first(folder, tmp_
 
 
 @pytest.mark.parametrize("length", [0, 10, 128, 700, -1])
-def test_a_truncated_cache_is_noticed_and_built_anew(folder, length):
+def test_a_truncated_cache_is_refused_until_it_is_deleted(folder, length):
     store = open_store(folder)
     expected, path = store[IDS], store.path
     del store
     data = path.read_bytes()
     path.write_bytes(data[:length])
-    with pytest.warns(UserWarning, match=r"truncated.*built anew"):
-        store = open_store(folder)
-    assert np.array_equal(store[IDS], expected)
+    with pytest.raises(ValueError, match=f"{path.name}: truncated.*{len(data[:length])} bytes"):
+        open_store(folder)
+    assert path.read_bytes() == data[:length]
+    path.unlink()
+    assert np.array_equal(open_store(folder)[IDS], expected)
     assert path.read_bytes() == data
 
 
 @pytest.mark.parametrize(
     "content", [np.zeros((5, 16, 16), np.uint8), np.zeros((6, 16, 16), np.float32)]
 )
-def test_a_cache_that_holds_something_else_is_built_anew(folder, content):
-    store = open_store(folder)
-    expected, path = store[IDS], store.path
-    del store
+def test_a_cache_that_holds_something_else_is_refused(folder, content):
+    path = open_store(folder).path
     np.save(path, content)
-    with pytest.warns(UserWarning, match=r"built anew"):
-        store = open_store(folder)
-    assert np.array_equal(store[IDS], expected)
+    with pytest.raises(ValueError, match=r"overwritten.*allowed are a header and the 1536 bytes"):
+        open_store(folder)
 
 
 @pytest.mark.parametrize("clip_limit", [2, np.float32(2)])
