@@ -144,7 +144,6 @@ def _warp(films: np.ndarray, inverse: np.ndarray, shifts: np.ndarray) -> None:
     if channels == 1:  # OpenCV knows grey films without a channel axis
         films = films[..., 0]
     strips = films.dtype == np.uint8 and films.ndim == 3 and height % _STRIPS == 0
-    strips = strips and films.flags.c_contiguous  # they are views of the film
     in_strips = np.abs(inverse).max(axis=(1, 2)) < 2
     if not strips or min(height, width) < _STRIPS_FROM:
         in_strips[:] = False
