@@ -95,6 +95,13 @@ def through_pool(batches: AugmentedImageSequence, workers: int) -> None:
     batches.epoch += POOL_EPOCHS
 
 
+def through_original(films: list[Path], workers: int) -> None:
+    """One epoch of the original's batches, in threads."""
+    batches = [films[start:][:ORIGINAL_BATCH] for start in range(0, len(films), ORIGINAL_BATCH)]
+    with ThreadPoolExecutor(workers) as pool:
+        sum(pool.map(lambda batch: sum(map(len, OriginalGenerator(batch, SIZE))), batches))
+
+
 class Endless(keras.utils.PyDataset):
     """The batches of an epoch again and again, without Keras' pause between two epochs."""
 
@@ -129,7 +136,8 @@ def through_queue(batches: AugmentedImageSequence) -> None:
 def one_round(folder: Path, films: list[Path], some: list[Path], cache: Path) -> dict[str, float]:
     """Milliseconds of a film, each way once."""
     made = {
-        "original": milliseconds(lambda: list(map(len, OriginalGenerator(some, SIZE))), len(some)),
+        "original": milliseconds(lambda: through_original(some, 1), len(some)),
+        "original two": milliseconds(lambda: through_original(some, 2), len(some)),
         "first": milliseconds(lambda: through(our_batches(folder, films, cache)), len(films)),
     }
     batches = our_batches(folder, films, cache)
@@ -166,9 +174,11 @@ def beside_the_original(folder: Path, what: str, chosen: argparse.Namespace) -> 
             ("later epochs", "later", "350 x"),
         )
     ]
+    ours, originals = ms["one"] / ms["two"], ms["original"] / ms["original two"]
     threads = (
         f"| two worker threads against one, later epochs | {ms['two']:.2f} ms a film, one "
-        f"{ms['one']:.2f} ms | | | {ms['one'] / ms['two']:.2f} x | 1.7 x |"
+        f"{ms['one']:.2f} ms | {ms['original two']:.1f} ms, one {ms['original']:.1f} ms | 2 x "
+        f"| {ours:.2f} x, the original {originals:.2f} x | 1.7 x |"
     )
     return [*lines, threads]
 

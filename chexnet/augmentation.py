@@ -55,8 +55,8 @@ def default_augmenter(
         contrast: largest change of contrast about mid-grey as a share, either way.
 
     Returns:
-        an augmenter of uint8 films ``(n, S, S, 1)`` and of heat maps. What the warp brings in from
-        outside the film is 0 = air.
+        an augmenter of uint8 films ``(n, S, S, 1)``, and with them of imgaug's heat maps, boxes,
+        key points, lines and polygons. What the warp brings in from outside the film is 0 = air.
 
     Raises:
         ValueError: a strength is outside what is stated above.

@@ -93,6 +93,8 @@ class AugmentedImageSequence(keras.utils.PyDataset):
             )
         if (boxes is None) != (map_size is None):
             raise ValueError("boxes and map_size belong together: give both or neither")
+        if map_size is not None and min(map_size) < 1:
+            raise ValueError(f"map_size={map_size}; allowed is at least 1 cell a side")
         cv2.setNumThreads(1)
         self.store = store
         self.class_names = _checked_class_names(class_names, images)

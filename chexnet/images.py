@@ -4,11 +4,9 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
-import time
-import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Integral
 from pathlib import Path
 
 import cv2
@@ -18,6 +16,7 @@ from tqdm.auto import tqdm
 
 from chexnet.boxes import box_masks, scale_boxes
 from chexnet.clahe import equalise
+from chexnet.filmcache import new_films, open_films, remove_older
 from chexnet.jpeg import read_jpg
 from chexnet.labels import check_image_ids, some_of
 from chexnet.workers import cores
@@ -26,10 +25,6 @@ __all__ = ["ImageStore", "box_masks", "prepare_film", "scale_boxes"]
 
 # Part of every cache's name: a change of the steps below must change it.
 FORMAT = 1
-# Caches of one image size and equalisation that may lie side by side (train, val, test, one more).
-CACHES_KEPT = 4
-# Unfinished files older than this were left behind by a process that was killed.
-LEFT_BEHIND_SECONDS = 24 * 3600
 # Another process may tidy a cache away before it is open here; so often it is built again.
 MOST_BUILT = 3
 
@@ -43,7 +38,7 @@ class ImageStore:
     is made of the image ids, the size and time of change of every JPG, and the settings, so what
     has changed is built anew. It is written under another name and renamed when whole: two
     processes may build at once. A file that was cut short later is refused. Of one size and
-    equalisation at most `CACHES_KEPT` files are kept, the latest used.
+    equalisation at most `chexnet.filmcache.CACHES_KEPT` files are kept, the latest used.
 
     Reading is safe from many threads. The pixels stay in the file's pages, which the system drops
     when memory is short; they are no memory of the process.
@@ -85,10 +80,14 @@ class ImageStore:
                 cache file was cut short or overwritten.
             OSError: the disk has no room for the cache, or other processes remove it each time.
         """
-        if image_size < 8 or tiles < 1 or not (clip_limit is None or clip_limit > 0):
+        workers = cores() if workers is None else workers
+        whole = all(isinstance(number, Integral) for number in (image_size, tiles, workers))
+        limit = clip_limit is None or clip_limit > 0
+        if not (whole and image_size >= 8 and tiles >= 1 and workers >= 1 and limit):
             raise ValueError(
-                f"image_size={image_size}, clip_limit={clip_limit}, tiles={tiles}: allowed are "
-                "image_size >= 8, clip_limit > 0 or None, tiles >= 1"
+                f"image_size={image_size}, clip_limit={clip_limit}, tiles={tiles}, "
+                f"workers={workers}: allowed are whole image_size >= 8, clip_limit > 0 or None, "
+                "whole tiles >= 1, whole workers >= 1 or None"
             )
         self.folder = Path(folder)
         self.image_size = int(image_size)
@@ -101,8 +100,9 @@ class ImageStore:
         if not self.image_ids:
             raise ValueError("ImageStore: no image ids; at least one is needed")
         # As float: 2 and 2.0 must not be two names of one cache.
-        self._equalise = (None if clip_limit is None else float(clip_limit), tiles)
+        self._equalise = (None if clip_limit is None else float(clip_limit), int(tiles))
         cache = self.folder.parent / "cache" if cache is None else Path(cache)
+        self._shape = (len(self), self.image_size, self.image_size)
         self.path = self._cache_path(cache)
         built = 0
         while (pixels := self._open()) is None:
@@ -111,7 +111,7 @@ class ImageStore:
             self._build(workers, progress)
             built += 1
         if built:
-            self._tidy()
+            remove_older(self.path)
         self._pixels = pixels
 
     def __len__(self) -> int:
@@ -163,51 +163,19 @@ class ImageStore:
         return cache / f"films-{self.image_size}px-{clahe}-{digest}.npy"
 
     def _open(self) -> np.ndarray | None:
-        shape = (len(self), self.image_size, self.image_size)
-        try:
-            pixels = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            whole = pixels.shape == shape and pixels.dtype == np.uint8
-        except FileNotFoundError:
-            return None
-        except (ValueError, EOFError):
-            whole = False
-        if not whole:
-            # No process of ours leaves such a file: the disk or somebody else did.
-            raise ValueError(
-                f"{self.path}: truncated or overwritten, {self.path.stat().st_size} bytes; allowed "
-                f"are a header and the {np.prod(shape)} bytes of its films. Delete it, and it is "
-                "built anew"
-            )
-        with contextlib.suppress(OSError):  # a read-only cache is a cache all the same
-            os.utime(self.path)
-        return np.asarray(pixels)
+        pixels = open_films(self.path, self._shape)
+        if pixels is not None:
+            with contextlib.suppress(OSError):  # a read-only cache is a cache all the same
+                os.utime(self.path)
+        return pixels
 
-    def _build(self, workers: int | None, progress: bool) -> None:
-        unfinished = self.path.with_name(f".{self.path.stem}.{uuid.uuid4().hex}.part")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        needed = len(self) * self.image_size**2
-        free = shutil.disk_usage(self.path.parent).free
-        if needed > free:  # writing to a mapped file on a full disk would kill the process
-            raise OSError(
-                f"{self.path.parent}: {len(self)} films at {self.image_size} pixels need "
-                f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; choose another cache "
-                "folder or a smaller image_size"
-            )
-        try:
-            pixels = np.lib.format.open_memmap(
-                unfinished, mode="w+", dtype=np.uint8, shape=(len(self), *[self.image_size] * 2)
-            )
-            self._fill(pixels, workers or cores(), progress)
-            pixels.flush()
-            del pixels  # Windows does not rename a file that is mapped
-            with unfinished.open("rb+") as file:
-                os.fsync(file.fileno())
-            unfinished.replace(self.path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+    def _build(self, workers: int, progress: bool) -> None:
+        with new_films(self.path, self._shape) as pixels:
+            self._fill(pixels, workers, progress)
+            if self._cache_path(self.path.parent) != self.path:
+                raise OSError(f"{self.folder}: films changed while they were read; open them again")
 
-    def _fill(self, pixels: np.ndarray, workers: int, progress: bool) -> None:
-        rows = np.asarray(pixels)
+    def _fill(self, rows: np.ndarray, workers: int, progress: bool) -> None:
         # glibc gives memory of a film's size back to the system at once, which costs a tenth of all
         # the work here, until it has once been given back a larger piece.
         np.empty(2**24, np.uint8)
@@ -230,17 +198,6 @@ class ImageStore:
                 f"{self.folder}: {len(failed)} of {len(self)} films cannot be decoded: "
                 f"{some_of(failed)}"
             )
-
-    def _tidy(self) -> None:
-        alike = self.path.name.rsplit("-", 1)[0]
-        finished = sorted(self.path.parent.glob(f"{alike}-*.npy"), key=_changed, reverse=True)
-        since = time.time() - LEFT_BEHIND_SECONDS
-        unfinished = self.path.parent.glob(".films-*.part")
-        left_behind = [path for path in unfinished if _changed(path) < since]
-        for path in finished[CACHES_KEPT:] + left_behind:
-            if path != self.path:
-                with contextlib.suppress(OSError):  # on Windows another process may hold it open
-                    path.unlink()
 
 
 def prepare_film(
@@ -279,10 +236,3 @@ def _one_opencv_thread():
         yield
     finally:
         cv2.setNumThreads(before)
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:  # another process tidied it away
-        return 0.0

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 
-_DISTRIBUTIONS = ("tensorflow", "keras", "numpy", "pandas", "pydicom", "opencv-python", "pyimgaug")
+_DISTRIBUTIONS = (
+    "tensorflow",
+    "keras",
+    "numpy",
+    "pandas",
+    "pydicom",
+    "opencv-python",
+    "numba",
+    "pyimgaug",
+)
 
 
 def data_fingerprint(images: pd.DataFrame, boxes: pd.DataFrame) -> str:

@@ -27,6 +27,7 @@ import pandas as pd
 
 from chexnet.filmtable import hold, write_whole
 from chexnet.jpeg import read_jpg
+from chexnet.labels import check_image_ids
 from chexnet.provenance import data_fingerprint, git_commit, versions
 
 FILM_FACTS = ["patient_id", "detailed_class", "view", "sex", "age", "rows", "columns"]
@@ -241,7 +242,8 @@ class Run:
         return _write(self.folder / name, buffer.getvalue())
 
     def write_film(self, image_id: str, pixels: np.ndarray) -> Path:
-        """Stores a film uint8 ``(H, W)`` to draw on, shrunk to a long side of 512 pixels."""
+        """Stores a film uint8 ``(H, W)`` to draw on, at most 512 pixels a side, by a plain name."""
+        check_image_ids([image_id], self.folder / "films")
         shrink = _LONGEST_SIDE / max(pixels.shape)
         if shrink < 1:
             pixels = cv2.resize(pixels, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)

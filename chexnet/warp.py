@@ -13,6 +13,8 @@ _BACKWARDS = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 # OpenCV blurs bytes with weights in 256ths. Below the first sigma, in pixels, a neighbour's weight
 # is rounded to 0 and nothing changes; below the second that of the pixel next but one is.
 _FAINTEST, _FAINT = 0.28, 0.55
+# What imgaug can turn into key points and back.
+_OF_POINTS = ("keypoints", "bounding_boxes", "line_strings", "polygons")
 
 
 class FilmWarp(iaa.Augmenter):
@@ -20,9 +22,10 @@ class FilmWarp(iaa.Augmenter):
 
     ``iaa.Fliplr`` and ``iaa.Affine`` do the same in two passes and with a matrix product a step
     and film; here the matrices of a batch are made at once and large films are warped in strips.
-    Carries images with up to four channels and heat maps; about the centre of the film, bilinear,
-    0 from outside. Shear is along x alone: with one angle for both axes, as a tuple for imgaug 0.4
-    and later means, it would be another rotation.
+    About the centre of the film, bilinear, 0 from outside. Carries images with up to four channels,
+    heat maps, and imgaug's boxes, key points, lines and polygons of such images; a box becomes the
+    upright box about its corners. Shear is along x alone: with one angle for both axes, as a tuple
+    for imgaug 0.4 and later means, it would be another rotation.
     """
 
     def __init__(
@@ -38,9 +41,9 @@ class FilmWarp(iaa.Augmenter):
         return [self.flip, self.rotation, self.shear, self.shift, self.scale]
 
     def _augment_batch_(self, batch, random_state, parents, hooks):
-        strange = {column.name for column in batch.columns} - {"images", "heatmaps"}
+        strange = {column.name for column in batch.columns} - {"images", "heatmaps", *_OF_POINTS}
         if strange:
-            raise NotImplementedError(f"FilmWarp carries images and heatmaps, not {strange}")
+            raise NotImplementedError(f"FilmWarp carries no {', '.join(strange)}")
         # Always the same draws in the same order: a strength changes nothing else.
         mirrored = random_state.random((batch.nb_rows,)) < self.flip
         draws = random_state.uniform(-1.0, 1.0, (5, batch.nb_rows))
@@ -58,6 +61,9 @@ class FilmWarp(iaa.Augmenter):
                 stretch = np.divide(heatmap.arr_0to1.shape[:2], heatmap.shape[:2])[::-1]  # x, y
                 turned = _on_grid(inverse[[i]], heatmap.shape) * stretch[:, np.newaxis] / stretch
                 _warp(heatmap.arr_0to1[np.newaxis], turned, shifts[[i]])
+        for name in _OF_POINTS:
+            for i, figure in enumerate(getattr(batch, name) or []):
+                _move_points(figure, _on_grid(inverse[[i]], figure.shape)[0], shifts[i])
         return batch
 
     def _inverse_maps(self, mirrored: np.ndarray, draws: np.ndarray) -> np.ndarray:
@@ -129,6 +135,15 @@ def _on_grid(inverse: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return gridded
 
 
+def _move_points(figure, inverse: np.ndarray, shift: np.ndarray) -> None:
+    """As `_warp` moves what lies under them; in imgaug's coordinates a pixel's middle is at 0.5."""
+    size = np.array(figure.shape[1::-1])  # x, y
+    points = figure.to_keypoints_on_image()
+    moved = (points.to_xy_array() - size / 2) @ np.linalg.inv(inverse).T
+    points.fill_from_xy_array_(moved + size / 2 + shift * size)
+    figure.invert_to_keypoints_on_image_(points)
+
+
 def _warp(films: np.ndarray, inverse: np.ndarray, shifts: np.ndarray) -> None:
     """Moves films in place.
 
@@ -156,9 +171,7 @@ def _warp(films: np.ndarray, inverse: np.ndarray, shifts: np.ndarray) -> None:
         films[in_strips] = some
     matrices = _matrices(inverse, offsets)
     for i in np.flatnonzero(~in_strips):
-        cv2.warpAffine(
-            films[i].copy(), matrices[i], (width, height), dst=films[i], flags=_BACKWARDS
-        )
+        films[i] = cv2.warpAffine(films[i], matrices[i], (width, height), flags=_BACKWARDS)
 
 
 def _matrices(inverse: np.ndarray, offsets: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import imgaug.augmenters as iaa
 import imgaug.parameters as iap
 import numpy as np
 import pytest
-from imgaug.augmentables.kps import Keypoint, KeypointsOnImage
+from imgaug.augmentables.segmaps import SegmentationMapsOnImage
 
 from chexnet.augmentation import (
     FilmWarp,
@@ -284,9 +284,9 @@ def test_an_augmenter_that_changes_the_size_or_dtype_is_refused():
 
 
 def test_what_the_warp_cannot_carry_is_refused_and_not_left_behind():
-    points = KeypointsOnImage([Keypoint(3, 4)], shape=(SIZE, SIZE, 1))
-    with pytest.raises(NotImplementedError, match="keypoints"):
-        warp(flip=1)(image=film()[..., None], keypoints=points)
+    classes = SegmentationMapsOnImage(film()[..., None] > 100, shape=(SIZE, SIZE, 1))
+    with pytest.raises(NotImplementedError, match="carries no segmentation_maps"):
+        warp(flip=1)(image=film()[..., None], segmentation_maps=classes)
 
 
 def test_the_warp_works_as_any_augmenter_of_imgaug():

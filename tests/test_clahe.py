@@ -88,6 +88,7 @@ def test_threads_equalise_films_of_their_own():
         ({"clip_limit": 0.0}, "clip_limit=0.0"),
         ({"clip_limit": np.nan}, "clip_limit=nan"),
         ({"tiles": 0}, "tiles=0"),
+        ({"tiles": 8.0}, "tiles=8.0: .*whole tiles"),
         ({"out": np.zeros((8, 7), np.uint8)}, r"out: uint8 \(8, 7\); allowed is uint8 \(8, 8\)"),
         ({"out": np.zeros((8, 8), np.float32)}, "out: float32"),
     ],

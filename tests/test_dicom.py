@@ -388,14 +388,28 @@ def test_a_folder_of_damaged_films_is_worked_through(tmp_path):
         check(damaged[int(row["image_id"])], row, tmp_path / "jpg")
 
 
+def noted_tasks(executor, monkeypatch):
+    """The futures of all that this executor is given from now on."""
+    tasks, submit = [], executor.submit
+    monkeypatch.setattr(
+        executor, "submit", lambda *given: tasks.append(submit(*given)) or tasks[-1]
+    )
+    return tasks
+
+
 def test_threads_and_processes_give_what_one_process_gives(films, tmp_path, monkeypatch):
     expected = content_of_clean_run(films, tmp_path)
     with ThreadPoolExecutor(4) as threads:
+        tasks = noted_tasks(threads, monkeypatch)
         convert_folder(films, tmp_path / "threads", executor=threads, progress=False)
     assert content(tmp_path / "threads") == expected
+    assert len(tasks) == 6
     monkeypatch.setattr(workers, "_PATIENCE", -1.0)
+    begun, start = [], workers._processes
+    monkeypatch.setattr(workers, "_processes", lambda count: begun.append(count) or start(count))
     convert_folder(films, tmp_path / "processes", workers=2, progress=False)
     assert content(tmp_path / "processes") == expected
+    assert begun == [2]
 
 
 def test_a_dask_cluster_of_two_workers_gives_what_one_process_gives(films, tmp_path, monkeypatch):
@@ -410,8 +424,10 @@ def test_a_dask_cluster_of_two_workers_gives_what_one_process_gives(films, tmp_p
     ):
         assert len(client.scheduler_info()["workers"]) == 2
         executor = client.get_executor()
+        tasks = noted_tasks(executor, monkeypatch)
         table = convert_folder(films, tmp_path / "dask", executor=executor, progress=False)
     assert content(tmp_path / "dask") == expected
+    assert sum(len(task.result()) for task in tasks) == 6  # the cluster has done it all
     assert table["new"].sum() == 4
 
 

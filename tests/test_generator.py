@@ -380,6 +380,11 @@ def test_numbers_that_make_no_sense_are_refused(study, wrong):
         sequence(study, **wrong)
 
 
+def test_a_map_without_cells_is_refused(study):
+    with pytest.raises(ValueError, match=r"map_size=\(0, 7\); allowed"):
+        sequence(study, boxes=study[2], map_size=(0, 7))
+
+
 def test_boxes_and_map_size_come_together(study):
     _, images, boxes = study
     with pytest.raises(ValueError, match="both or neither"):

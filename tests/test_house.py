@@ -27,6 +27,7 @@ ORDER = [
     "findings",
     "phantom",
     "clahe",
+    "filmcache",
     "images",
     "warp",
     "augmentation",

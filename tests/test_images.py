@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import re
@@ -10,8 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chexnet import images
-from chexnet.images import CACHES_KEPT, LEFT_BEHIND_SECONDS, ImageStore, prepare_film
+from chexnet import filmcache, images
+from chexnet.clahe import equalise
+from chexnet.filmcache import CACHES_KEPT, LEFT_BEHIND_SECONDS
+from chexnet.images import ImageStore, prepare_film
 
 IDS = [f"film{index}" for index in range(6)]
 
@@ -58,9 +61,7 @@ def build_in_a_process(folder, both_build, results):
 def test_a_film_is_equalised_at_its_own_size_and_then_resized(folder):
     film = cv2.imread(str(folder / "film3.jpg"), cv2.IMREAD_GRAYSCALE)
     assert film.shape == (64, 64)
-    expected = cv2.resize(
-        cv2.createCLAHE(2.0, (8, 8)).apply(film), (16, 16), interpolation=cv2.INTER_AREA
-    )
+    expected = cv2.resize(equalise(film), (16, 16), interpolation=cv2.INTER_AREA)
     pixels = open_store(folder)[["film3"]]
     assert pixels.shape == (1, 16, 16, 1)
     assert pixels.dtype == np.uint8
@@ -144,8 +145,48 @@ def test_a_file_that_only_ends_like_a_jpg_is_named(folder):
 def test_a_full_disk_is_an_error_that_says_what_is_needed(folder, monkeypatch):
     usage = shutil.disk_usage(folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(OSError, match="6 films at 16 pixels need"):
+    with pytest.raises(OSError, match=r"cache: 0\.0 MB are needed.*there: 0"):
         open_store(folder)
+    assert caches(folder) == []
+
+
+def test_a_disk_that_fills_meanwhile_is_an_error_too(folder, monkeypatch):
+    if not hasattr(os, "posix_fallocate"):
+        pytest.skip("this system cannot take a disk's room ahead")
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"cache: .*No space left.*Choose another cache folder"):
+        open_store(folder)
+    assert caches(folder) == []
+
+
+def full(*given):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_cache_takes_its_room_on_the_disk_before_the_first_film(folder, monkeypatch):
+    seen, prepare = [], images.prepare_film
+
+    def look(*given, **more):
+        part = next((folder.parent / "cache").glob(".films-*.part")).stat()
+        seen.append(512 * part.st_blocks >= part.st_size == 128 + 6 * 64 * 64)
+        return prepare(*given, **more)
+
+    monkeypatch.setattr(images, "prepare_film", look)
+    open_store(folder, image_size=64)
+    assert seen == [True] * 6
+
+
+def test_films_that_change_while_they_are_read_make_no_cache(folder, monkeypatch):
+    prepare = images.prepare_film
+
+    def change(*given, **more):
+        write_film(folder, "film5", seed=9)
+        return prepare(*given, **more)
+
+    monkeypatch.setattr(images, "prepare_film", change)
+    with pytest.raises(OSError, match="films changed while they were read"):
+        open_store(folder, workers=1)
+    assert caches(folder) == []
 
 
 @pytest.mark.parametrize("image_id", ["../film0", "/etc/passwd", "a\0b", "a" * 300, "", ".hidden"])
@@ -166,6 +207,9 @@ def test_an_id_given_twice_is_refused(folder):
         {"clip_limit": 0},
         {"clip_limit": float("nan")},
         {"tiles": 0},
+        {"tiles": 8.0},
+        {"image_size": 16.7},
+        {"workers": 0},
         {"image_ids": []},
     ],
 )
@@ -241,13 +285,40 @@ def test_a_truncated_cache_is_refused_until_it_is_deleted(folder, length):
     assert path.read_bytes() == data
 
 
+def fortran(path, pixels):
+    np.save(path, np.asfortranarray(pixels))
+
+
+def longer(path, pixels):
+    np.save(path, pixels)
+    with path.open("ab") as file:
+        file.write(b"0")
+
+
+def shifted(path, pixels):
+    np.save(path, pixels)
+    data = path.read_bytes()
+    path.write_bytes(data[:8] + bytes([data[8] - 1]) + data[9:])  # the length of its header
+
+
 @pytest.mark.parametrize(
-    "content", [np.zeros((5, 16, 16), np.uint8), np.zeros((6, 16, 16), np.float32)]
+    "write",
+    [
+        lambda path, pixels: np.save(path, pixels[:5]),
+        lambda path, pixels: np.save(path, pixels.astype(np.float32)),
+        lambda path, pixels: path.write_bytes(b"PK\x03\x04" + bytes(1660)),
+        lambda path, pixels: (path.unlink(), os.mkfifo(path)),
+        fortran,
+        longer,
+        shifted,
+    ],
+    ids=["fewer", "type", "zip", "pipe", "fortran", "longer", "shifted"],
 )
-def test_a_cache_that_holds_something_else_is_refused(folder, content):
-    path = open_store(folder).path
-    np.save(path, content)
-    with pytest.raises(ValueError, match=r"overwritten.*allowed are a header and the 1536 bytes"):
+def test_a_cache_that_holds_something_else_is_refused(folder, write):
+    store = open_store(folder)
+    assert store.path.stat().st_size == 128 + 6 * 16 * 16
+    write(store.path, np.load(store.path))
+    with pytest.raises(ValueError, match=r"overwritten.*allowed are the 1664 of a header and 6"):
         open_store(folder)
 
 
@@ -260,7 +331,7 @@ def test_a_limit_written_in_another_type_is_the_same_cache(folder, clip_limit):
 def test_a_cache_that_another_process_tidies_away_at_once_is_built_again(
     folder, monkeypatch, moment
 ):
-    built, build, load = [], ImageStore._build, np.load
+    built, build, mapped = [], ImageStore._build, filmcache._mapped
 
     def build_and_note(store, *given):
         build(store, *given)
@@ -268,13 +339,13 @@ def test_a_cache_that_another_process_tidies_away_at_once_is_built_again(
         if moment == "before it is looked for" and len(built) == 1:
             store.path.unlink()
 
-    def tidied_away(path, **given):
-        if moment == "as it is opened" and len(built) == 1:
+    def tidied_away(path, mode, shape):
+        if moment == "as it is opened" and len(built) == 1 and mode == "r":
             path.unlink()
-        return load(path, **given)
+        return mapped(path, mode, shape)
 
     monkeypatch.setattr(ImageStore, "_build", build_and_note)
-    monkeypatch.setattr(np, "load", tidied_away)
+    monkeypatch.setattr(filmcache, "_mapped", tidied_away)
     pixels = open_store(folder)[IDS]
     assert len(built) == 2
     assert np.array_equal(pixels, open_store(folder)[IDS])
@@ -298,7 +369,7 @@ def test_stale_caches_do_not_pile_up(folder):
     assert latest in kept
 
 
-def test_what_a_killed_process_left_behind_is_removed_a_day_later(folder):
+def test_what_a_killed_process_left_behind_is_removed_a_day_later(folder, monkeypatch):
     cache = folder.parent / "cache"
     cache.mkdir()
     old, young = cache / ".films-old.part", cache / ".films-young.part"
@@ -306,8 +377,10 @@ def test_what_a_killed_process_left_behind_is_removed_a_day_later(folder):
         path.write_bytes(b"unfinished")
     long_ago = old.stat().st_mtime - LEFT_BEHIND_SECONDS - 60
     os.utime(old, (long_ago, long_ago))
-    open_store(folder)
-    assert not old.exists()
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="there: 1"):
+        patched.setattr(os, "posix_fallocate", full)
+        open_store(folder)
+    assert not old.exists()  # even where nothing could be built
     assert young.exists()
 
 

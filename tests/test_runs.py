@@ -31,6 +31,7 @@ def test_a_run_says_what_it_was_made_from(run):
     assert run.config["films"] == {"train": 1, "val": 1, "test": 1}
     assert len(run.config["data_fingerprint"]) == 64
     assert run.config["versions"]["keras"].startswith("3.")
+    assert run.config["versions"]["numba"].startswith("0.")
     assert run.class_names == ["Pneumonia"]
 
 
@@ -66,6 +67,12 @@ def test_maps_and_films_come_back_as_they_were_stored(run):
     film = run.film("b")
     assert film.shape == (512, 410)
     assert np.abs(film.astype(int) - 128).max() <= 1
+
+
+def test_a_film_is_not_stored_outside_the_run(run):
+    with pytest.raises(ValueError, match=r"plain names.*elsewhere"):
+        run.write_film("../../elsewhere", np.zeros((8, 8), np.uint8))
+    assert not list(run.folder.parent.parent.glob("**/elsewhere*"))
 
 
 def test_the_fingerprint_ignores_order_and_sees_a_changed_label():

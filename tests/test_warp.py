@@ -5,7 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 import pytest
+from imgaug.augmentables.bbs import BoundingBox, BoundingBoxesOnImage
 from imgaug.augmentables.heatmaps import HeatmapsOnImage
+from imgaug.augmentables.kps import Keypoint, KeypointsOnImage
 from imgaug.augmenters.blur import blur_gaussian_
 
 from chexnet import warp
@@ -76,10 +78,11 @@ def test_a_film_that_is_shifted_out_of_sight_leaves_air():
     assert not pixels.any()
 
 
-def test_films_that_do_not_lie_in_one_piece_are_warped_alike():
-    inverse, shifts = drawn(USUAL, (256, 256), count=3)
-    alike = np.repeat(film(256, 256)[np.newaxis, ..., np.newaxis], 3, axis=0)
-    spaced = np.zeros((3, 512, 512, 1), np.uint8)[:, ::2, :256]
+@pytest.mark.parametrize("strengths", [USUAL, EXTREME], ids=["usual", "extreme"])
+def test_films_that_do_not_lie_in_one_piece_are_warped_alike(strengths):
+    inverse, shifts = drawn(strengths, (256, 256), count=12)
+    alike = np.repeat(film(256, 256)[np.newaxis, ..., np.newaxis], 12, axis=0)
+    spaced = np.zeros((12, 512, 512, 1), np.uint8)[:, ::2, ::2]
     spaced[:] = alike
     warp._warp(alike, inverse, shifts)
     warp._warp(spaced, inverse, shifts)
@@ -107,6 +110,34 @@ def test_a_mask_stays_on_its_rectangle_in_a_film_large_enough_for_strips():
         assert not np.array_equal(one, pixels[0])
         # OpenCV's warp of bytes has 5 bits of a pixel, so up to 1/32 of a step of 255.
         assert np.abs(one / 255 - mask.arr_0to1).max() < 0.07
+
+
+@pytest.mark.parametrize("shape", [(256, 256, 1), (64, 80, 1)])
+def test_points_go_where_the_film_under_them_goes(shape):
+    pixels = np.zeros((30, *shape), np.uint8)
+    rows, columns = shape[0] // 3, shape[1] // 4
+    pixels[:, rows - 2 : rows + 3, columns - 2 : columns + 3] = 255
+    points = [KeypointsOnImage([Keypoint(columns + 0.5, rows + 0.5)], shape) for _ in pixels]
+    changed, moved = FilmWarp(**USUAL)(images=pixels, keypoints=points)
+    assert not np.array_equal(changed, pixels)
+    for one, there in zip(changed, moved, strict=True):
+        light = one[..., 0].astype(float) / one.sum()
+        row, column = (light * np.indices(shape[:2])).sum(axis=(1, 2))
+        assert there.to_xy_array()[0] == pytest.approx((column + 0.5, row + 0.5), abs=0.2)
+
+
+def test_a_box_stays_on_what_it_encloses():
+    pixels = np.zeros((30, 256, 300, 1), np.uint8)
+    pixels[:, 60:150, 90:210] = 255
+    boxes = [BoundingBoxesOnImage([BoundingBox(90, 60, 210, 150)], (256, 300, 1)) for _ in pixels]
+    upright = USUAL | {"rotation": 0, "shear": 0}
+    changed, moved = FilmWarp(**upright)(images=pixels, bounding_boxes=boxes)
+    for one, box in zip(changed[..., 0] > 127, moved, strict=True):
+        down, across = np.flatnonzero(one.any(axis=1)), np.flatnonzero(one.any(axis=0))
+        found = (across[0], down[0], across[-1] + 1, down[-1] + 1)
+        assert box.to_xyxy_array()[0] == pytest.approx(found, abs=0.6)
+    none = [BoundingBoxesOnImage([], (256, 300, 1))]
+    assert not FilmWarp(**USUAL)(images=pixels[:1], bounding_boxes=none)[1][0].bounding_boxes
 
 
 def test_threads_do_not_share_the_memory_they_warp_in():
