@@ -176,7 +176,7 @@ class ImageStore:
                 raise OSError(f"{self.folder}: films changed while they were read; open them again")
 
     def _fill(self, rows: np.ndarray, workers: int, progress: bool) -> None:
-        # glibc gives memory of a film's size back to the system at once, which costs a tenth of all
+        # glibc gives memory of a film's size back to the system at once, which costs a fifth of all
         # the work here, until it has once been given back a larger piece.
         np.empty(2**24, np.uint8)
 
