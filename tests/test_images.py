@@ -418,10 +418,20 @@ def test_a_bar_shows_films_a_second_and_the_time_left(folder, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_building_leaves_the_threads_of_opencv_as_they_were(folder):
+def test_building_takes_one_thread_of_opencv_a_film_and_leaves_them_as_they_were(
+    folder, monkeypatch
+):
+    seen, prepare = [], images.prepare_film
+
+    def look(*given, **more):
+        seen.append(cv2.getNumThreads())
+        return prepare(*given, **more)
+
+    monkeypatch.setattr(images, "prepare_film", look)
     before = cv2.getNumThreads()
     cv2.setNumThreads(2)
     open_store(folder)
+    assert seen == [1] * 6
     assert cv2.getNumThreads() == 2
     cv2.setNumThreads(before)
 
