@@ -54,8 +54,8 @@ test-backends: .venv/backends ## the tests that need JAX and PyTorch
 lab: .venv/installed ## opens JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
 
-bench: .venv/installed ## how fast it is, as Markdown tables
-	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+bench: .venv/installed ## how fast it is, as Markdown tables, also in output/benchmarks.md
+	bash -o pipefail -c 'for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done | tee output/benchmarks.md'
 
 notebooks: demo ## make demo, then put the executed notebooks where git keeps them
 	$(BIN)/python notebooks/execute.py --run demo --publish
