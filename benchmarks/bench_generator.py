@@ -98,8 +98,9 @@ def through_pool(batches: AugmentedImageSequence, workers: int) -> None:
 def through_original(films: list[Path], workers: int) -> None:
     """One epoch of the original's batches, in threads."""
     batches = [films[start:][:ORIGINAL_BATCH] for start in range(0, len(films), ORIGINAL_BATCH)]
+    generator = OriginalGenerator(SIZE)
     with ThreadPoolExecutor(workers) as pool:
-        sum(pool.map(lambda batch: sum(map(len, OriginalGenerator(batch, SIZE))), batches))
+        sum(pool.map(lambda batch: len(generator.batch(batch)), batches))
 
 
 class Endless(keras.utils.PyDataset):

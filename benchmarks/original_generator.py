@@ -1,6 +1,5 @@
 """The original's generator, written anew from its description, to be measured beside ours."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -20,9 +19,9 @@ class OriginalGenerator:
     ImageNet's mean and deviation.
     """
 
-    def __init__(self, films: list[Path], size: int) -> None:
-        """Of these JPGs, ``size`` pixels square."""
-        self.films, self.size = films, size
+    def __init__(self, size: int) -> None:
+        """Of films ``size`` pixels square."""
+        self.size = size
         self.augmenter = iaa.OneOf(
             [
                 iaa.Fliplr(0.5),
@@ -41,8 +40,7 @@ class OriginalGenerator:
         equalised = np.stack([clahe.apply(colour[..., channel]) for channel in range(3)], axis=-1)
         return resize(equalised / 255.0, (self.size, self.size))
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for start in range(0, len(self.films), ORIGINAL_BATCH):
-            batch = np.stack([self.film(path) for path in self.films[start:][:ORIGINAL_BATCH]])
-            batch = self.augmenter.augment_images(batch)
-            yield (batch - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    def batch(self, paths: list[Path]) -> np.ndarray:
+        """Float64 ``(n, S, S, 3)``, as the network gets it."""
+        films = self.augmenter.augment_images(np.stack([self.film(path) for path in paths]))
+        return (films - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]

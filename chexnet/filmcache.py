@@ -75,11 +75,10 @@ def new_films(path: Path, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
             file.write(header)
             file.flush()
             _reserve(file.fileno(), path.parent, len(header) + math.prod(shape))
-        pixels = _mapped(unfinished, "r+", shape)
-        yield np.asarray(pixels)
-        pixels.flush()
-        del pixels  # Windows does not rename a file that is mapped
-        with unfinished.open("rb+") as file:
+            pixels = _mapped(unfinished, "r+", shape)
+            yield np.asarray(pixels)
+            pixels.flush()
+            del pixels  # Windows does not rename a file that is mapped
             os.fsync(file.fileno())
         unfinished.replace(path)
     finally:
@@ -119,7 +118,7 @@ def _reserve(file: int, folder: Path, needed: int) -> None:
         else:
             os.truncate(file, needed)
     except OSError as error:
-        others = len(list(folder.glob(".films-*.part"))) - 1
+        others = len(_unfinished(folder)) - 1
         raise OSError(
             f"{folder}: {needed / 1e6:.1f} MB are needed, and {free / 1e6:.1f} MB were free "
             f"({error}). Choose another cache folder or a smaller image_size; unfinished caches "
@@ -127,9 +126,13 @@ def _reserve(file: int, folder: Path, needed: int) -> None:
         ) from error
 
 
+def _unfinished(folder: Path) -> list[Path]:
+    return list(folder.glob(".films-*.part"))
+
+
 def _remove_left_behind(folder: Path) -> None:
     since = time.time() - LEFT_BEHIND_SECONDS
-    for part in folder.glob(".films-*.part"):
+    for part in _unfinished(folder):
         if _changed(part) < since:
             _remove(part)
 

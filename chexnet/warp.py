@@ -198,10 +198,10 @@ def _in_strips(films: np.ndarray, inverse: np.ndarray, offsets: np.ndarray) -> N
     target = _room("target", width * height)
     warped = _as_channels(target, width, height)
     for i, (across, down) in enumerate(span.tolist()):
-        _unpack_and_pack(films, i - 1, target, i, first, step, span, source)
+        _unpack_and_pack(films, i, target, first, step, span, source)
         joined = _as_channels(source, across, down)
         cv2.warpAffine(joined, matrices[i], (width, height), dst=warped, flags=_BACKWARDS)
-    _unpack_and_pack(films, len(films) - 1, target, len(films), first, step, span, source)
+    _unpack_and_pack(films, len(films), target, first, step, span, source)
 
 
 def _as_channels(packed: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -212,21 +212,19 @@ def _as_channels(packed: np.ndarray, width: int, height: int) -> np.ndarray:
 @njit(nogil=True, cache=True)
 def _unpack_and_pack(
     films: np.ndarray,
-    done: int,
+    film: int,
     target: np.ndarray,
-    following: int,
     first: np.ndarray,
     step: np.ndarray,
     span: np.ndarray,
     source: np.ndarray,
 ) -> None:
-    """Ends one film and begins the next, where there are such.
+    """Ends the film before this one, and begins this one, where there are such.
 
     Args:
         films: uint8 ``(n, H, W)``.
-        done: the film whose strips lie warped in ``target``.
-        target: uint32 ``(H / 4 * W,)``, one strip a byte.
-        following: the film whose strips' sources are to be put into ``source``.
+        film: the one whose strips' sources are to be put into ``source``, 0 to n.
+        target: uint32 ``(H / 4 * W,)``, the strips of the one before it, warped, one a byte.
         first: int ``(n, 2)``, x and y of the first strip's source.
         step: int ``(n, 2)``, from one strip's source to the next one's.
         span: int ``(n, 2)``, width and height of a source.
@@ -234,22 +232,22 @@ def _unpack_and_pack(
     """
     count, rows, width = films.shape
     height = rows // _STRIPS
-    if done >= 0:
+    if film > 0:
         for strip in range(_STRIPS):
             for y in range(height):
                 line = target[y * width : (y + 1) * width]
-                _take_byte(line, strip, films[done, strip * height + y])
-    if following < count:
-        across, down = span[following]
+                _take_byte(line, strip, films[film - 1, strip * height + y])
+    if film < count:
+        across, down = span[film]
         for y in range(down):
             line = source[y * across : (y + 1) * across]
             line[:] = 0
             for strip in range(_STRIPS):
-                left = first[following, 0] + strip * step[following, 0]
-                row = first[following, 1] + strip * step[following, 1] + y
+                left = first[film, 0] + strip * step[film, 0]
+                row = first[film, 1] + strip * step[film, 1] + y
                 start, stop = max(-left, 0), min(width - left, across)
                 if 0 <= row < rows and start < stop:
-                    pixels = films[following, row, left + start : left + stop]
+                    pixels = films[film, row, left + start : left + stop]
                     _put_byte(pixels, strip, line[start:stop])
 
 

@@ -163,27 +163,31 @@ def full(*given):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_cache_takes_its_room_on_the_disk_before_the_first_film(folder, monkeypatch):
-    seen, prepare = [], images.prepare_film
+def before_each_film(monkeypatch, act):
+    """Does something whenever a film is about to be prepared."""
+    prepare = images.prepare_film
 
-    def look(*given, **more):
-        part = next((folder.parent / "cache").glob(".films-*.part")).stat()
-        seen.append(512 * part.st_blocks >= part.st_size == 128 + 6 * 64 * 64)
+    def act_and_prepare(*given, **more):
+        act()
         return prepare(*given, **more)
 
-    monkeypatch.setattr(images, "prepare_film", look)
+    monkeypatch.setattr(images, "prepare_film", act_and_prepare)
+
+
+def test_a_cache_takes_its_room_on_the_disk_before_the_first_film(folder, monkeypatch):
+    seen = []
+
+    def look():
+        part = next((folder.parent / "cache").glob(".films-*.part")).stat()
+        seen.append(512 * part.st_blocks >= part.st_size == 128 + 6 * 64 * 64)
+
+    before_each_film(monkeypatch, look)
     open_store(folder, image_size=64)
     assert seen == [True] * 6
 
 
 def test_films_that_change_while_they_are_read_make_no_cache(folder, monkeypatch):
-    prepare = images.prepare_film
-
-    def change(*given, **more):
-        write_film(folder, "film5", seed=9)
-        return prepare(*given, **more)
-
-    monkeypatch.setattr(images, "prepare_film", change)
+    before_each_film(monkeypatch, lambda: write_film(folder, "film5", seed=9))
     with pytest.raises(OSError, match="films changed while they were read"):
         open_store(folder, workers=1)
     assert caches(folder) == []
@@ -421,13 +425,8 @@ def test_a_bar_shows_films_a_second_and_the_time_left(folder, capfd):
 def test_building_takes_one_thread_of_opencv_a_film_and_leaves_them_as_they_were(
     folder, monkeypatch
 ):
-    seen, prepare = [], images.prepare_film
-
-    def look(*given, **more):
-        seen.append(cv2.getNumThreads())
-        return prepare(*given, **more)
-
-    monkeypatch.setattr(images, "prepare_film", look)
+    seen = []
+    before_each_film(monkeypatch, lambda: seen.append(cv2.getNumThreads()))
     before = cv2.getNumThreads()
     cv2.setNumThreads(2)
     open_store(folder)
