@@ -48,8 +48,8 @@ test-browser: .venv/browser-installed ## the explorer in a real browser (Chromiu
 	touch $@
 
 test-backends: .venv/backends ## the tests that need JAX and PyTorch
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/test_backends.py tests/test_distribution.py tests/test_xrayvision.py
-	KERAS_BACKEND=jax $(BIN)/python -m pytest --numprocesses 2 tests/test_resume.py -k "interrupted_and_resumed and (gradient or schedule)"
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/test_backends.py tests/training/test_distribution.py tests/model/test_xrayvision.py
+	KERAS_BACKEND=jax $(BIN)/python -m pytest --numprocesses 2 tests/training/test_resume.py -k "interrupted_and_resumed and (gradient or schedule)"
 
 lab: .venv/installed ## opens JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
@@ -62,7 +62,7 @@ notebooks: demo ## make demo, then put the executed notebooks where git keeps th
 	$(BIN)/ruff format notebooks
 
 model-card: .venv/installed ## fills MODEL_CARD.md from a run: make model-card RUN=rsna
-	$(BIN)/python -m benchmarks.model_card output/$(or $(RUN),rsna)
+	$(BIN)/python -m studies.model_card output/$(or $(RUN),rsna)
 
 clean: ## removes what runs made; the virtual environment and real data stay
 	rm -rf data/phantom output/demo .pytest_cache .ruff_cache

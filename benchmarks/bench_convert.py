@@ -20,8 +20,9 @@ import cv2
 import numpy as np
 import pydicom
 
-from chexnet.dicom import convert_film, convert_folder
-from chexnet.filmtable import Source
+from chexnet.dicom import convert_folder
+from chexnet.dicom.convert import convert_film
+from chexnet.dicom.table import Source
 
 HEADER = (
     "| figure | ours | the original's way | limit | ratios | asked for |\n|---|---|---|---|---|---|"

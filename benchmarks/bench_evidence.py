@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 
 from chexnet.auroc import auroc, compare_auroc
-from chexnet.box_prior import fit_box_prior
-from chexnet.calibration import calibration_errors
-from chexnet.evaluation import average_precision
-from chexnet.localization import choose_map_threshold, localization_scores
-from chexnet.operating_points import decision_curve
+from chexnet.evaluation import localization_scores
+from chexnet.evaluation.calibration import calibration_errors
+from chexnet.evaluation.localization import choose_map_threshold
+from chexnet.evaluation.operating_points import decision_curve
+from chexnet.evaluation.prior import fit_box_prior
+from chexnet.evaluation.scores import average_precision
 
 FILMS, PATIENTS, WITH_BOXES, TEST_WITH_BOXES = 26_684, 11_410, 6_012, 600
 

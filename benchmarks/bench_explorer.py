@@ -17,7 +17,8 @@ from pathlib import Path
 
 import nbformat
 
-from chexnet.explorer import Explorer, explore
+from chexnet.explorer import explore
+from chexnet.explorer.panel import Explorer
 from chexnet.runs import Run
 
 ROOT = Path(__file__).parents[1]
@@ -83,7 +84,7 @@ def on_screen(run: Path) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         shutil.copytree(run, home / "output" / "demo", ignore=shutil.ignore_patterns("*.keras"))
-        code = "from chexnet.explorer import explore\nexplore('output/demo')"
+        code = "from chexnet.explorer.panel import explore\nexplore('output/demo')"
         book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
         book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
         nbformat.write(book, home / "look.ipynb")

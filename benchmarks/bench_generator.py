@@ -28,11 +28,9 @@ from bench_convert import HEADER
 from keras.src.trainers.data_adapters.py_dataset_adapter import OrderedEnqueuer
 from original_generator import ORIGINAL_BATCH, OriginalGenerator
 
-from chexnet.clahe import equalise
 from chexnet.dicom import convert_folder
-from chexnet.generator import AugmentedImageSequence, default_augmenter
-from chexnet.images import ImageStore
-from chexnet.jpeg import read_jpg
+from chexnet.files import read_image
+from chexnet.generator import AugmentedImageSequence, ImageStore, default_augmenter, equalise
 from chexnet.model import build_chexnet
 from chexnet.phantom import write_phantom_study
 
@@ -186,7 +184,7 @@ def beside_the_original(folder: Path, what: str, chosen: argparse.Namespace) -> 
 
 def equalising(folder: Path, what: str) -> str:
     """CLAHE of single films, ours and OpenCV's."""
-    films = [read_jpg(path) for path in sorted(folder.glob("*.jpg"))[:20]]
+    films = [read_image(path) for path in sorted(folder.glob("*.jpg"))[:20]]
     target = np.empty_like(films[0])
     opencvs = cv2.createCLAHE(2.0, (8, 8))
     ways = (

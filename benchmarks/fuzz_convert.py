@@ -31,10 +31,11 @@ from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.uid import generate_uid
 
-from chexnet.dicom import FilmError, convert_film
-from chexnet.film import film_of
-from chexnet.filmtable import Source
-from chexnet.header import elements, file_meta
+from chexnet.dicom import FilmError
+from chexnet.dicom.convert import convert_film
+from chexnet.dicom.film import film_of
+from chexnet.dicom.header import elements, file_meta
+from chexnet.dicom.table import Source
 
 SLOWEST, LARGEST = 10.0, 2**30  # seconds a film, bytes of memory: what the converter promises
 NUMBERS = [0, 1, 2, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF]

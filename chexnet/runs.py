@@ -13,11 +13,17 @@
 | ``films/`` | the test films, to draw on |
 | ``explorer/`` | maps of the test films as uint8, made when they are first looked at |
 | ``metrics.json``, ``figures/`` | what the evaluation found |
+
+What a run was made with: data, versions, commit.
 """
 
 import contextlib
+import hashlib
+import importlib.metadata
 import io
 import json
+import platform
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -25,10 +31,62 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from chexnet.filmtable import hold, write_whole
-from chexnet.jpeg import read_jpg
-from chexnet.labels import check_image_ids
-from chexnet.provenance import data_fingerprint, git_commit, versions
+from chexnet.files import acquire_lock, check_image_ids, read_image, write_atomic
+
+_DISTRIBUTIONS = (
+    "tensorflow",
+    "keras",
+    "numpy",
+    "pandas",
+    "pydicom",
+    "opencv-python",
+    "numba",
+    "pyimgaug",
+)
+
+
+def data_fingerprint(images: pd.DataFrame, boxes: pd.DataFrame) -> str:
+    """SHA-256 over ids, labels, splits and boxes, whatever the order of their rows."""
+    digest = hashlib.sha256()
+    for frame in (images, boxes):
+        columns = sorted(frame.columns)
+        text = frame[columns].astype(str).sort_values(columns).to_csv(index=False)
+        digest.update(text.encode())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in _DISTRIBUTIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of this code, with ``-dirty`` where it was changed since; None outside git."""
+    try:
+        answer = subprocess.run(
+            [
+                "git",
+                "-C",
+                str(Path(__file__).parent),
+                "describe",
+                "--always",
+                "--dirty",
+                "--abbrev=40",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()
+
 
 FILM_FACTS = ["patient_id", "detailed_class", "view", "sex", "age", "rows", "columns"]
 _MADE_BY_A_RUN = (
@@ -213,7 +271,7 @@ class Run:
         Raises:
             FileNotFoundError: the run holds no such film.
         """
-        return read_jpg(self._existing(f"films/{image_id}.jpg"))
+        return read_image(self._existing(f"films/{image_id}.jpg"))
 
     def read_table(self, name: str) -> pd.DataFrame:
         """Reads a CSV of the run; ids stay text."""
@@ -268,7 +326,7 @@ class Run:
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[None]:
     with (folder / "training.lock").open("a") as lock:
-        hold(lock, f"{folder}: another process is training into this run folder")
+        acquire_lock(lock, f"{folder}: another process is training into this run folder")
         yield
 
 
@@ -296,5 +354,5 @@ def _set_aside(folder: Path) -> None:
 
 def _write(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content)
+    write_atomic(path, content)
     return path

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from chexnet.filmtable import write_whole
-from chexnet.labels import some_of
+from chexnet.files import summarize, write_atomic
 
 STRATIFY = ("Pneumonia", "detailed_class", "view")
 # Patients who hold this share of the films, those with the most first, are placed by lot; the rest
@@ -98,7 +97,7 @@ def check_disjoint(images: pd.DataFrame, split: pd.Series) -> None:
         shared = splits[splits.map(len) > 1]
         if len(shared):
             named = [f"{name} ({' and '.join(map(str, both))})" for name, both in shared.items()]
-            raise ValueError(f"{len(shared)} {column} stand in two splits: {some_of(named)}")
+            raise ValueError(f"{len(shared)} {column} stand in two splits: {summarize(named)}")
 
 
 def _place(
@@ -106,7 +105,7 @@ def _place(
 ) -> np.ndarray:
     twice = images.loc[images["image_id"].duplicated(), "image_id"].unique()
     if len(twice):
-        raise ValueError(f"images: films listed more than once: {some_of(twice)}")
+        raise ValueError(f"images: films listed more than once: {summarize(twice)}")
     _warn_of_films_without_patient(images)
     patients, names = pd.factorize(_patient_of(images), sort=True)
     films = _strata(images, [column for column in stratify if column in images])
@@ -177,7 +176,7 @@ def _warn_of_films_without_patient(images: pd.DataFrame) -> None:
         unknown = images.loc[images["patient_id"].isna(), "image_id"]
         warnings.warn(
             f"{len(unknown)} of {len(images)} films have no patient_id and count as a patient of "
-            f"their own: {some_of(unknown)}",
+            f"their own: {summarize(unknown)}",
             stacklevel=4,
         )
 
@@ -200,6 +199,6 @@ def write_split(folder: str | Path, images: pd.DataFrame, boxes: pd.DataFrame) -
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     kept = boxes[boxes["image_id"].isin(images["image_id"])]
-    write_whole(folder / "images.csv", images.to_csv(index=False).encode())
-    write_whole(folder / "boxes.csv", kept.to_csv(index=False).encode())
+    write_atomic(folder / "images.csv", images.to_csv(index=False).encode())
+    write_atomic(folder / "boxes.csv", kept.to_csv(index=False).encode())
     return folder / "images.csv", folder / "boxes.csv"

@@ -17,8 +17,8 @@ import nbformat
 import papermill
 from traitlets.config import Config
 
-from chexnet.labels import check_image_ids
-from chexnet.report import interval_text
+from chexnet.evaluation import interval_text
+from chexnet.files import check_image_ids
 from chexnet.runs import Run
 
 ROOT = Path(__file__).parents[1]

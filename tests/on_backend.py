@@ -15,12 +15,10 @@ import pandas as pd
 
 from chexnet.cam import class_activation_map
 from chexnet.evaluation import evaluate
-from chexnet.generator import AugmentedImageSequence
-from chexnet.images import ImageStore
+from chexnet.generator import AugmentedImageSequence, ImageStore
 from chexnet.model import build_chexnet, load_chexnet, map_size
 from chexnet.runs import Run
-from chexnet.scoring import record_scores
-from chexnet.training import train
+from chexnet.training import record_scores, train
 
 SIZE, FILMS = 64, 36
 

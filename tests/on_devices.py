@@ -17,12 +17,11 @@ import numpy as np
 import pandas as pd
 from keras import layers
 
-from chexnet.distribution import data_parallel, for_scoring, shared, whole_batch_statistics
-from chexnet.generator import AugmentedImageSequence, default_augmenter
-from chexnet.images import ImageStore
+from chexnet.generator import AugmentedImageSequence, ImageStore, default_augmenter
 from chexnet.model import load_chexnet
 from chexnet.runs import Run
-from chexnet.training import train
+from chexnet.training import data_parallel, train
+from chexnet.training.distribution import for_scoring, shared, whole_batch_statistics
 
 SIZE, FILMS, BATCH = 32, 21, 8  # the last batch has 5: two devices cannot share it
 

@@ -8,96 +8,36 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from tests.alone import run_without_keras
+
 ROOT = Path(__file__).parents[1]
-# A module imports only modules that stand before it (the design's table).
-ORDER = [
-    "header",
-    "jpeg",
-    "greyscale",
-    "dataset",
-    "film",
-    "filmtable",
-    "workers",
-    "dicom",
-    "labels",
-    "boxes",
-    "splits",
-    "canvas",
-    "anatomy",
-    "findings",
-    "phantom",
-    "clahe",
-    "filmcache",
-    "images",
-    "warp",
-    "augmentation",
-    "generator",
-    "distribution",
-    "xrayvision",
-    "weights",
-    "model",
-    "provenance",
-    "runs",
-    "intervals",
-    "auroc",
-    "averages",
-    "operating_points",
-    "outcomes",
-    "calibration",
-    "confounders",
-    "evaluation",
-    "gradcam",
-    "cam",
-    "overlap",
-    "detection",
-    "box_prior",
-    "localization",
-    "guided_maps",
-    "map_report",
-    "out_of_fold",
-    "report",
-    "mapcache",
-    "optimizers",
-    "losses",
-    "checkpoints",
-    "callbacks",
-    "recipes",
-    "training_settings",
-    "training",
-    "scoring",
-    "cross_validation",
-    "overlay",
-    "sheets",
-    "chart_parts",
-    "charts",
-    "forests",
-    "evidence_page",
-    "figures",
-    "browsing",
-    "explorer",
+PACKAGE = ROOT / "chexnet"
+# A room imports only rooms above it, and only through their face.
+ROOMS = [
+    *("files", "dicom", "labels", "splits", "phantom", "generator", "model", "runs", "auroc"),
+    *("cam", "evaluation", "training", "figures", "explorer"),
 ]
-KERAS = {
-    "generator",
-    "distribution",
-    "weights",
-    "model",
-    "gradcam",
-    "cam",
-    "optimizers",
-    "losses",
-    "checkpoints",
-    "callbacks",
-    "training_settings",
-    "training",
-    "scoring",
-    "cross_validation",
-}
-# Keras has no gradient and no devices that all its backends share, so one module each asks the
+# `import chexnet.<room>` loads neither Keras nor a backend nor pyplot.
+WITHOUT_KERAS = [room for room in ROOMS if room not in ("model", "training")]
+# Keras has no gradient and no devices that all its backends share, so one file each asks the
 # backend for its own; and torch alone reads what torch has written.
-BACKENDS = {"distribution", "gradcam", "xrayvision"}
-MATPLOTLIB = {"overlay", "chart_parts", "charts", "forests", "evidence_page", "figures", "sheets"}
-MODULES = sorted(path for path in (ROOT / "chexnet").glob("*.py") if path.stem != "__init__")
+BACKENDS = {"training/distribution.py", "cam/gradient.py", "model/xrayvision.py"}
+LONGEST = 60  # lines of a function, its docstring left out
+# Functions above that, each with the reason.
+LONG_FOR_A_REASON = {
+    "training/loop.py:train": "the story of a training, to be read from top to bottom",
+    "figures/results.py:results_figure": "a signature of 14 parameters and the caption",
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def python_of(cell) -> ast.Module:
@@ -106,46 +46,89 @@ def python_of(cell) -> ast.Module:
     return ast.parse("\n".join(line for line in lines if not line.startswith("%")))
 
 
-def imports_of(path: Path) -> set[str]:
-    """Every module imported anywhere in a file, in full, relative imports refused."""
-    found = set()
+def imports_of(path: Path) -> list[tuple[str, str | None]]:
+    """Every module imported anywhere in a file, and the name taken from it; none relatively."""
+    found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            found += [(alias.name, None) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: imports relatively"
-            found.add(node.module)
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            assert node.level == 0, f"{path}: imports relatively"
+            found += [(node.module, alias.name) for alias in node.names]
     return found
 
 
-def test_every_module_stands_in_the_order():
-    assert [path.stem for path in MODULES] == sorted(ORDER)
+def all_of(face: Path) -> list[str]:
+    """The names in ``__all__`` of a face."""
+    for node in ast.parse(face.read_text()).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == "__all__":
+            return ast.literal_eval(node.value)
+    raise AssertionError(f"{face}: has no __all__")
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_a_module_imports_only_what_stands_above_it(path):
-    ours = {name.split(".")[1] for name in imports_of(path) if name.startswith("chexnet.")} & set(
-        ORDER
-    )
-    below = [name for name in ours if ORDER.index(name) >= ORDER.index(path.stem)]
-    assert not below
+def test_every_room_is_in_the_order_and_few_stand_at_the_door():
+    entries = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= 20
+    rooms = {path.stem for path in entries} - {"__init__", "py"}
+    assert rooms == set(ROOMS)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_keras_and_matplotlib_stay_where_they_belong(path):
-    roots = {name.split(".")[0] for name in imports_of(path)}
-    assert "keras" not in roots or path.stem in KERAS
-    assert "matplotlib" not in roots or path.stem in MATPLOTLIB
-    assert path.stem in BACKENDS or not roots & {"tensorflow", "jax", "torch"}
-    # One module reads pickles that others wrote, with a reader that calls nothing but torch's
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_room_imports_only_rooms_above_it_through_their_face(path):
+    own = room_of(path)
+    for module, name in imports_of(path):
+        root, *inside = module.split(".")
+        if root != "chexnet" or not inside or inside[0] == own:
+            continue
+        assert ROOMS.index(inside[0]) < ROOMS.index(own), f"{own} stands above {inside[0]}"
+        assert len(inside) == 1, f"past the face of {inside[0]}: {module}"
+        assert name is not None, f"import names, not the module {module}"
+        assert not name.startswith("_"), f"{module}.{name} is private"
+        face = PACKAGE / inside[0] / "__init__.py"
+        if face.is_file():
+            assert name in all_of(face), f"{name} is not in the face of {inside[0]}"
+
+
+@pytest.mark.parametrize("face", sorted(PACKAGE.glob("*/__init__.py")), ids=name_of)
+def test_a_face_is_short_and_says_what_is_public(face):
+    assert len(face.read_text().splitlines()) < 30
+    exported = all_of(face)
+    assert exported == sorted(set(exported), key=exported.index)
+    # `chexnet.auroc.auroc` must be the function, whatever was imported before.
+    assert not {path.stem for path in face.parent.glob("*.py")} & set(exported)
+
+
+@pytest.mark.parametrize("room", WITHOUT_KERAS)
+def test_a_room_that_needs_no_keras_loads_none(room):
+    run_without_keras(f"import chexnet.{room}")
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_backends_and_pickle_stay_where_they_belong(path):
+    roots = {module.split(".")[0] for module, _ in imports_of(path)}
+    assert name_of(path) in BACKENDS or not roots & {"tensorflow", "jax", "torch"}
+    # One file reads pickles that others wrote, with a reader that calls nothing but torch's
     # makers of tensors.
-    assert "pickle" not in roots or path.stem == "xrayvision"
+    assert "pickle" not in roots or name_of(path) == "model/xrayvision.py"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_a_module_fits_on_a_few_screens(path):
-    assert len(path.read_text().splitlines()) <= 300
+def lines_of_functions() -> dict[str, int]:
+    """Lines of each function without its docstring, by file and name."""
+    found = {}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                first = node.body[0]
+                documented = ast.get_docstring(node) is not None
+                docstring = first.end_lineno - first.lineno + 1 if documented else 0
+                lines = node.end_lineno - node.lineno + 1 - docstring
+                found[f"{name_of(path)}:{node.name}"] = lines
+    return found
+
+
+def test_a_function_fits_on_a_screen_or_has_a_reason():
+    long = {name for name, lines in lines_of_functions().items() if lines > LONGEST}
+    assert long == set(LONG_FOR_A_REASON)
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-backends.txt"])

@@ -17,16 +17,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from chexnet import phantom
-from chexnet.anatomy import draw_body, draw_chest
-from chexnet.findings import (
+from chexnet.phantom import study as phantom
+from chexnet.phantom import write_phantom_study
+from chexnet.phantom.anatomy import draw_body, draw_chest
+from chexnet.phantom.findings import (
     add_nodules,
     add_opacities,
     draw_devices,
     draw_electrodes,
     draw_pacemaker,
 )
-from chexnet.phantom import CLASSES, IMAGES, LABELS, MAPPING, draw_film, write_phantom_study
+from chexnet.phantom.study import CLASSES, IMAGES, LABELS, MAPPING, draw_film
 
 FILMS, SIDE = 400, 128
 

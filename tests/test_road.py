@@ -9,20 +9,16 @@ import pytest
 
 from chexnet.cam import class_activation_map
 from chexnet.dicom import convert_folder
-from chexnet.evaluation import evaluate
+from chexnet.evaluation import evaluate, evaluate_maps, report_table
 from chexnet.figures import results_figure
-from chexnet.generator import AugmentedImageSequence, default_augmenter
-from chexnet.images import ImageStore
+from chexnet.generator import AugmentedImageSequence, ImageStore, default_augmenter
 from chexnet.labels import add_film_facts, read_rsna
-from chexnet.map_report import localization_report
 from chexnet.model import load_chexnet, map_size
 from chexnet.phantom import write_phantom_study
-from chexnet.report import report_table
 from chexnet.runs import Run
-from chexnet.scoring import record_scores
 from chexnet.splits import split_by_patient, write_split
-from chexnet.training import train
-from tests.test_training import tiny_network
+from chexnet.training import record_scores, train
+from tests.training.test_loop import tiny_network
 
 SIZE = 32
 
@@ -82,7 +78,7 @@ def road(request, tmp_path_factory):
     train(network, batches, val, run, epochs=2, warmup_epochs=1, box_weight=1.0, tensorboard=False)
     record_scores(run, network, store, folder / "jpg")
     evaluate(run, draws=50)
-    localization_report(run, draws=50)
+    evaluate_maps(run, draws=50)
     return folder, films, run, store, broken.stem
 
 

@@ -5,8 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chexnet.provenance import data_fingerprint
-from chexnet.runs import Run
+from chexnet.runs import Run, data_fingerprint
 
 IMAGES = pd.DataFrame(
     {

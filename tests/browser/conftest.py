@@ -7,8 +7,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from chexnet.evaluation import evaluate
-from chexnet.map_report import localization_report
+from chexnet.evaluation import evaluate, evaluate_maps
 from chexnet.runs import Run
 from tests.browser.jupyter import ROOT, chromium, jupyter_server
 from tests.made_up_run import write_run
@@ -33,7 +32,7 @@ def home(tmp_path_factory) -> Path:
     run = write_run(folder / "output" / "demo", films=240, signal=0.5)
     write_films(run)
     evaluate(run, draws=20)
-    localization_report(run, draws=20)
+    evaluate_maps(run, draws=20)
     book = nbformat.read(ROOT / "notebooks" / "05_visualize.ipynb", as_version=4)
     for cell in book.cells:
         if cell.cell_type == "code":

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from playwright.sync_api import Page, TimeoutError, expect
 
-from chexnet.browsing import Gallery, jpg
+from chexnet.explorer.gallery import Gallery, jpg
 from chexnet.runs import Run
 from tests.browser.conftest import SCREENS
 

@@ -1,4 +1,4 @@
-"""Records what `pytorch-grad-cam` makes of a small network, as the oracle of `chexnet.gradcam`.
+"""Records what `pytorch-grad-cam` makes of a small network, as the oracle of `chexnet.cam`.
 
 It needs torch and torchvision, which the project itself does not, so it runs in an environment of
 its own, and only to record anew::

@@ -1,0 +1,137 @@
+"""Gradient-based class activation maps, for layers below the one where the exact map is defined.
+
+Each weighs the features of a layer by the gradient of a class's logit and sums over channels:
+Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391), Grad-CAM++ (Chattopadhyay et al. 2018,
+arXiv:1710.11063), LayerCAM (Jiang et al. 2021, doi:10.1109/TIP.2021.3089943) and HiResCAM
+(Draelos and Carin 2020, arXiv:2011.08891).
+"""
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import keras
+
+
+GRADIENT_METHODS = ("gradcam", "gradcam++", "layercam", "hirescam")
+
+# The network below and above a layer, for each model and layer asked about, so that a second call
+# does not compile again; it goes when the model goes.
+_halves: "weakref.WeakKeyDictionary" = weakref.WeakKeyDictionary()
+
+
+def gradient_forward(
+    model: "keras.Model", *, layer: str, method: str, class_indices: Sequence[int]
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Prepares what scores and maps one batch of films.
+
+    Args:
+        model: a flat graph that ends in the Dense layer ``predictions``.
+        layer: the features to map; everything after it depends on it alone.
+        method: one of ``GRADIENT_METHODS``.
+        class_indices: the classes to map, columns of the head.
+
+    Returns:
+        a function from films ``(n, S, S, 1)`` to scores float32 ``(n, C)`` and maps float32
+        ``(n, len(class_indices), h, w)``, before the final ReLU.
+
+    Raises:
+        ValueError: there is no such layer, or part of the network goes round it.
+    """
+    import keras
+
+    head = model.get_layer("predictions")
+    below, above = _split_at(model, layer)
+
+    def logits_of(values: object) -> object:
+        pooled = keras.ops.cast(above(values, training=False), "float32")
+        return keras.ops.matmul(pooled, head.kernel) + head.bias
+
+    def forward(films: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        activations = below.predict_on_batch(films).astype(np.float32)
+        logits, gradients = _logits_and_gradients(logits_of, activations, class_indices)
+        maps = [_weigh(method, activations, gradient) for gradient in gradients]
+        return keras.ops.convert_to_numpy(head.activation(logits)), np.stack(maps, axis=1)
+
+    return forward
+
+
+def _split_at(model: "keras.Model", layer: str) -> tuple["keras.Model", "keras.Model"]:
+    """The network from films to the layer's features, and from those to the head's input."""
+    import keras
+
+    known = _halves.setdefault(model, {})
+    if layer in known:
+        return known[layer]
+    features = next((one.output for one in model.layers if one.name == layer), None)
+    if features is None or len(features.shape) != 4:
+        raise ValueError(
+            f"layer={layer!r}: allowed is the name of a layer of model {model.name!r} with an "
+            "output (N, h, w, channels)"
+        )
+    below = keras.Model(model.inputs[0], features)
+    try:
+        above = keras.Model(features, model.get_layer("predictions").input)
+    except ValueError as error:
+        raise ValueError(
+            f"layer={layer!r}: part of the network goes round this layer; allowed are layers that "
+            "everything passes through, such as 'pool3_pool', 'pool4_pool' and 'relu'"
+        ) from error
+    known[layer] = below, above
+    return below, above
+
+
+def _logits_and_gradients(
+    logits_of: Callable, activations: np.ndarray, columns: Sequence[int]
+) -> tuple[object, list[np.ndarray]]:
+    """Logits ``(n, C)`` as a tensor, and d logit[c] / d activations ``(n, h, w, channels)``."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        logits, pull_back = jax.vjp(logits_of, keras.ops.convert_to_tensor(activations))
+        units = np.eye(logits.shape[1], dtype=np.float32)
+        pulled = [pull_back(jax.numpy.zeros_like(logits) + units[c])[0] for c in columns]
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        values = keras.ops.convert_to_tensor(activations).requires_grad_()
+        with torch.enable_grad():
+            logits = logits_of(values)
+            pulled = [
+                torch.autograd.grad(logits[:, c].sum(), values, retain_graph=True)[0]
+                for c in columns
+            ]
+        logits = logits.detach()
+    else:
+        import tensorflow as tf
+
+        values = tf.convert_to_tensor(activations)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(values)
+            logits = logits_of(values)
+            wanted = [logits[:, c] for c in columns]
+        pulled = [tape.gradient(one, values) for one in wanted]
+    return logits, [keras.ops.convert_to_numpy(one) for one in pulled]
+
+
+def _weigh(method: str, activations: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """One map ``(n, h, w)`` from activations and gradients ``(n, h, w, channels)``."""
+    if method == "hirescam":
+        weights = gradients
+    elif method == "layercam":
+        weights = np.maximum(gradients, 0)
+    elif method == "gradcam":
+        weights = gradients.mean((1, 2), keepdims=True)
+    else:
+        # Equation 19 with the score exponentiated, as in the paper: every derivative is then a
+        # power of the first.
+        total = activations.sum((1, 2), keepdims=True)
+        below = 2 * gradients**2 + total * gradients**3
+        share = np.divide(gradients**2, below, out=np.zeros_like(below), where=below != 0)
+        weights = (share * np.maximum(gradients, 0)).sum((1, 2), keepdims=True)
+    return (weights * activations).sum(-1)

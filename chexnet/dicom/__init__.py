@@ -1,0 +1,8 @@
+"""DICOM films to 8-bit JPGs, one or 100,000."""
+
+from chexnet.dicom.convert import convert_folder
+from chexnet.dicom.film import Film, read_film
+from chexnet.dicom.header import FilmError
+from chexnet.dicom.table import read_films
+
+__all__ = ["Film", "FilmError", "convert_folder", "read_film", "read_films"]

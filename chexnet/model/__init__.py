@@ -1,0 +1,16 @@
+"""DenseNet-121 with one sigmoid a class, and where its weights come from."""
+
+from chexnet.model.network import (
+    build_chexnet,
+    load_chexnet,
+    map_size,
+    set_backbone_trainable,
+    warmup_schedule,
+    with_location_output,
+)
+from chexnet.model.weights import weights_in_reach
+
+__all__ = [
+    "build_chexnet", "load_chexnet", "map_size", "set_backbone_trainable", "warmup_schedule",
+    "weights_in_reach", "with_location_output",
+]  # fmt: skip

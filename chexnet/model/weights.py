@@ -1,0 +1,178 @@
+"""Where the weights of a network come from: ImageNet, TorchXRayVision, or a file of ours."""
+
+import contextlib
+import functools
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import BadZipFile
+
+import keras
+import numpy as np
+
+from chexnet.model.xrayvision import PREFIX, load_xrayvision
+
+# Where Keras downloads from (keras/src/applications/densenet.py), once it has looked at home.
+_IMAGENET_FILE = (
+    "https://storage.googleapis.com/tensorflow/keras-applications/densenet/"
+    "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
+)
+
+
+class Start(NamedTuple):
+    """What a network starts from.
+
+    Attributes:
+        source: where it comes from, as the user gave it.
+        arrays: of each layer, by its name, in the order of ``layer.weights``. Without
+            ``predictions`` the head starts from ``head``.
+        head: by class name, the column ``(1024,)`` of the head's kernel and its bias.
+    """
+
+    source: str
+    arrays: dict[str, list[np.ndarray]]
+    head: dict[str, tuple[np.ndarray, float]]
+
+    @property
+    def grey(self) -> bool:
+        """Whether the first kernel takes one grey channel, as TorchXRayVision's do, not three."""
+        first = self.arrays.get("conv1_conv")
+        return first is not None and first[0].shape[2:3] == (1,)
+
+
+def read_weights(weights: str | Path | None) -> Start | None:
+    """Reads what `chexnet.model.build_chexnet` takes as ``weights``, and documents there.
+
+    Returns:
+        None for random weights: ``weights`` is None, or ``"imagenet"`` is out of reach.
+    """
+    if weights is None:
+        return None
+    if weights == "imagenet":
+        arrays = _imagenet_arrays()
+        return None if arrays is None else Start("imagenet", arrays, {})
+    if str(weights).startswith(PREFIX):
+        return Start(str(weights), *load_xrayvision(str(weights).removeprefix(PREFIX)))
+    return Start(str(weights), _saved_arrays(Path(weights)), {})
+
+
+def weights_in_reach(weights: str | Path | None) -> str | Path | None:
+    """Says which weights `chexnet.model.build_chexnet` will really start from.
+
+    Args:
+        weights: what would be given to it.
+
+    Returns:
+        ``weights`` itself, or ``None`` where it is ``"imagenet"`` and Keras can neither find nor
+        download them (after one warning that says so).
+    """
+    if weights == "imagenet" and _imagenet_arrays() is None:
+        return None
+    return weights
+
+
+def set_start(model: keras.Model, start: Start, class_names: Sequence[str]) -> None:
+    """Gives a network the weights to start from.
+
+    Args:
+        model: of the architecture that ``start`` belongs to.
+        start: from `read_weights`.
+        class_names: of the head. A class that ``start.head`` does not know keeps its random
+            column, with a warning where it knows others.
+
+    Raises:
+        ValueError: the arrays do not fit; every layer that differs is named, and nothing is set.
+    """
+    whole = "predictions" in start.arrays
+    ours = {
+        layer.name: layer
+        for layer in model.layers
+        if layer.weights and (whole or layer.name != "predictions")
+    }
+    differing = []
+    for name, layer in ours.items():
+        here = [tuple(weight.shape) for weight in layer.weights]
+        there = [array.shape for array in start.arrays[name]] if name in start.arrays else None
+        if here != there:
+            differing.append(f"{name}: {here} here, {there} there")
+    differing += [
+        f"{name}: none here, {[array.shape for array in arrays]} there"
+        for name, arrays in start.arrays.items()
+        if name not in ours
+    ]
+    if differing:
+        raise ValueError(
+            f"weights={start.source}: does not fit this network with class_names="
+            f"{tuple(class_names)}; these layers differ:\n" + "\n".join(differing)
+        )
+    for name, layer in ours.items():
+        layer.set_weights(start.arrays[name])
+    if start.head:
+        _set_head(model.get_layer("predictions"), start, class_names)
+
+
+def _set_head(head: keras.layers.Dense, start: Start, class_names: Sequence[str]) -> None:
+    kernel, bias = (np.array(array) for array in head.get_weights())
+    for index, name in enumerate(class_names):
+        if name in start.head:
+            kernel[:, index], bias[index] = start.head[name]
+    head.set_weights([kernel, bias])
+    unknown = [name for name in class_names if name not in start.head]
+    if unknown:
+        warnings.warn(
+            f"weights={start.source} knows nothing of {unknown}, whose part of the head starts "
+            f"at random; it knows {sorted(start.head)}.",
+            stacklevel=4,
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def _imagenet_arrays() -> dict[str, list[np.ndarray]] | None:
+    # Keras reports every failed download as a bare Exception, so nothing narrower can be caught;
+    # the message tells it from a fault of another kind.
+    try:
+        backbone = keras.applications.DenseNet121(
+            include_top=False, weights="imagenet", input_shape=(32, 32, 3)
+        )
+    except Exception as error:
+        out_of_reach = ("URL fetch failure", "Incomplete or corrupted file")
+        if not isinstance(error, OSError) and not any(text in str(error) for text in out_of_reach):
+            raise
+        warnings.warn(
+            "The ImageNet weights cannot be downloaded from here, so the network starts from "
+            f"random weights. To use them, download {_IMAGENET_FILE} where there is internet and "
+            f"put it, under this name, into the folder .keras/models of your home ({error}).",
+            stacklevel=3,
+        )
+        return None
+    return {layer.name: layer.get_weights() for layer in backbone.layers if layer.weights}
+
+
+def _saved_arrays(path: Path) -> dict[str, list[np.ndarray]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"weights={path}: no such file")
+    if not path.name.endswith((".keras", ".weights.h5")):
+        raise ValueError(
+            f"weights={path}: allowed are None, 'imagenet', '{PREFIX}<name or path>' and files "
+            "named .keras or .weights.h5"
+        )
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # the editor prints what it has opened
+            file = keras.saving.KerasFileEditor(str(path))
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise ValueError(f"weights={path}: not a readable file of Keras ({error})") from error
+    arrays = {}
+    # Keras numbers the layers of a kind; the name of each stands beside its arrays.
+    for number, stored in file.weights_dict.get("layers", {}).items():
+        name = file.object_metadata.get(f"/layers/{number}", {}).get("name", number)
+        kept = [stored[key] for key in sorted(stored, key=_position) if _position(key) >= 0]
+        if kept:
+            arrays[name] = kept
+    return arrays
+
+
+def _position(key: str) -> int:
+    """Place of an array in its layer; below 0 for what is none, such as a state of chance."""
+    return int(key) if key.isdecimal() else -1

@@ -1,0 +1,5 @@
+"""A synthetic study in the layout of Kaggle's RSNA archive."""
+
+from chexnet.phantom.study import write_phantom_study
+
+__all__ = ["write_phantom_study"]

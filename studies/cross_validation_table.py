@@ -1,0 +1,102 @@
+"""The tables of the README from finished cross-validations, the first against each other.
+
+python -m studies.cross_validation_table output/cv/ours output/cv/original
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from chexnet.evaluation import interval_text
+from chexnet.runs import Run
+from studies.out_of_fold import (
+    compare_recipes,
+    cross_validation_report,
+    out_of_fold_films,
+    out_of_fold_maps,
+)
+
+OF_MAPS = {
+    "hit rate (pointing game)": "hit_rate",
+    "less the best fixed point's": "hit_rate_minus_fixed_point",
+    "mean IoU, map stretched film by film": "mean_iou",
+    "less the best fixed mask's": "mean_iou_minus_fixed_mask",
+    "mean IoU, map cut in logits": "mean_iou_logit",
+    "energy in the boxes": "energy_in_boxes",
+}
+GUIDED = {
+    "hit rate": "hit_rate",
+    "less the fixed point's": "hit_rate_minus_fixed_point",
+    "mean IoU": "mean_iou",
+    "less the fixed mask's": "mean_iou_minus_fixed_mask",
+}
+FLOORS = {"view": "view alone", "view_sex_age": "view, sex and age"}
+DIFFERENCES = {
+    "auroc": "AUROC, mean of the folds",
+    "auroc_all_together": "AUROC, all films together (DeLong)",
+    "hit_rate": "hit rate",
+    "mean_iou": "mean IoU",
+}
+
+
+def rows_of(report: dict) -> dict[str, str]:
+    """What one recipe came to, by measure."""
+    folds = ", ".join(f"{value:.3f}" for value in report["auroc_of_each_fold"])
+    rows = {
+        "AUROC, mean of the folds": interval_text(report["auroc"]),
+        "of each fold": folds,
+        "AUROC, all films together (DeLong)": interval_text(report["auroc_all_together"]),
+        "sensitivity": interval_text(report["sensitivity"]),
+        "specificity": interval_text(report["specificity"]),
+    }
+    for floor, title in FLOORS.items():
+        if floor in report["floors"]:
+            found = report["floors"][floor]
+            rows[f"AUROC of {title}"] = interval_text(found["auroc"])
+            rows[f"model less {title}"] = interval_text(found["model_minus_floor"])
+    maps = report["maps"]
+    rows |= {title: interval_text(maps[key]) for title, key in OF_MAPS.items()}
+    rows |= {
+        f"map guided by the prior: {title}": interval_text(maps["guided"][key])
+        for title, key in GUIDED.items()
+    }
+    rows["hit rate of the best fixed point"] = interval_text(maps["floors"]["fixed_point"])
+    rows["mean IoU of the best fixed mask"] = interval_text(maps["floors"]["fixed_mask"])
+    return rows
+
+
+def p_text(p: float | None) -> str:
+    """For a table: two digits, or below 0.0001."""
+    return "" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def main() -> None:
+    """Prints both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("folders", nargs="+", type=Path)
+    found, columns = {}, {}
+    for folder in parser.parse_args().folders:
+        runs = [Run(fold) for fold in sorted(folder.glob("fold-*"))]
+        found[folder.name] = out_of_fold_films(runs), out_of_fold_maps(runs)
+        report = cross_validation_report(*found[folder.name])
+        columns[folder.name] = rows_of(report)
+    films = next(iter(found.values()))[0]
+    print(
+        f"{len(films)} films of {films['patient_id'].nunique()} patients, "
+        f"{films['y_true'].sum()} positive; {films['fold'].nunique()} folds\n"
+    )
+    print(pd.DataFrame(columns).to_markdown())
+    first, *others = found
+    if others:
+        print(f"\n{first} less the other, the same films:\n")
+        rows = []
+        for other in others:
+            for key, gap in compare_recipes(found[first], found[other]).items():
+                rows.append((DIFFERENCES[key], other, interval_text(gap), p_text(gap.get("p"))))
+        gaps = pd.DataFrame(rows, columns=["measure", "other", "difference", "p"])
+        print(gaps.to_markdown(index=False))
+
+
+if __name__ == "__main__":
+    main()

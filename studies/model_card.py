@@ -1,0 +1,97 @@
+"""Fills MODEL_CARD.md from a run that notebook 04 has evaluated.
+
+    python -m studies.model_card output/rsna
+
+What it was filled from is kept in docs/model_card.json: the run's settings, films, versions and
+``metrics.json``, no film and no id. A test holds that the card says what that file says.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from chexnet.files import write_atomic
+from chexnet.runs import Run
+from studies.results_table import results_table
+
+ROOT = Path(__file__).parents[1]
+CARD, SOURCE = ROOT / "MODEL_CARD.md", ROOT / "docs" / "model_card.json"
+_PART = re.compile(r"(<!-- from the run: begin -->\n).*?(\n<!-- from the run: end -->)", re.DOTALL)
+
+
+def facts_of(run: Run) -> dict:
+    """What the card is filled from."""
+    config = run.config
+    kept = ("settings", "films", "versions", "git_commit", "data_fingerprint")
+    images = run.images
+    splits = None  # of films whose patients are not known nothing can be said
+    if "patient_id" in images and images["patient_id"].notna().all():
+        splits = int((images.groupby("patient_id")["split"].nunique() > 1).sum())
+    facts = {key: config[key] for key in kept}
+    return facts | {"patients_in_two_splits": splits, "metrics": run.metrics}
+
+
+def run_part(facts: dict) -> str:
+    """The part of the card that is about one run, as Markdown."""
+    settings, films, metrics = facts["settings"], facts["films"], facts["metrics"]
+    name = settings["class_names"][0]
+    found = metrics["classes"][name]
+    test, point = found["test"], found["operating_points"]["youden"]
+    weights = settings["weights"]
+    start = "random weights" if weights is None else f"weights {Path(str(weights)).name!r}"
+    rows = "; ".join(
+        f"{group['by']} {group['group']} {group['auroc']['value']:.2f} of {group['n']} films"
+        if group["auroc"]
+        else f"{group['by']} {group['group']} – ({group['reason']})"
+        for group in found["subgroups"]
+    )
+    torn = facts["patients_in_two_splits"]
+    patients = (
+        "whether films of one patient lie in two of them is not known"
+        if torn is None
+        else f"{torn or 'no'} patient{'s' * (torn > 1)} in two of them"
+    )
+    commit = str(facts["git_commit"])[:12]
+    if "fold" in settings:  # of studies.cross_validation
+        source = f"Fold {settings['fold']} of {settings['folds']} of a cross-validation"
+    else:
+        source = f"Study `{settings['study']}`"
+    return "\n".join(
+        [
+            f"{source}, {sum(films.values()):,} films: {films['train']:,} to "
+            f"train on, {films['val']:,} for validation, {films['test']:,} to test on "
+            f"({test['prevalence']:.0%} with the finding), {patients}. "
+            f"{settings['image_size']} pixels, from {start}, "
+            f"{settings['training']['epochs']} epochs. A film is called at a score of "
+            f"{point['threshold']:.3g} or above, chosen on validation. Commit `{commit}`.",
+            "",
+            results_table(metrics, name),
+            "",
+            f"AUROC by subgroup: {rows}.",
+        ]
+    )
+
+
+def filled(card: str, facts: dict) -> str:
+    """The card with that part written anew.
+
+    Raises:
+        ValueError: the card has no place for it.
+    """
+    if len(_PART.findall(card)) != 1:
+        raise ValueError(f"{CARD}: needs one line 'from the run: begin' and one 'end' after it")
+    return _PART.sub(lambda found: found[1] + run_part(facts) + found[2], card)
+
+
+def main() -> None:
+    """Writes the card and what it was filled from."""
+    facts = facts_of(Run(Path(sys.argv[1])))
+    card = filled(CARD.read_text(), facts)
+    write_atomic(SOURCE, (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
+    write_atomic(CARD, card.encode())
+    print(f"{CARD.name} and {SOURCE.relative_to(ROOT)} written from {sys.argv[1]}")
+
+
+if __name__ == "__main__":
+    main()

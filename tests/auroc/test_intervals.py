@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+
+from chexnet.auroc import (
+    mean_interval,
+    patient_draws,
+    percentile_interval,
+    resample,
+    wilson_interval,
+)
+
+
+def test_films_of_a_patient_are_drawn_together_and_as_many_patients_as_there_are():
+    codes, counts = patient_draws(np.array(["b", "a", "b", "c"]), draws=50, seed=1)
+    assert codes.tolist() == [1, 0, 1, 2]
+    assert counts.shape == (50, 3)
+    assert (counts.sum(axis=1) == 3).all()
+    assert len({tuple(row) for row in counts}) > 5
+
+
+def test_draws_repeat_with_the_seed_and_differ_with_another():
+    groups = np.arange(40)
+    first, again, other = (patient_draws(groups, draws=5, seed=seed)[1] for seed in (3, 3, 4))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+@pytest.mark.parametrize("groups", [[], ["a", None], ["a", np.nan], [["a"]]])
+def test_a_film_without_a_patient_is_refused(groups):
+    with pytest.raises(ValueError, match="patient id"):
+        patient_draws(np.array(groups, dtype=object))
+
+
+def test_draws_below_one_are_refused():
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        patient_draws(np.arange(3), draws=0)
+
+
+def test_draws_without_a_value_are_left_out_of_the_interval():
+    assert percentile_interval([np.nan, 2.0, 2.0]) == (2.0, 2.0)
+    assert np.isnan(percentile_interval([np.nan])).all()
+
+
+def test_the_fast_mean_is_the_mean_of_each_resample():
+    rng = np.random.default_rng(0)
+    values, groups = rng.normal(size=60), rng.integers(20, size=60)
+    codes, counts = patient_draws(groups, draws=300, seed=5)
+    slow = resample(lambda weight: np.average(values, weights=weight), codes, counts)
+    result = mean_interval(values, groups, draws=300, seed=5)
+    assert result["value"] == pytest.approx(values.mean(), abs=1e-12)
+    assert (result["low"], result["high"]) == pytest.approx(percentile_interval(slow), abs=1e-12)
+
+
+def test_a_mean_of_independent_films_has_the_textbook_interval():
+    values = np.random.default_rng(0).normal(size=1000)
+    result = mean_interval(values, np.arange(1000))
+    half = 1.96 * values.std(ddof=1) / np.sqrt(1000)
+    assert result["low"] == pytest.approx(values.mean() - half, abs=0.004)
+    assert result["high"] == pytest.approx(values.mean() + half, abs=0.004)
+
+
+def test_films_of_few_patients_say_less_than_films_of_many():
+    values = np.repeat(np.random.default_rng(0).normal(size=50), 8)
+    alone = mean_interval(values, np.arange(400))
+    grouped = mean_interval(values, np.repeat(np.arange(50), 8))
+    assert grouped["high"] - grouped["low"] > 2 * (alone["high"] - alone["low"])
+
+
+def test_a_share_of_none_or_all_is_not_taken_as_certain():
+    # Wilson by hand, 0 of 4: high = z² / (4 + z²) = 3.8415 / 7.8415.
+    result = mean_interval(np.zeros(8, bool), np.repeat(np.arange(4), 2))
+    assert (result["value"], result["low"]) == (0, 0)
+    assert result["high"] == pytest.approx(0.48990, abs=1e-5)
+    result = mean_interval(np.ones(8, bool), np.repeat(np.arange(4), 2))
+    assert result["low"] == pytest.approx(1 - 0.48990, abs=1e-5)
+    assert result["high"] == 1
+
+
+def test_a_mean_of_no_films_is_none_with_the_reason():
+    result = mean_interval(np.array([]), np.array([]))
+    assert result["value"] is None
+    assert result["reason"] == "no films"
+
+
+def test_wilson_is_the_interval_worked_by_hand():
+    # 8 of 10, z = 1.959964: centre (8 + z²/2) / (10 + z²) = 9.92073 / 13.84146 = 0.716740,
+    # half width z sqrt(8·2/10 + z²/4) / (10 + z²) = 1.959964 · 1.600225 / 13.84146 = 0.226577.
+    assert wilson_interval(8, 10) == pytest.approx((0.490162, 0.943318), abs=2e-6)
+
+
+def test_wilson_refuses_what_is_no_proportion():
+    for successes, trials in ((0, 0), (3, 2), (-1, 2)):
+        with pytest.raises(ValueError, match="not a proportion"):
+            wilson_interval(successes, trials)

@@ -1,0 +1,148 @@
+"""Tests of the JPG that is taken out of a film without decoding it."""
+
+import io
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.encaps import encapsulate
+
+from benchmarks.fuzz_convert import J2K, JPEG, RAW, SECRET, film_bytes, jpeg_bytes, lut
+from chexnet.dicom.film import film_of
+from chexnet.dicom.jpeg import frame_size, grey_baseline, stored_jpeg
+
+GREY = np.arange(48 * 64, dtype=np.uint32).reshape(48, 64).astype(np.uint8)
+FRAME = jpeg_bytes(GREY)
+
+
+def segment(marker, content):
+    return bytes((0xFF, marker)) + (len(content) + 2).to_bytes(2) + content
+
+
+def decoded(jpg):
+    return np.asarray(Image.open(io.BytesIO(jpg)))
+
+
+def test_every_genuine_film_is_copied_to_the_last_bit(rsna_dir):
+    films = sorted((rsna_dir / "stage_2_train_images").glob("*.dcm"))
+    assert len(films) == 875
+    for film in films:
+        header, jpg = stored_jpeg(film.read_bytes())
+        ds = pydicom.dcmread(film)
+        assert (ds.PatientAge, ds.PatientSex, ds.ViewPosition) == (
+            str(header["age"]),
+            header["sex"],
+            header["view"],
+        )
+        assert jpg[-2:] == b"\xff\xd9"
+        pixels = ds.pixel_array
+        opened = cv2.imdecode(np.frombuffer(jpg, np.uint8), cv2.IMREAD_UNCHANGED)
+        assert pixels.shape == (header["rows"], header["columns"])
+        assert np.array_equal(opened, pixels)
+
+
+def test_a_clean_frame_stays_as_it_is_and_padding_goes():
+    assert grey_baseline(FRAME, 48, 64) == FRAME
+    assert grey_baseline(FRAME + b"\0", 48, 64) == FRAME
+    assert grey_baseline(FRAME + b"more" + FRAME, 48, 64) == FRAME
+
+
+def test_remarks_and_small_copies_of_the_film_are_left_out():
+    thumbnail = b"JFIF\0\1\1\0\0\1\0\1\2\2" + b"thumbnailing"
+    for added in (
+        segment(0xFE, SECRET.encode()),
+        segment(0xE1, b"Exif\0\0" + SECRET.encode()),
+        segment(0xED, SECRET.encode()),
+        segment(0xE0, thumbnail),
+    ):
+        jpg = grey_baseline(FRAME[:2] + added + FRAME[2:], 48, 64)
+        assert jpg == FRAME
+        assert np.array_equal(decoded(jpg), decoded(FRAME))
+
+
+def test_only_a_plain_grey_baseline_frame_of_the_right_size_is_taken():
+    colour = jpeg_bytes(np.stack([GREY] * 3, -1))
+    progressive = jpeg_bytes(GREY, progressive=True)
+    at = FRAME.index(b"\xff\xda")
+    others = [
+        colour,
+        progressive,
+        FRAME[:-2],  # no end
+        FRAME[: at + 4],
+        FRAME[:at],
+        FRAME[:at] + FRAME[at + 10 :],  # no start of scan
+        FRAME[:-2] + segment(0xFE, b"remark") + b"\xff\xd9",  # something after the scan
+        FRAME[:-2] + FRAME[at:],  # two scans
+        FRAME[:2] + segment(0xDB, bytes(64) + b"a name") + FRAME[2:],
+        FRAME[:2] + segment(0xC4, bytes(17) + b"a name") + FRAME[2:],
+        FRAME[:2] + segment(0xC4, b"\0" + b"\xff" * 16) + FRAME[2:],
+        FRAME[:2] + segment(0xDD, b"a name") + FRAME[2:],
+        b"",
+        b"\xff\xd8",
+        GREY.tobytes(),
+    ]
+    assert [grey_baseline(frame, 48, 64) for frame in others] == [None] * len(others)
+    assert grey_baseline(FRAME, 64, 48) is None
+    assert grey_baseline(FRAME, 48, 65) is None
+
+
+def test_a_frame_with_restarts_is_taken():
+    at = FRAME.index(b"\xff\xda")
+    restarting = FRAME[:at] + segment(0xDD, b"\0\4") + FRAME[at:-2] + b"\xff\xd0\xff\xd9"
+    assert grey_baseline(restarting, 48, 64) == restarting
+
+
+def test_the_size_is_the_one_that_the_stream_itself_declares():
+    assert frame_size(FRAME) == (48, 64)
+    assert frame_size(jpeg_bytes(GREY, progressive=True)) == (48, 64)
+    assert frame_size(jpeg_bytes(GREY, codec="JPEG2000")) == (48, 64)
+    assert frame_size(jpeg_bytes(GREY, codec="JPEG2000", no_jp2=True)) == (48, 64)
+    assert frame_size(FRAME[:2] + b"\xff" + FRAME[2:]) == (48, 64)  # a fill byte
+    assert frame_size(FRAME[:20]) is None
+    assert frame_size(b"no picture") is None
+
+
+def test_a_film_gives_the_same_here_and_when_it_is_decoded():
+    film = film_bytes(GREY, syntax=JPEG)
+    header, jpg = stored_jpeg(film)
+    slow = film_of(film)
+    assert header == slow.header == {"view": "PA", "sex": "F", "age": 51, "rows": 48, "columns": 64}
+    assert jpg == slow.jpg == FRAME
+    assert np.array_equal(decoded(jpg), slow.pixels)
+    assert SECRET.encode() in film
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"PhotometricInterpretation": "MONOCHROME1"},
+        {"BitsStored": 7, "HighBit": 6},
+        {"PixelRepresentation": 1},
+        {"WindowCenter": 100, "WindowWidth": 50},
+        {"RescaleSlope": -1, "RescaleIntercept": 255},
+        {"PixelPaddingValue": 255},
+        {"VOILUTSequence": lut(np.arange(256)[::-1], 0, 8)},
+        {"ModalityLUTSequence": lut(np.arange(256)[::-1], 0, 8)},
+        {"NumberOfFrames": 2},
+        {"Rows": 47},
+        {"Rows": 0},
+        {"PixelData": encapsulate([FRAME[:100], FRAME[100:]], fragments_per_frame=1)},
+    ],
+    ids=lambda change: "+".join(change),
+)
+def test_whatever_may_change_the_pixels_is_left_to_a_closer_look(change):
+    assert stored_jpeg(film_bytes(GREY, syntax=JPEG)) is not None
+    assert stored_jpeg(film_bytes(GREY, syntax=JPEG, **change)) is None
+
+
+@pytest.mark.parametrize("syntax", [RAW, J2K])
+def test_other_syntaxes_are_left_to_a_closer_look(syntax):
+    assert stored_jpeg(film_bytes(GREY, syntax=syntax)) is None
+
+
+def test_a_film_that_ends_early_is_left_to_a_closer_look():
+    film = film_bytes(GREY, syntax=JPEG)
+    for length in range(200, len(film) - 8, 17):
+        assert stored_jpeg(film[:length]) is None

@@ -1,0 +1,260 @@
+"""Tests of which files are films and how their table is kept."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.fuzz_convert import film_bytes
+from chexnet.dicom import read_films
+from chexnet.dicom import table as filmtable
+from chexnet.dicom.table import COLUMNS, as_table, find_files, remembering, row_of, write_films
+from chexnet.files import acquire_lock, check_image_id, write_atomic
+
+FILM = film_bytes(np.zeros((4, 4), np.uint8))
+SOURCE = filmtable.Source("a/b.dcm", "/films/a/b.dcm", "b", 12, 1795372201959539379)
+
+
+@pytest.mark.parametrize(
+    "image_id",
+    ["0004cfab-14fd-4e49-80ba-63a80b6bddd6", "00000001_000.png", "_", "a..b", "7", "x" * 128],
+)
+def test_a_plain_name_is_an_image_id(image_id):
+    assert check_image_id(image_id) == image_id
+
+
+@pytest.mark.parametrize(
+    "image_id",
+    [
+        *(
+            "",
+            ".",
+            "..",
+            "../x",
+            "/etc/passwd",
+            "a/b",
+            "a\\b",
+            "a\0b",
+            "a b",
+            "ä",
+            "-rf",
+            ".hidden",
+        ),
+        *("x" * 129, "x" * 300, "x\n", "C:x", "٣"),
+    ],
+)
+def test_a_name_that_could_lead_elsewhere_is_refused(image_id):
+    with pytest.raises(ValueError, match=r"image_id .* are allowed"):
+        check_image_id(image_id)
+
+
+def files_of(folder, leave_out="nowhere"):
+    found, refused = find_files(folder.resolve(), folder.resolve() / leave_out)
+    return {f.file: f.image_id for f in found}, {row["file"]: row["reason"] for row in refused}
+
+
+def write_all(folder, *names, data=FILM):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+def test_every_file_below_the_folder_is_found_in_order(tmp_path):
+    write_all(
+        tmp_path, "b.dcm", "a.dcm", "deep/er/c.DCM", "deep/IM0001", "1.2.840.10008", "jpg/x.jpg"
+    )
+    found, refused = files_of(tmp_path, leave_out="jpg")
+    assert found == {
+        "1.2.840.10008": "1.2.840.10008",
+        "a.dcm": "a",
+        "b.dcm": "b",
+        "deep/IM0001": "IM0001",
+        "deep/er/c.DCM": "c",
+    }
+    assert list(found) == sorted(found)
+    assert refused == {}
+
+
+def test_names_that_cannot_be_an_id_are_refused_with_the_file(tmp_path):
+    strange = ["ä.dcm", "a b.dcm", ".hidden.dcm", "x" * 200 + ".dcm", "-x.dcm", "n\nl.dcm"]
+    write_all(tmp_path, *strange)
+    (tmp_path / os.fsdecode(b"\xff.dcm")).write_bytes(FILM)
+    found, refused = files_of(tmp_path)
+    assert found == {}
+    assert sorted(refused) == sorted([*strange, "\\xff.dcm"])
+    assert all("are allowed" in reason for reason in refused.values())
+
+
+def test_a_carriage_return_in_a_path_survives_being_written_to_the_table(tmp_path):
+    write_all(tmp_path, "x\ry/a.dcm", "b\r.dcm")
+    found, refused = find_files(tmp_path, tmp_path / "nowhere")
+    table = as_table([*(row_of(film, "copied") for film in found), *refused])
+    write_films(tmp_path, table)
+    pd.testing.assert_frame_equal(read_films(tmp_path), table)
+    assert table["file"].tolist() == ["b\\r.dcm", "x\\ry/a.dcm"]
+
+
+def test_links_that_lead_out_and_things_that_are_no_files_are_refused(tmp_path):
+    folder, outside = tmp_path / "films", tmp_path / "outside"
+    write_all(folder, "real/a.dcm")
+    write_all(outside, "secret.dcm")
+    (folder / "out.dcm").symlink_to(outside / "secret.dcm")
+    (folder / "outfolder").symlink_to(outside)
+    (folder / "infolder").symlink_to(folder / "real")
+    (folder / "in.dcm").symlink_to(folder / "real" / "a.dcm")
+    (folder / "gone.dcm").symlink_to(folder / "none.dcm")
+    (folder / "round.dcm").symlink_to(folder / "round.dcm")
+    os.mkfifo(folder / "pipe.dcm")
+    found, refused = files_of(folder)
+    assert found == {"in.dcm": "in", "real/a.dcm": "a"}
+    assert (
+        refused["out.dcm"]
+        == refused["outfolder"]
+        == ("a link that leads out of the folder; not followed")
+    )
+    assert refused["infolder"] == "a link to a folder; not followed"
+    assert refused["pipe.dcm"] == "not a regular file"
+    assert refused["gone.dcm"].startswith("cannot be read")
+    assert refused["round.dcm"].startswith("cannot be read")
+
+
+def test_films_that_claim_one_id_are_all_refused(tmp_path):
+    write_all(tmp_path, "one/a.dcm", "two/a.dcm", "three/A.dcm", "b.dcm")
+    found, refused = files_of(tmp_path)
+    assert found == {"b.dcm": "b"}
+    assert refused == {
+        "one/a.dcm": "its image_id is also that of three/A.dcm; neither is converted",
+        "three/A.dcm": "its image_id is also that of one/a.dcm; neither is converted",
+        "two/a.dcm": "its image_id is also that of one/a.dcm; neither is converted",
+    }
+
+
+def test_a_report_beside_a_film_does_not_claim_its_id(tmp_path):
+    write_all(tmp_path, "a.dcm")
+    write_all(tmp_path, "a.txt", data=b"No pneumonia.")
+    assert files_of(tmp_path) == ({"a.dcm": "a", "a.txt": "a"}, {})
+
+
+def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    write_atomic(path, b"first")
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        write_atomic(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_table_is_on_disk_before_it_bears_its_name(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(os, "fsync", lambda _: done.append("on disk"))
+    monkeypatch.setattr(Path, "replace", lambda *_: done.append("named"))
+    write_films(tmp_path, as_table([row_of(SOURCE, "copied")]))
+    assert done == ["on disk", "named"]
+
+
+def test_the_table_is_read_as_it_was_written(tmp_path):
+    rows = [
+        row_of(
+            SOURCE, "copied", rows=2048, columns=2500, view="PA", sex="F", jpg_bytes=9, recipe=1
+        ),
+        row_of(SOURCE._replace(file="NA", image_id="nan"), "failed", 'a, "reason"'),
+        row_of(SOURCE._replace(file='"a\n.dcm', image_id="007"), "encoded", age=7, quality=95),
+    ]
+    table = as_table(rows)
+    write_films(tmp_path, table)
+    pd.testing.assert_frame_equal(read_films(tmp_path), table)
+    assert list(table["file"]) == ['"a\n.dcm', "NA", "a/b.dcm"]
+    assert list(table.columns) == list(COLUMNS)
+    assert table["image_id"].tolist() == ["007", "nan", "b"]
+    assert table["age"].isna().tolist() == [False, True, True]
+    before = (tmp_path / "films.csv").stat().st_mtime_ns
+    write_films(tmp_path, table)
+    assert (tmp_path / "films.csv").stat().st_mtime_ns == before
+
+
+def test_a_table_of_someone_else_is_refused(tmp_path):
+    (tmp_path / "films.csv").write_text("title,year\nDrive,2011\n")
+    with pytest.raises(ValueError, match=r"films\.csv: not a table of convert_folder"):
+        read_films(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read_films(tmp_path / "none")
+
+
+@pytest.mark.parametrize("number", ["48.5", "9" * 19, "9" * 40, "x"])
+def test_a_number_that_cannot_be_one_makes_it_no_table(tmp_path, number):
+    write_films(tmp_path, as_table([row_of(SOURCE, "copied", rows=2048)]))
+    table = tmp_path / "films.csv"
+    table.write_text(table.read_text().replace("2048", number))
+    with pytest.raises(ValueError, match=r"films\.csv: not a table of convert_folder"):
+        read_films(tmp_path)
+
+
+def test_what_a_killed_run_did_is_remembered_even_after_a_torn_line(tmp_path):
+    first, second = row_of(SOURCE, "copied", rows=5), row_of(SOURCE._replace(file="c"), "copied")
+    write_films(tmp_path, as_table([row_of(SOURCE, "failed")]))
+    journal = tmp_path / "films.journal"
+    with pytest.raises(KeyboardInterrupt), remembering(tmp_path) as (known, remember):
+        assert known["a/b.dcm"]["status"] == "failed"
+        remember([first])
+        raise KeyboardInterrupt
+    journal.write_bytes(journal.read_bytes() + b'{"image_id": "x", "file": "torn')
+    with pytest.raises(KeyboardInterrupt), remembering(tmp_path) as (known, remember):
+        assert known == {"a/b.dcm": first}
+        remember([second])
+        raise KeyboardInterrupt
+    with remembering(tmp_path) as (known, _):
+        assert known == {"a/b.dcm": first, "c": second}
+    assert not journal.exists()
+
+
+def test_a_journal_that_holds_anything_gives_the_rows_that_are_rows(tmp_path):
+    row = row_of(SOURCE, "copied", rows=5)
+    lines = [
+        b"\0" * 100 + b"\xff\xfe{",
+        json.dumps(row | {"file": []}).encode(),
+        json.dumps({"file": "x"}).encode(),
+        b"7",
+        json.dumps(row).encode(),
+        b'{"file": "\xff"}',
+    ]
+    (tmp_path / "films.journal").write_bytes(b"\n".join(lines))
+    with remembering(tmp_path) as (known, _):
+        assert known == {"a/b.dcm": row}
+
+
+def test_a_second_run_of_the_same_process_is_kept_out(tmp_path):
+    with remembering(tmp_path):
+        with pytest.raises(BlockingIOError, match="another run"), remembering(tmp_path):
+            pass
+        with pytest.raises(BlockingIOError, match="another run"), remembering(tmp_path):
+            pass
+    with remembering(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_a_lock_on_a_file_that_is_gone_by_then_is_none(tmp_path, made_anew):
+    path = tmp_path / "films.journal"
+    with path.open("a") as late:
+        with remembering(tmp_path):
+            pass
+        assert not path.exists()
+        if made_anew:
+            path.touch()
+        with pytest.raises(BlockingIOError, match="taken"):
+            acquire_lock(late, "taken")
+
+
+def test_what_is_known_is_read_when_the_other_run_has_ended(tmp_path, monkeypatch):
+    row = row_of(SOURCE, "copied")
+
+    def end_other_run(journal, taken):
+        write_films(tmp_path, as_table([row]))
+
+    monkeypatch.setattr(filmtable, "acquire_lock", end_other_run)
+    with remembering(tmp_path) as (known, _):
+        assert known == {"a/b.dcm": row}

@@ -1,0 +1,129 @@
+import copy
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from chexnet.evaluation import evaluate, evaluate_maps
+from chexnet.figures import BLUE, RED
+from chexnet.figures import curves as forests
+from chexnet.runs import Run
+from tests.made_up_run import write_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    run = write_run(tmp_path_factory.mktemp("runs") / "made-up", signal=0.8)
+    evaluate(run, draws=50)
+    evaluate_maps(run, draws=50)
+    return run
+
+
+def texts(ax) -> list[str]:
+    return [text.get_text() for text in ax.texts]
+
+
+def test_the_forest_has_a_row_for_every_subgroup_and_floor_and_a_reason_for_every_gap(tmp_path):
+    few = write_run(tmp_path / "few", films=80)
+    evaluate(few, draws=20)
+    metrics = few.metrics["classes"]["Pneumonia"]
+    ax = forests.subgroup_figure(few).axes[0]
+    assert len(ax.get_yticklabels()) == 1 + len(metrics["subgroups"]) + len(metrics["floors"])
+    missing = [one for one in metrics["subgroups"] if one["auroc"] is None]
+    assert missing
+    assert sum(text.startswith("– ") and len(text) > 2 for text in texts(ax)) >= len(missing)
+
+
+def test_a_forest_reads_from_above(run):
+    ax = forests.subgroup_figure(run).axes[0]
+    assert ax.get_yticklabels()[0].get_text().startswith("all test films")
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]
+
+
+def test_localisation_stands_beside_its_floors(run):
+    hits, overlap = forests.localization_figure(run).axes
+    assert [label.get_text().split("  ")[0] for label in hits.get_yticklabels()] == [
+        "all films with boxes",
+        "true positives",
+        "no pixels: best fixed point",
+        "no pixels: random point",
+    ]
+    found = run.metrics["localization"]
+    assert any(f"{found['hit_rate']['value']:.3f}" in text for text in texts(hits))
+    assert any(f"{found['floors']['fixed_mask']['value']:.3f}" in text for text in texts(overlap))
+
+
+def test_a_run_whose_maps_were_not_held_against_boxes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"metrics\.json: nothing about localization"):
+        forests.localization_figure(write_run(tmp_path / "bare", films=40))
+
+
+def test_a_localisation_without_numbers_shows_the_reasons(run, tmp_path):
+    bare = write_run(tmp_path / "bare", films=40)
+    metrics = copy.deepcopy(run.metrics)
+    gap = {"value": None, "low": None, "high": None, "n": 0, "reason": "no films with boxes"}
+    metrics["localization"] |= {"hit_rate": gap, "mean_iou": gap}
+    del metrics["localization"]["true_positives"]
+    bare.write_json("metrics.json", metrics)
+    figure = forests.localization_figure(bare)
+    assert "– no films with boxes" in texts(figure.axes[0])
+
+
+def test_the_interval_by_patient_lies_pale_below_delongs(run):
+    ax = forests.subgroup_figure(run).axes[0]
+    found = run.metrics["classes"]["Pneumonia"]["test"]
+    delong, by_patient = ax.lines[1:3]  # the first is the line at 0.5
+    for line, key in ((delong, "auroc"), (by_patient, "auroc_by_patient")):
+        assert list(line.get_xdata()) == [found[key]["low"], found[key]["high"]]
+    assert by_patient.get_alpha() == 0.5
+    assert by_patient.get_ydata()[0] > delong.get_ydata()[0] == 0
+
+
+def test_a_model_that_has_learnt_only_the_view_has_a_red_title_that_says_so(run, tmp_path):
+    view = write_run(tmp_path / "view", films=600)
+    films = view.predictions
+    noise = np.random.default_rng(0).random(len(films)) / 1000
+    films["y_score"] = 0.3 + 0.4 * (films["view"] == "AP") + noise
+    columns = ["image_id", "split", "class_name", "y_true", "y_score"]
+    view.write_table("predictions.csv", films[columns])
+    evaluate(view, draws=100)
+    title = forests.subgroup_figure(view).axes[0].title
+    assert to_hex(title.get_color()) == to_hex(RED)
+    assert "Not shown to know more than view, sex and age" in title.get_text()
+    title = forests.subgroup_figure(run).axes[0].title
+    assert title.get_color() == "black"
+    assert "Knows more than view, sex and age" in title.get_text()
+
+
+def test_forests_draw_into_the_axes_they_are_given(run):
+    figure = Figure()
+    one, *two = figure.subplots(1, 3)
+    assert forests.subgroup_figure(run, ax=one) is figure
+    assert forests.localization_figure(run, axes=two) is figure
+    assert all(ax.get_yticklabels() for ax in figure.axes)
+    FigureCanvasAgg(figure).draw()
+
+
+def test_the_model_and_what_needs_no_pixels_differ_in_colour_and_in_marker(run):
+    ax = forests.subgroup_figure(run).axes[0]
+    markers = {(line.get_marker(), line.get_color()) for line in ax.lines} - {("None", BLUE)}
+    assert {("o", BLUE), ("D", RED)} <= markers
+
+
+def test_a_run_that_is_not_evaluated_and_an_unknown_class_are_refused(run, tmp_path):
+    with pytest.raises(ValueError, match=r"class_name='Mass': allowed are \['Pneumonia'\]"):
+        forests.subgroup_figure(run, class_name="Mass")
+    with pytest.raises(ValueError, match=r"metrics\.json: nothing about 'Pneumonia'"):
+        forests.subgroup_figure(write_run(tmp_path / "bare", films=40))
+
+
+def test_a_run_without_positives_draws_reasons(tmp_path):
+    poor = write_run(tmp_path / "poor", films=60)
+    poor.write_table("predictions.csv", poor.predictions.assign(y_true=0))
+    evaluate(poor, draws=20)
+    figure = forests.subgroup_figure(poor)
+    FigureCanvasAgg(figure).draw()
+    assert "– no positive films" in texts(figure.axes[0])
+    assert "Not known whether" in figure.axes[0].get_title()

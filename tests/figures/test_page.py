@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from chexnet.evaluation import beyond_no_pixels, evaluate, evaluate_maps, interval_text
+from chexnet.figures import evidence_page
+from tests.made_up_run import write_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "made-up"
+    run = write_run(folder, signal=0.8, classes=("Pneumonia", "Edema"))
+    evaluate(run, draws=50)
+    evaluate_maps(run, draws=50)
+    return run
+
+
+@pytest.fixture(scope="module")
+def page(run):
+    page = evidence_page(run)
+    FigureCanvasAgg(page).draw()
+    return page
+
+
+def words(page) -> list[str]:
+    return [text.get_text() for part in [page, *page.subfigs] for text in part.texts]
+
+
+def test_the_page_holds_every_figure_of_the_evidence(page):
+    assert [ax.get_title() for ax in page.axes] == [
+        "ROC curve",
+        "Precision and recall",
+        "Reliability",
+        "Decision curve",
+        "Scores",
+        "AUROC of groups of films, and of what needs no pixels",
+        "Hit rate: the map is brightest inside a box",
+        "Mean IoU of the map with the boxes",
+    ]
+
+
+def test_each_part_has_something_drawn(page):
+    for ax in page.axes:
+        assert ax.has_data()
+
+
+def test_no_panel_nor_its_legend_lies_over_another_or_off_the_page(page):
+    boxes = [ax.get_tightbbox() for ax in page.axes]
+    for number, box in enumerate(boxes):
+        assert box.x0 >= -1
+        assert box.y0 >= -1
+        assert box.x1 <= page.bbox.width + 1
+        assert box.y1 <= page.bbox.height + 1
+        for other in boxes[number + 1 :]:
+            width = min(box.x1, other.x1) - max(box.x0, other.x0)
+            height = min(box.y1, other.y1) - max(box.y0, other.y0)
+            assert min(width, height) < 3  # pixels of 100 to the inch
+
+
+def test_the_head_says_how_many_films_and_what_the_averages_and_the_view_are(run, page):
+    found = run.metrics["classes"]["Pneumonia"]
+    said = " ".join(words(page)).replace("\n", " ")
+    assert "made-up: Pneumonia" in said
+    assert f"{found['test']['n']} test films of {found['test']['n_patients']} patients" in said
+    assert f"macro average: AUROC {interval_text(run.metrics['overall']['macro'])}" in said
+    assert beyond_no_pixels(found)[1] in said
+
+
+def test_the_page_of_a_class_whose_maps_were_not_judged_says_so(run, tmp_path):
+    page = evidence_page(run, class_name="Edema")
+    assert "– The maps were judged for Pneumonia." in words(page)
+    bare = write_run(tmp_path / "bare", films=120)
+    evaluate(bare, draws=20)
+    assert "– The maps were not judged." in words(evidence_page(bare))
+
+
+def test_a_run_of_which_little_is_known_still_has_its_page(tmp_path):
+    poor = write_run(tmp_path / "poor", films=60)
+    poor.write_table("predictions.csv", poor.predictions.assign(y_true=0))
+    evaluate(poor, draws=20)
+    evaluate_maps(poor, draws=20)
+    page = evidence_page(poor)
+    FigureCanvasAgg(page).draw()
+    assert any("Not known whether" in text for text in words(page))
+
+
+def test_the_page_is_saved_as_a_picture_and_for_print(run):
+    page = evidence_page(run)
+    for suffix in ("png", "pdf"):
+        assert run.write_figure(f"evidence.{suffix}", page).stat().st_size > 20_000
+    width, height = page.get_size_inches()
+    assert np.isclose(width, 10.5)
+    assert 1.2 < height / width < 1.5  # A4 is 1.41
+
+
+def test_a_run_that_is_not_evaluated_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"metrics\.json: nothing about 'Pneumonia'"):
+        evidence_page(write_run(tmp_path / "bare", films=40))

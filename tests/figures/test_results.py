@@ -1,0 +1,410 @@
+import cv2
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from chexnet.evaluation import OUTCOMES, choose_thresholds, evaluate, outcome_table
+from chexnet.figures import results_figure
+from chexnet.runs import Run
+from tests.alone import run_without_keras
+from tests.made_up_run import write_run
+
+LEFT, RIGHT = ("TP", "TN"), ("FN", "FP")
+
+
+def with_films(run: Run, seed: int = 0) -> Run:
+    """Adds grey films of the stated size, white in the upper left corner only."""
+    rng = np.random.default_rng(seed)
+    for film in run.images.query("split == 'test'").itertuples():
+        pixels = rng.integers(60, 120, (film.rows, film.columns), dtype=np.uint8)
+        pixels[: film.rows // 4, : film.columns // 4] = 255
+        run.write_film(film.image_id, pixels)
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    return with_films(write_run(tmp_path_factory.mktemp("runs") / "made-up", films=240, signal=0.5))
+
+
+@pytest.fixture(scope="module")
+def figure(run) -> Figure:
+    figure = results_figure(run.folder)
+    FigureCanvasAgg(figure).draw()
+    return figure
+
+
+def films_on(figure: Figure) -> dict[str, list]:
+    """Outcome to the axes that show films of it."""
+    shown = {outcome: [] for outcome in OUTCOMES}
+    for ax in figure.axes:
+        outcome = ax.get_label().split(" ")[0]
+        if outcome in shown:
+            shown[outcome].append(ax)
+    return shown
+
+
+def ids_on(figure: Figure) -> dict[str, list[str]]:
+    shown = films_on(figure)
+    return {
+        outcome: [ax.get_label().split(" ")[1] for ax in axes] for outcome, axes in shown.items()
+    }
+
+
+def caption(figure: Figure) -> str:
+    return " ".join(figure.texts[0].get_text().split())
+
+
+def titles(figure: Figure) -> str:
+    words = [*figure.texts[1:], *(text for ax in figure.axes for text in ax.texts)]
+    return " | ".join(" ".join(text.get_text().split()) for text in words)
+
+
+def test_right_stands_left_of_the_red_line_and_wrong_stands_right_of_it(figure):
+    (line,) = figure.artists
+    (x, again), (low, high) = line.get_xdata(), line.get_ydata()
+    red, green, blue = (int(line.get_color()[i : i + 2], 16) for i in (1, 3, 5))
+    assert x == again
+    assert red > 200 > 100 > max(green, blue)
+    shown = films_on(figure)
+    assert {outcome: len(axes) for outcome, axes in shown.items()} == {
+        "TP": 4,
+        "FN": 3,
+        "TN": 4,
+        "FP": 3,
+    }
+    for outcome in LEFT:
+        assert all(ax.get_position().x1 < x for ax in shown[outcome])
+    for outcome in RIGHT:
+        assert all(ax.get_position().x0 > x for ax in shown[outcome])
+    boxes = [ax.get_position() for axes in shown.values() for ax in axes]
+    assert low < min(box.y0 for box in boxes)
+    assert high > max(box.y1 for box in boxes)
+
+
+def test_films_with_the_finding_stand_above_those_without(figure):
+    shown = films_on(figure)
+    above = [ax.get_position().y0 for outcome in ("TP", "FN") for ax in shown[outcome]]
+    below = [ax.get_position().y1 for outcome in ("TN", "FP") for ax in shown[outcome]]
+    assert min(above) > max(below)
+
+
+def test_every_film_stands_with_the_outcome_that_its_score_and_label_give(run, figure):
+    films = run.predictions.set_index("image_id")
+    val = films[films["split"] == "val"]
+    threshold = choose_thresholds(val["y_true"], val["y_score"])["youden"]
+    for outcome, ids in ids_on(figure).items():
+        for image_id in ids:
+            film = films.loc[image_id]
+            assert film["split"] == "test"
+            assert (film["y_score"] >= threshold) == (outcome in ("TP", "FP"))
+            assert film["y_true"] == (outcome in ("TP", "FN"))
+
+
+def test_score_and_outcome_are_written_under_each_film(run, figure):
+    scores = run.predictions.set_index("image_id")["y_score"]
+    for outcome, axes in films_on(figure).items():
+        for ax in axes:
+            image_id = ax.get_label().split(" ")[1]
+            first, second = ax.get_xlabel().split("\n")
+            assert first.startswith(f"score {scores[image_id]:.2f} · {OUTCOMES[outcome][0]}")
+            assert second.endswith(image_id[:8])
+
+
+@pytest.mark.parametrize("columns", [(4, 3), (1, 5), (2, 1), (1, 1)])
+def test_no_words_lie_on_other_words_or_on_films_or_leave_the_page(run, columns):
+    # With one column left of the line its titles once ran over the line and the titles beyond.
+    figure = results_figure(run.folder, columns=columns)
+    FigureCanvasAgg(figure).draw()
+    renderer = figure.canvas.get_renderer()
+    line = figure.artists[0].get_window_extent(renderer)
+    shown = [ax for axes in films_on(figure).values() for ax in axes]
+    words = [ax.xaxis.label for ax in shown] + [text for ax in figure.axes for text in ax.texts]
+    words = [text.get_window_extent(renderer) for text in [*words, *figure.texts]]
+    films = [ax.images[0].get_window_extent(renderer) for ax in shown]
+    page = figure.bbox
+    for number, one in enumerate(words):
+        assert page.x0 <= one.x0 and one.x1 <= page.x1 and page.y0 <= one.y0 and one.y1 <= page.y1
+        assert not any(one.overlaps(other) for other in words[number + 1 :])
+        assert not any(one.overlaps(film) for film in films)
+        assert not one.overlaps(line)
+
+
+def test_no_film_is_distorted_or_upside_down(run, figure):
+    for axes in films_on(figure).values():
+        for ax in axes:
+            film = run.film(ax.get_label().split(" ")[1])
+            drawn = ax.images[0].get_window_extent()
+            assert drawn.height / drawn.width == pytest.approx(
+                film.shape[0] / film.shape[1], rel=0.01
+            )
+            rows, columns = film.shape
+            assert ax.get_ylim() == (rows, 0)
+            assert ax.get_xlim() == (0, columns)
+
+
+def test_the_white_corner_of_the_film_is_seen_at_the_upper_left(run):
+    figure = results_figure(run.folder, opacity=0, boxes=False)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    page = np.asarray(canvas.buffer_rgba())[::-1, :, 0]  # rows from below, as positions are
+    ax = films_on(figure)["TN"][0]
+    box = ax.images[0].get_window_extent()
+
+    def seen(right: float, up: float) -> int:
+        return page[int(box.y0 + up * box.height), int(box.x0 + right * box.width)]
+
+    assert seen(0.12, 0.88) > 240
+    assert max(seen(0.12, 0.12), seen(0.88, 0.12), seen(0.88, 0.6)) < 130
+
+
+def test_boxes_of_a_large_film_are_scaled_to_the_stored_one(run, figure):
+    # Never again, 7: boxes of a 1,024-pixel film on a canvas of 512.
+    boxes = run.boxes.set_index("image_id")
+    image_id = ids_on(figure)["TP"][0]
+    assert run.film(image_id).shape == (512, 256)  # stored at half of 1024 x 512
+    (patch,) = films_on(figure)["TP"][0].patches
+    found = [*patch.get_xy(), patch.get_width(), patch.get_height()]
+    np.testing.assert_allclose(found, boxes.loc[image_id, ["x", "y", "width", "height"]] / 2)
+
+
+def test_films_without_the_finding_have_no_box_and_boxes_can_be_left_out(run, figure):
+    assert not any(ax.patches for outcome in ("TN", "FP") for ax in films_on(figure)[outcome])
+    without = results_figure(run.folder, boxes=False)
+    assert not any(ax.patches for axes in films_on(without).values() for ax in axes)
+
+
+def test_one_scale_holds_for_all_films_and_is_written_at_the_colours(run):
+    figure = results_figure(run.folder, heat_scale=8.0, colormap="gray", opacity=1)
+    ids, maps = run.maps()
+    for axes in films_on(figure).values():
+        for ax in axes:
+            cam = maps[list(ids).index(ax.get_label().split(" ")[1]), 0]
+            brightest = np.asarray(ax.images[0].get_array())
+            hot = np.unravel_index(cam.argmax(), cam.shape)
+            row, column = (hot[0] + 0.5) * 512 / 8, (hot[1] + 0.5) * 256 / 4
+            expected = 255 * min(cam.max() / 8, 1)
+            film = run.film(ax.get_label().split(" ")[1])[int(row), int(column)]
+            share = min(cam.max() / 8, 1) ** 0.7
+            mixed = (1 - share) * film + share * expected
+            assert brightest[int(row), int(column), 0] == pytest.approx(mixed, abs=6)
+    assert any(
+        text.get_text() == "8 or more" for ax in figure.axes for text in ax.get_yticklabels()
+    )
+
+
+def test_a_film_whose_map_is_below_zero_everywhere_stays_grey(tmp_path):
+    # Never again, 6: divided by its own maximum, its least negative spot would glow.
+    run = with_films(write_run(tmp_path / "cold", films=60))
+    ids, maps = run.maps()
+    cold = set(ids[::2])
+    maps[::2] = -np.abs(maps[::2]) - 0.1
+    for scaled in (maps, -np.abs(maps) - 0.1):  # half of the films cold, then all of them
+        run.write_arrays("maps.npz", image_id=ids, maps=scaled)
+        figure = results_figure(run.folder, rows=3)
+        for axes in films_on(figure).values():
+            for ax in axes:
+                rgb = np.asarray(ax.images[0].get_array())
+                if scaled is not maps or ax.get_label().split(" ")[1] in cold:
+                    assert (rgb == rgb[..., :1]).all()
+                    assert not ax.collections
+
+
+def test_the_same_seed_draws_the_same_films_and_another_seed_others(run, figure):
+    assert ids_on(results_figure(run.folder)) == ids_on(figure)
+    assert ids_on(results_figure(run.folder, seed=1)) != ids_on(figure)
+
+
+def test_the_draw_does_not_depend_on_the_order_of_the_predictions(run, figure, tmp_path):
+    other = with_films(write_run(tmp_path / "made-up", films=240, signal=0.5))
+    other.write_table("predictions.csv", other.read_table("predictions.csv").iloc[::-1])
+    assert ids_on(results_figure(other.folder)) == ids_on(figure)
+
+
+def test_by_score_the_surest_come_first(run):
+    figure = results_figure(run.folder, by="score")
+    films, _ = outcome_table(run)
+    for outcome, ids in ids_on(figure).items():
+        scores = films[films["outcome"] == outcome].set_index("image_id")["y_score"]
+        expected = scores.sort_values(ascending=outcome in ("TN", "FN")).index[: len(ids)]
+        assert ids == list(expected)
+    assert "surest" in caption(figure)
+
+
+@pytest.mark.parametrize("by", ["hit", "miss"])
+def test_by_hit_or_miss_the_maps_of_positives_are_brightest_inside_or_outside(run, by):
+    figure = results_figure(run.folder, by=by)
+    ids, maps = run.maps()
+    boxes = run.boxes.set_index("image_id")
+    count = 0
+    for outcome in ("TP", "FN"):
+        for image_id in ids_on(figure)[outcome]:
+            cam = maps[list(ids).index(image_id), 0]
+            row, column = np.unravel_index(cam.argmax(), cam.shape)
+            x, y, box = (column + 0.5) * 128, (row + 0.5) * 128, boxes.loc[image_id]
+            inside = box.x <= x < box.x + box.width and box.y <= y < box.y + box.height
+            assert inside == (by == "hit")
+            count += 1
+    assert count
+    for outcome in ("TP", "FN"):
+        assert all(ax.get_xlabel().split("\n")[0].endswith(by) for ax in films_on(figure)[outcome])
+
+
+def test_a_list_of_image_ids_shows_these_and_no_others_in_as_many_rows_as_they_need(run):
+    films, _ = outcome_table(run)
+    chosen = [
+        *films.query("outcome == 'TP'")["image_id"][:5],
+        *films.query("outcome == 'FP'")["image_id"][:1],
+    ]
+    figure = results_figure(run.folder, image_ids=chosen[::-1], columns=(2, 1))
+    found = ids_on(figure)
+    assert found == {"TP": chosen[:5][::-1], "FN": [], "TN": [], "FP": chosen[5:]}
+    heights = {round(ax.get_position().y0, 3) for ax in films_on(figure)["TP"]}
+    assert len(heights) == 3
+    assert titles(figure).count("none chosen") == 2
+    assert "chosen by hand" in caption(figure)
+
+
+def test_any_number_of_columns_and_rows(run):
+    figure = results_figure(run.folder, columns=(2, 5), rows=2)
+    counts = {outcome: len(ids) for outcome, ids in ids_on(figure).items()}
+    assert counts["TP"] == counts["TN"] == 4
+    assert 5 < counts["FP"] <= 10
+
+
+def test_an_outcome_that_never_happens_says_none(tmp_path):
+    run = with_films(write_run(tmp_path / "perfect", films=60, signal=30.0))
+    figure = results_figure(run.folder)
+    assert ids_on(figure)["FN"] == ids_on(figure)["FP"] == []
+    assert titles(figure).split(" | ").count("none") == 2
+    assert "False negatives: 0 of the" in titles(figure)
+
+
+def test_the_caption_states_the_rule_the_counts_and_the_threshold(run, figure):
+    films, _ = outcome_table(run)
+    counts = films["outcome"].value_counts()
+    words = caption(figure)
+    assert f"{len(films)} test films" in words
+    for outcome, (name, *_) in OUTCOMES.items():
+        assert f"{name} {counts[outcome]}" in words
+        assert f"{name.capitalize()}s: {counts[outcome]} of" in titles(figure)
+    val = run.predictions.query("split == 'val'")
+    threshold = choose_thresholds(val["y_true"], val["y_score"])["youden"]
+    assert f"at a score of {threshold:.3g} or above" in words
+    assert f"chosen on {len(val)} validation films" in words
+    assert "at random within each outcome (seed 0)" in words
+
+
+def test_the_threshold_is_the_one_that_the_evaluation_wrote(tmp_path):
+    run = with_films(write_run(tmp_path / "run", films=100))
+    evaluate(run, draws=20)
+    metrics = run.metrics
+    point = metrics["classes"]["Pneumonia"]["operating_points"]["sensitivity_0.9"]
+    point["threshold"] = 0.987  # nothing would compute this one
+    run.write_json("metrics.json", metrics)
+    films, words = outcome_table(run, threshold="sensitivity_0.9")
+    assert "score of 0.987" in words
+    called = films["outcome"].isin(["TP", "FP"])
+    assert called.equals(films["y_score"] >= 0.987)
+
+
+def test_a_threshold_can_be_given_and_a_score_equal_to_it_is_called_positive(run):
+    score = float(outcome_table(run)[0]["y_score"].iloc[0])
+    films, words = outcome_table(run, threshold=score)
+    assert films["outcome"].iloc[0] in ("TP", "FP")
+    assert "as asked for" in words
+
+
+def test_without_validation_the_missing_threshold_is_explained(tmp_path):
+    run = with_films(write_run(tmp_path / "run", films=40))
+    run.write_table("predictions.csv", run.read_table("predictions.csv").query("split == 'test'"))
+    with pytest.raises(ValueError, match=r"no threshold can be chosen for 'Pneumonia'.*threshold="):
+        results_figure(run.folder)
+    assert results_figure(run.folder, threshold=0.5)
+
+
+def test_each_class_has_its_own_figure(tmp_path):
+    run = with_films(write_run(tmp_path / "two", films=100, classes=("Pneumonia", "Mass")))
+    ids, maps = run.maps()
+    maps[:, 1] = -1  # no evidence for a mass anywhere: its figure is grey
+    run.write_arrays("maps.npz", image_id=ids, maps=maps)
+    figure = results_figure(run.folder, class_name="Mass")
+    for axes in films_on(figure).values():
+        assert all(np.ptp(ax.images[0].get_array(), axis=-1).max() == 0 for ax in axes)
+    labels = run.images.set_index("image_id")["Mass"]
+    for outcome, ids in ids_on(figure).items():
+        assert (labels[ids] == (outcome in ("TP", "FN"))).all()
+    assert "with mass, found" in titles(figure)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"class_name": "Mass"}, r"class_name='Mass': allowed are \['Pneumonia'\]"),
+        ({"by": "luck"}, "by='luck': allowed are 'outcome', 'score', 'hit', 'miss'"),
+        ({"columns": (0, 3)}, r"columns=\(0, 3\)"),
+        ({"rows": 0}, "rows=0"),
+        ({"image_ids": ["nobody"]}, "nobody"),
+        ({"image_ids": []}, "image_ids: none"),
+        ({"threshold": "best"}, "threshold='best': allowed are a number and"),
+        ({"colormap": "rainbow2"}, "colormap='rainbow2'"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused_by_name(run, choice, message):
+    with pytest.raises(ValueError, match=message):
+        results_figure(run.folder, **choice)
+
+
+def test_a_folder_that_is_no_run_and_a_film_that_is_missing_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not a run folder"):
+        results_figure(tmp_path)
+    run = write_run(tmp_path / "no-films", films=40)
+    with pytest.raises(FileNotFoundError, match=r"films/\d+\.jpg"):
+        results_figure(run.folder)
+
+
+def test_it_is_written_as_png_and_as_pdf(figure, run):
+    png, pdf = (run.write_figure(f"results.{suffix}", figure, dpi=60) for suffix in ("png", "pdf"))
+    assert cv2.imread(str(png)).std() > 20
+    assert pdf.read_bytes().startswith(b"%PDF")
+
+
+def test_a_figure_is_re_rendered_without_keras_and_without_pyplot(run):
+    run_without_keras(
+        "from chexnet.figures.results import results_figure; "
+        f"results_figure({str(run.folder)!r}).savefig({str(run.folder / 'again.png')!r}, dpi=40)"
+    )
+
+
+def test_genuine_films_keep_their_shape_and_their_boxes(rsna_dir, tmp_path):
+    labels = pd.read_csv(rsna_dir / "stage_2_train_labels.csv")
+    boxed = labels[labels["Target"] == 1]
+    ids = [*boxed["patientId"].unique()[:4], *labels.loc[labels["Target"] == 0, "patientId"][:8]]
+    truth = np.isin(ids, boxed["patientId"]).astype(int)
+    images = pd.DataFrame({"image_id": ids, "Pneumonia": truth, "rows": 1024, "columns": 1024})
+    images["split"] = ["test", "test", "val", "val", *["test", "val"] * 4]
+    boxes = boxed[boxed["patientId"].isin(ids)].rename(columns={"patientId": "image_id"})
+    run = Run.create(
+        tmp_path,
+        settings={"class_names": ["Pneumonia"]},
+        images=images,
+        boxes=boxes.drop(columns="Target"),
+    )
+    predictions = images[["image_id", "split"]].assign(class_name="Pneumonia", y_true=truth)
+    run.write_table("predictions.csv", predictions.assign(y_score=0.2 + 0.6 * truth))
+    maps = np.zeros((12, 1, 7, 7), np.float32)
+    run.write_arrays("maps.npz", image_id=np.array(ids, str), maps=maps)
+    for image_id in images.query("split == 'test'")["image_id"]:
+        dicom = pydicom.dcmread(rsna_dir / "stage_2_train_images" / f"{image_id}.dcm")
+        run.write_film(image_id, dicom.pixel_array)
+    figure = results_figure(tmp_path)
+    assert ids_on(figure)["TP"]
+    for ax in films_on(figure)["TP"]:
+        image_id = ax.get_label().split(" ")[1]
+        expected = boxes.loc[boxes["image_id"] == image_id, ["x", "y", "width", "height"]] / 2
+        found = [(*p.get_xy(), p.get_width(), p.get_height()) for p in ax.patches]
+        np.testing.assert_allclose(found, expected)
+        np.testing.assert_array_equal(ax.images[0].get_array()[..., 0], run.film(image_id))

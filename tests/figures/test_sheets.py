@@ -1,0 +1,84 @@
+import numpy as np
+import pydicom
+import pytest
+
+from chexnet.dicom import convert_folder
+from chexnet.figures import conversion_sheet
+from chexnet.figures.sheets import odd_films, stored_values
+from chexnet.phantom import write_phantom_study
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Twelve phantom films, one of them stored as a negative, one of another size."""
+    folder = tmp_path_factory.mktemp("study")
+    source = write_phantom_study(folder / "study", films=12, film_size=128)
+    source = source / "stage_2_train_images"
+    paths = sorted(source.glob("*.dcm"))
+    negative = pydicom.dcmread(paths[3])
+    pixels = negative.pixel_array
+    negative.decompress()
+    negative.PhotometricInterpretation = "MONOCHROME1"
+    negative.PixelData = (255 - pixels).tobytes()
+    negative.save_as(paths[3])
+    small = pydicom.dcmread(paths[5])
+    small.decompress()
+    small.Rows = 64
+    small.PixelData = pixels[:64].tobytes()
+    small.save_as(paths[5])
+    films = convert_folder(source, folder / "jpg", progress=False)
+    assert (films["status"] != "failed").all()
+    return source, folder / "jpg", films, paths
+
+
+def test_films_that_had_to_be_changed_come_first_then_rare_sizes_then_dark_and_bright(study):
+    _, jpg, films, paths = study
+    odd = odd_films(films, jpg, count=5)
+    assert len(odd) == 5
+    assert set(odd["image_id"][:2]) == {paths[3].stem, paths[5].stem}
+    assert odd["image_id"].is_unique
+    assert odd["why"].iloc[-2:].str.startswith(("dark", "bright")).all()
+
+
+def test_where_all_films_are_alike_the_darkest_and_the_brightest_come_by_turns(study):
+    _, jpg, films, _ = study
+    alike = films[(films["status"] == "copied") & (films["rows"] == 128)]
+    odd = odd_films(alike, jpg, count=4)
+    assert [why.split(",")[0] for why in odd["why"]] == ["dark", "bright"] * 2
+    assert odd["rows"].eq(128).all()
+
+
+def test_a_failed_film_is_never_shown_and_none_at_all_is_an_error(study):
+    _, jpg, films, paths = study
+    failed = films.assign(
+        status=films["status"].where(films["image_id"] != paths[3].stem, "failed")
+    )
+    assert paths[3].stem not in set(odd_films(failed, jpg, count=12)["image_id"])
+    with pytest.raises(ValueError, match="0 converted films"):
+        odd_films(films.assign(status="failed"), jpg)
+
+
+def test_stored_values_are_shown_uninterpreted_so_a_negative_stays_one(study):
+    source, jpg, films, paths = study
+    negative = stored_values(paths[3]).astype(int)
+    sheet = conversion_sheet(films, source, jpg, count=3)
+    shown = [np.asarray(ax.images[0].get_array()).astype(int) for ax in sheet.axes if ax.images]
+    assert len(shown) == 6
+    at = list(odd_films(films, jpg, count=3)["image_id"]).index(paths[3].stem)
+    np.testing.assert_array_equal(shown[2 * at], negative)
+    assert np.abs(255 - negative - shown[2 * at + 1]).mean() < 3
+    titles = [ax.get_title() for ax in sheet.axes if ax.images]
+    assert "MONOCHROME1" in titles[2 * at].replace("\n", " ")
+
+
+def test_twelve_bits_are_shown_in_their_own_range_and_colours_as_their_mean(study, tmp_path):
+    film = pydicom.dcmread(study[3][0])
+    film.decompress()
+    film.BitsAllocated, film.BitsStored, film.HighBit = 16, 12, 11
+    values = np.linspace(0, 4095, 128 * 128).astype(np.uint16).reshape(128, 128)
+    film.PixelData = values.tobytes()
+    film["PixelData"].VR = "OW"
+    film.save_as(tmp_path / "deep.dcm")
+    found = stored_values(tmp_path / "deep.dcm")
+    assert found.dtype == np.uint8
+    np.testing.assert_allclose(found, values / 4095 * 255, atol=1)

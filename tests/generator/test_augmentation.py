@@ -1,0 +1,296 @@
+import copy
+import gc
+from concurrent.futures import ThreadPoolExecutor
+from types import FunctionType, ModuleType
+
+import imgaug.augmenters as iaa
+import imgaug.parameters as iap
+import numpy as np
+import pytest
+from imgaug.augmentables.segmaps import SegmentationMapsOnImage
+
+from chexnet.generator import augmented_examples, default_augmenter
+from chexnet.generator.augmentation import FilmWarp, SeededAugmenter
+from chexnet.labels.boxes import coverage
+
+SIZE = 64
+OFF = {"flip": 0, "rotation": 0, "shear": 0, "shift": 0, "scale": 0, "blur": 0}
+STRENGTHS = {
+    "flip": 1, "rotation": 20, "shear": 16, "shift": 0.2, "scale": 0.3, "blur": 40,
+    "brightness": 0.3, "contrast": 0.5,
+}  # fmt: skip
+# Their parameters lie in kernels, masks and points, which imgaug does not list as parts.
+HIDDEN = {
+    "Sharpen": iaa.Sharpen(alpha=(0, 1)),
+    "Emboss": iaa.Emboss(alpha=(0, 1), strength=(0.5, 1.5)),
+    "MotionBlur": iaa.MotionBlur(k=(3, 7), angle=(0, 360)),
+    "SimplexNoise": iaa.BlendAlphaSimplexNoise(iaa.Multiply((0.5, 1.5))),
+    "FrequencyNoise": iaa.BlendAlphaFrequencyNoise(foreground=iaa.Add((-20, 20))),
+    "RegularGrid": iaa.BlendAlphaRegularGrid((2, 5), (2, 5), iaa.Multiply((0.5, 1.5))),
+    "Checkerboard": iaa.BlendAlphaCheckerboard(2, (1, 4), iaa.Add((-30, 30))),
+    "LinearGradient": iaa.BlendAlphaHorizontalLinearGradient(iaa.Add((-60, 60))),
+    "UniformVoronoi": iaa.UniformVoronoi((10, 40)),
+}
+MOVES = ["flip", "rotation", "shear", "shift", "scale"]
+
+
+def film(seed=0):
+    return np.random.default_rng(seed).integers(60, 200, (SIZE, SIZE)).astype(np.uint8)
+
+
+def rectangle(top=20, left=12, height=16, width=24):
+    pixels = np.zeros((SIZE, SIZE), np.uint8)
+    pixels[top : top + height, left : left + width] = 255
+    return pixels
+
+
+def warp(**strengths):
+    return FilmWarp(**{"flip": 0, "rotation": 0, "shear": 0, "shift": 0, "scale": 0, **strengths})
+
+
+@pytest.mark.parametrize("name", STRENGTHS)
+def test_each_step_changes_films_and_keeps_their_size_and_dtype(name):
+    augmenter = default_augmenter(SIZE, **{**OFF, name: STRENGTHS[name]})
+    assert len(augmenter) == 1
+    films, _ = augmented_examples(film(), augmenter, count=16)
+    assert films.shape == (16, SIZE, SIZE)
+    assert films.dtype == np.uint8
+    assert sum(not np.array_equal(changed, film()) for changed in films) >= 4
+
+
+def test_a_strength_of_0_leaves_the_step_out():
+    augmenter = default_augmenter(SIZE, **OFF)
+    assert len(augmenter) == 0
+    films, _ = augmented_examples(film(), augmenter, count=3)
+    assert all(np.array_equal(changed, film()) for changed in films)
+
+
+@pytest.mark.parametrize("name", STRENGTHS)
+def test_a_strength_that_makes_no_sense_is_refused(name):
+    for value in (-0.1, 1000):
+        with pytest.raises(ValueError, match=f"{name}={value}"):
+            default_augmenter(SIZE, **{name: value})
+
+
+def test_a_flip_is_the_exact_mirror_image():
+    films, _ = augmented_examples(film(), warp(flip=1), count=4)
+    assert all(np.array_equal(changed, film()[:, ::-1]) for changed in films)
+
+
+def test_half_of_the_films_are_flipped_and_half_are_blurred_by_default():
+    flipped, _ = augmented_examples(film(), warp(flip=0.5), count=400)
+    share = np.mean([np.array_equal(changed, film()[:, ::-1]) for changed in flipped])
+    assert 0.4 < share < 0.6
+    blurred, _ = augmented_examples(
+        film(), default_augmenter(SIZE, **{**OFF, "blur": 40}), count=400
+    )
+    share = np.mean([np.array_equal(changed, film()) for changed in blurred])
+    assert 0.4 < share < 0.6
+
+
+def test_a_shift_moves_by_at_most_its_share_of_the_side():
+    spot = np.zeros((SIZE, SIZE), np.uint8)
+    spot[30:34, 30:34] = 250
+    films, _ = augmented_examples(spot, warp(shift=0.25), count=200)
+    rows, columns = np.indices((SIZE, SIZE))
+    moved = np.array(
+        [((rows * one).sum() / one.sum(), (columns * one).sum() / one.sum()) for one in films / 1.0]
+    )
+    far = np.abs(moved - 31.5).max(axis=0)
+    assert (far <= 16.5).all()
+    assert (far > 14).all()
+    assert abs(np.corrcoef(moved.T)[0, 1]) < 0.25  # x and y are drawn apart
+
+
+def test_a_rotation_turns_by_at_most_its_angle_about_the_centre():
+    # The angle of a line's pixels about the centre, by the second moments.
+    line = np.zeros((SIZE, SIZE), np.uint8)
+    line[31:33, 8:56] = 255
+    films, _ = augmented_examples(line, warp(rotation=10), count=200)
+    rows, columns = np.indices((SIZE, SIZE)) - (SIZE - 1) / 2
+    angles = []
+    for one in films / 255:
+        assert abs((rows * one).sum() / one.sum()) < 0.1
+        xx, yy, xy = (
+            (a * b * one).sum() for a, b in [(columns,) * 2, (rows,) * 2, (columns, rows)]
+        )
+        angles.append(np.degrees(np.arctan2(2 * xy, xx - yy) / 2))
+    assert max(np.abs(angles)) < 10.3
+    assert min(angles) < -9
+    assert max(angles) > 9
+
+
+def test_a_shear_moves_each_row_along_x_by_its_height_times_the_tangent():
+    line = np.zeros((SIZE, SIZE), np.uint8)
+    line[:, 31:33] = 255
+    films, _ = augmented_examples(line, warp(shear=16), count=100)
+    columns = np.arange(SIZE)
+    centres = (films * columns).sum(axis=2) / films.sum(axis=2)  # (films, rows)
+    slopes = np.array([np.polyfit(np.arange(SIZE), row, 1)[0] for row in centres])
+    assert np.degrees(np.arctan(np.abs(slopes))).max() == pytest.approx(15.7, abs=0.5)
+    assert centres.mean(axis=1) == pytest.approx(np.full(100, 31.5), abs=0.2)
+
+
+def test_what_comes_in_from_outside_the_film_is_air():
+    films, _ = augmented_examples(np.full((SIZE, SIZE), 200, np.uint8), warp(shift=0.5), count=50)
+    assert films.min() == 0
+
+
+@pytest.mark.parametrize("name", [*MOVES, "all"])
+def test_a_mask_stays_on_its_rectangle(name):
+    chosen = MOVES if name == "all" else [name]
+    augmenter = default_augmenter(SIZE, **{**OFF, **{key: STRENGTHS[key] for key in chosen}})
+    films, masks = augmented_examples(
+        rectangle(), augmenter, mask=(rectangle() / 255).astype(np.float32), count=40
+    )
+    assert masks.dtype == np.float32
+    assert films.max() == 255
+    assert not all(np.array_equal(changed, rectangle()) for changed in films)
+    # OpenCV's warp of bytes has 5 bits of a pixel, so up to 1/32 of a step of 255.
+    assert np.abs(films / 255 - masks).max() < 0.07
+
+
+@pytest.mark.parametrize("name", [*MOVES, "all"])
+def test_a_coarser_mask_stays_on_its_rectangle_too(name):
+    chosen = MOVES if name == "all" else [name]
+    augmenter = default_augmenter(SIZE, **{**OFF, **{key: STRENGTHS[key] for key in chosen}})
+    coarse = (rectangle() / 255).reshape(32, 2, 32, 2).mean((1, 3)).astype(np.float32)
+    films, masks = augmented_examples(rectangle(), augmenter, mask=coarse, count=40)
+    from_films = (films / 255).reshape(-1, 32, 2, 32, 2).mean((2, 4))
+    # A pixel's border is soft by half a coarse cell; the bulk must agree.
+    assert np.abs(from_films - masks).mean() < 0.01
+    rows, columns = np.indices((32, 32))
+    for one, other in zip(from_films, masks, strict=True):
+        for axis in (rows, columns):
+            centre = [(axis * some).sum() / some.sum() for some in (one, other)]
+            assert centre[0] == pytest.approx(centre[1], abs=0.1)
+
+
+@pytest.mark.parametrize("size", [SIZE, 256])  # 256: warped in strips
+@pytest.mark.parametrize(
+    "box",
+    [(0, 0, 1, 1), (0, 0.25, 0.25, 0.5), (0.75, 0.75, 0.25, 0.25), (0.25, 0, 0.5, 0.125)],
+    ids=["the whole film", "left edge", "lower right corner", "upper edge"],
+)
+def test_a_box_at_the_border_of_the_film_stays_on_its_rectangle(size, box):
+    x, y, width, height = (np.array(box) * size).astype(int)
+    white = np.zeros((size, size), np.uint8)
+    white[y : y + height, x : x + width] = 255
+    mask = coverage(np.array([box]), (size, size)).astype(np.float32)
+    augmenter = default_augmenter(size, **{**OFF, **{name: STRENGTHS[name] for name in MOVES}})
+    films, masks = augmented_examples(white, augmenter, mask=mask, count=40)
+    assert len({one.tobytes() for one in films}) > 30  # some leave no white
+    assert np.abs(films / 255 - masks).max() < 0.07  # as above
+
+
+@pytest.mark.parametrize("name", ["blur", "brightness", "contrast"])
+def test_grey_values_change_and_the_mask_does_not(name):
+    mask = (rectangle() / 255).astype(np.float32)
+    augmenter = default_augmenter(SIZE, **{**OFF, name: STRENGTHS[name]})
+    films, masks = augmented_examples(film(), augmenter, mask=mask, count=16)
+    assert not all(np.array_equal(changed, film()) for changed in films)
+    assert all(np.array_equal(moved, mask) for moved in masks)
+
+
+def test_films_are_augmented_alike_with_and_without_masks():
+    augmenter = default_augmenter(SIZE, **STRENGTHS)
+    with_masks, _ = augmented_examples(film(), augmenter, mask=np.ones((8, 8), np.float32))
+    without, _ = augmented_examples(film(), augmenter)
+    assert np.array_equal(with_masks, without)
+
+
+def test_the_seed_alone_decides():
+    augmenter = SeededAugmenter(default_augmenter(SIZE, **STRENGTHS))
+    films = np.repeat(film()[None, ..., None], 8, axis=0)
+    first, _ = augmenter(films.copy(), [1, 2, 3])
+    for other in ([1, 2, 4], [1, 3, 3], [2, 2, 3]):
+        assert not np.array_equal(augmenter(films.copy(), other)[0], first)
+    assert np.array_equal(augmenter(films.copy(), [1, 2, 3])[0], first)
+    assert len({one.tobytes() for one in first}) == 8
+
+
+def mixture():
+    """Of imgaug's own, one that draws per pixel, per film, and a choice of children."""
+    return iaa.Sequential(
+        [
+            default_augmenter(SIZE, **STRENGTHS),
+            iaa.Sometimes(0.5, iaa.Multiply((0.8, 1.2))),
+            iaa.SomeOf((0, 2), [iaa.Add((-9, 9)), iaa.GammaContrast((0.8, 1.2))]),
+            iaa.AdditiveGaussianNoise(scale=(0, 9)),
+        ],
+        random_order=True,
+    )
+
+
+@pytest.mark.parametrize("name", ["mixture", *HIDDEN])
+def test_neither_what_came_before_nor_other_threads_change_a_batch(name):
+    augmenter = SeededAugmenter(mixture() if name == "mixture" else HIDDEN[name])
+    films = np.repeat(film()[None, ..., None], 4, axis=0)
+
+    def digest(k):
+        return augmenter(films.copy(), [0, k])[0].tobytes()
+
+    alone = [digest(k) for k in range(40)]
+    assert len(set(alone)) == 40
+    assert [digest(k) for k in range(40)] == alone
+    for threads in (4, 8):
+        with ThreadPoolExecutor(threads) as pool:
+            assert list(pool.map(digest, range(40))) == alone
+            assert list(pool.map(digest, range(39, -1, -1))) == alone[::-1]
+
+
+def prefetchers(part):
+    """How many are in reach, whatever kind of object holds them."""
+    seen, ahead = {}, [part]
+    while ahead:
+        part = ahead.pop()
+        # Through classes, functions and modules all of Python is in reach.
+        if id(part) not in seen and not isinstance(part, type | FunctionType | ModuleType):
+            seen[id(part)] = part
+            ahead += gc.get_referents(part)
+    return sum(type(part) is iap.AutoPrefetcher for part in seen.values())
+
+
+@pytest.mark.parametrize("name", ["mixture", *HIDDEN])
+def test_numbers_drawn_ahead_by_imgaug_are_switched_off_at_any_depth(name):
+    users = iaa.Sequential([mixture() if name == "mixture" else HIDDEN[name]])
+    before = prefetchers(users)
+    assert before > 0
+    seeded = SeededAugmenter(users)
+    seeded(np.zeros((1, SIZE, SIZE, 1), np.uint8), [0])
+    assert prefetchers(seeded._of_thread.augmenter) == 0
+    assert prefetchers(users) == before  # the user's own is left as it was
+
+
+def test_a_prefetcher_within_a_prefetcher_is_switched_off_too():
+    twice = iap.AutoPrefetcher(iap.AutoPrefetcher(iap.Uniform(-90, 90), 100), 100)
+    plain = SeededAugmenter(iaa.Rotate((-90, 90)))
+    seeded = SeededAugmenter(iaa.Rotate(twice))
+    films = np.repeat(film()[None, ..., None], 4, axis=0)
+    for k in (0, 1, 0):
+        assert np.array_equal(seeded(films.copy(), [k])[0], plain(films.copy(), [k])[0])
+    assert prefetchers(seeded._of_thread.augmenter) == 0
+
+
+def test_an_augmenter_that_changes_the_size_or_dtype_is_refused():
+    films = np.repeat(film()[None, ..., None], 4, axis=0)
+    smaller = iaa.Resize({"height": 32, "width": 32})
+    with pytest.raises(ValueError, match="same dtype and shape"):
+        SeededAugmenter(smaller)(films, [0])
+
+
+def test_what_the_warp_cannot_carry_is_refused_and_not_left_behind():
+    classes = SegmentationMapsOnImage(film()[..., None] > 100, shape=(SIZE, SIZE, 1))
+    with pytest.raises(NotImplementedError, match="carries no segmentation_maps"):
+        warp(flip=1)(image=film()[..., None], segmentation_maps=classes)
+
+
+def test_the_warp_works_as_any_augmenter_of_imgaug():
+    films = np.repeat(film()[None, ..., None], 4, axis=0)
+    before = films.copy()
+    mirrored = iaa.Sequential([iaa.Sometimes(1.0, warp(flip=1))])(images=films)
+    assert np.array_equal(mirrored, films[:, :, ::-1])
+    assert np.array_equal(films, before)
+    assert warp(flip=1).get_parameters() == [1, 0, 0, 0, 0]
+    colour = np.stack([film(), film(1), film(2)], axis=-1)
+    assert np.array_equal(copy.deepcopy(warp(flip=1))(image=colour), colour[:, ::-1])

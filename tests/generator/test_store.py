@@ -1,0 +1,482 @@
+import errno
+import multiprocessing
+import os
+import re
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from chexnet.generator import ImageStore, equalise, prepare_film
+from chexnet.generator import store as filmcache
+from chexnet.generator import store as images
+from chexnet.generator.store import CACHES_KEPT, LEFT_BEHIND_SECONDS
+
+IDS = [f"film{index}" for index in range(6)]
+
+
+def write_film(folder, image_id, shape=(64, 64), seed=0):
+    draw = np.random.default_rng([seed, *image_id.encode()])
+    film = cv2.GaussianBlur(draw.integers(0, 256, shape, dtype=np.uint8), (0, 0), 3)
+    film = cv2.normalize(film, None, 20, 220, cv2.NORM_MINMAX)
+    assert cv2.imwrite(str(folder / f"{image_id}.jpg"), film)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "jpg"
+    folder.mkdir()
+    for image_id in IDS:
+        write_film(folder, image_id)
+    return folder
+
+
+def open_store(folder, image_ids=IDS, **options):
+    return ImageStore(folder, image_ids, **{"image_size": 16, "progress": False, **options})
+
+
+def caches(folder):
+    return sorted((folder.parent / "cache").iterdir())
+
+
+def build_in_a_process(folder, both_build, results):
+    """Builds a store, and waits at the first film until the other process is there too."""
+    early, prepare = [], images.prepare_film
+
+    def prepare_together(*given, **more):
+        if not early:
+            # Before waiting: after it the other one may be done first.
+            early.append(sorted(path.name for path in (folder.parent / "cache").glob("films-*")))
+            both_build.wait()
+        return prepare(*given, **more)
+
+    images.prepare_film = prepare_together
+    results.put((open_store(folder, workers=1)[IDS].tobytes(), early))
+
+
+def test_a_film_is_equalised_at_its_own_size_and_then_resized(folder):
+    film = cv2.imread(str(folder / "film3.jpg"), cv2.IMREAD_GRAYSCALE)
+    assert film.shape == (64, 64)
+    expected = cv2.resize(equalise(film), (16, 16), interpolation=cv2.INTER_AREA)
+    pixels = open_store(folder)[["film3"]]
+    assert pixels.shape == (1, 16, 16, 1)
+    assert pixels.dtype == np.uint8
+    assert np.array_equal(pixels[0, ..., 0], expected)
+
+
+def test_clahe_can_be_left_out(folder):
+    film = cv2.imread(str(folder / "film3.jpg"), cv2.IMREAD_GRAYSCALE)
+    plain = open_store(folder, clip_limit=None)["film3"][0, ..., 0]
+    assert np.array_equal(plain, cv2.resize(film, (16, 16), interpolation=cv2.INTER_AREA))
+    assert not np.array_equal(plain, open_store(folder)["film3"][0, ..., 0])
+
+
+def test_a_film_that_is_not_square_is_stretched():
+    film = np.zeros((40, 80), np.uint8)
+    film[:, 40:] = 200
+    prepared = prepare_film(film, 8, clip_limit=None)
+    assert prepared.tolist() == [[0] * 4 + [200] * 4] * 8
+
+
+def test_a_film_is_changed_only_where_that_is_allowed(folder):
+    film = cv2.imread(str(folder / "film3.jpg"), cv2.IMREAD_GRAYSCALE)
+    before = film.copy()
+    prepared = prepare_film(film, 16)
+    assert np.array_equal(film, before)
+    assert np.array_equal(prepare_film(film, 16, overwrite=True), prepared)
+    assert not np.array_equal(film, before)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, pd.Series, tuple])
+def test_films_come_in_the_order_asked_for(folder, kind):
+    store = open_store(folder)
+    asked = ["film4", "film0", "film4"]
+    pixels = store[kind(asked)]
+    assert np.array_equal(pixels, np.concatenate([store[[image_id]] for image_id in asked]))
+
+
+def test_the_store_says_what_it_holds(folder):
+    store = open_store(folder, pd.Series(IDS))
+    assert len(store) == 6
+    assert store.image_ids == IDS
+    assert store.image_size == 16
+    assert "film0" in store
+    assert "film9" not in store
+
+
+def test_a_batch_is_a_copy_that_may_be_changed(folder):
+    store = open_store(folder)
+    before = store[IDS]
+    store[IDS][:] = 0
+    assert np.array_equal(store[IDS], before)
+
+
+def test_an_unknown_id_is_named(folder):
+    with pytest.raises(KeyError, match="film9"):
+        open_store(folder)[["film0", "film9"]]
+
+
+def test_missing_films_are_named_before_any_work(folder):
+    with pytest.raises(FileNotFoundError, match=r"7 of 13.*film6\.jpg.*film10\.jpg and 2 more"):
+        open_store(folder, [f"film{index}" for index in range(13)])
+    assert not (folder.parent / "cache").exists()
+
+
+@pytest.mark.parametrize("cut", [0, 30, 400])
+def test_films_that_cannot_be_decoded_are_all_named_and_leave_no_cache(folder, cut):
+    for name in ("film1.jpg", "film4.jpg"):
+        path = folder / name
+        path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(ValueError, match=r"2 of 6 films cannot be decoded: film1\.jpg.*film4\.jpg"):
+        open_store(folder)
+    assert caches(folder) == []
+
+
+def test_a_file_that_only_ends_like_a_jpg_is_named(folder):
+    (folder / "film2.jpg").write_bytes(b"no picture\xff\xd9")
+    with pytest.raises(ValueError, match=r"film2\.jpg \(not a picture"):
+        open_store(folder)
+
+
+def test_a_full_disk_is_an_error_that_says_what_is_needed(folder, monkeypatch):
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(OSError, match=r"cache: 0\.0 MB are needed.*there: 0"):
+        open_store(folder)
+    assert caches(folder) == []
+
+
+def test_a_disk_that_fills_meanwhile_is_an_error_too(folder, monkeypatch):
+    if not hasattr(os, "posix_fallocate"):
+        pytest.skip("this system cannot take a disk's room ahead")
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"cache: .*No space left.*Choose another cache folder"):
+        open_store(folder)
+    assert caches(folder) == []
+
+
+def full(*given):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def before_each_film(monkeypatch, act):
+    """Does something whenever a film is about to be prepared."""
+    prepare = images.prepare_film
+
+    def act_and_prepare(*given, **more):
+        act()
+        return prepare(*given, **more)
+
+    monkeypatch.setattr(images, "prepare_film", act_and_prepare)
+
+
+def test_a_cache_takes_its_room_on_the_disk_before_the_first_film(folder, monkeypatch):
+    seen = []
+
+    def look():
+        part = next((folder.parent / "cache").glob(".films-*.part")).stat()
+        seen.append(512 * part.st_blocks >= part.st_size == 128 + 6 * 64 * 64)
+
+    before_each_film(monkeypatch, look)
+    open_store(folder, image_size=64)
+    assert seen == [True] * 6
+
+
+def test_films_that_change_while_they_are_read_make_no_cache(folder, monkeypatch):
+    before_each_film(monkeypatch, lambda: write_film(folder, "film5", seed=9))
+    with pytest.raises(OSError, match="films changed while they were read"):
+        open_store(folder, workers=1)
+    assert caches(folder) == []
+
+
+@pytest.mark.parametrize("image_id", ["../film0", "/etc/passwd", "a\0b", "a" * 300, "", ".hidden"])
+def test_an_id_that_is_no_plain_name_is_refused(folder, image_id):
+    with pytest.raises(ValueError, match="plain names"):
+        open_store(folder, ["film0", image_id])
+
+
+def test_an_id_given_twice_is_refused(folder):
+    with pytest.raises(ValueError, match="more than once: film0"):
+        open_store(folder, ["film0", "film1", "film0"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image_size": 4},
+        {"clip_limit": 0},
+        {"clip_limit": float("nan")},
+        {"tiles": 0},
+        {"tiles": 8.0},
+        {"image_size": 16.7},
+        {"workers": 0},
+        {"image_ids": []},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(folder, wrong):
+    with pytest.raises(ValueError, match=r"ImageStore|allowed"):
+        open_store(folder, **wrong)
+
+
+def test_the_second_opening_reads_the_cache_and_no_film(folder, monkeypatch):
+    first = open_store(folder)
+    monkeypatch.setattr(cv2, "imdecode", None)
+    second = open_store(folder)
+    assert second.path == first.path
+    assert np.array_equal(second[IDS], first[IDS])
+
+
+@pytest.mark.parametrize("change", ["pixels", "clip_limit", "tiles", "image_size", "order"])
+def test_whatever_changes_the_pixels_makes_another_cache(folder, change):
+    first = open_store(folder)
+    if change == "pixels":
+        write_film(folder, "film0", seed=1)
+        other = open_store(folder)
+    elif change == "order":
+        other = open_store(folder, IDS[::-1])
+        assert np.array_equal(other[IDS], first[IDS])
+    else:
+        value = {"clip_limit": 3.0, "tiles": 4, "image_size": 24}[change]
+        other = open_store(folder, **{change: value})
+    assert other.path != first.path
+    if change == "pixels":
+        assert not np.array_equal(other[["film0"]], first[["film0"]])
+        assert np.array_equal(other[IDS[1:]], first[IDS[1:]])
+
+
+def test_a_film_touched_but_equal_in_size_is_read_again(folder):
+    first = open_store(folder)
+    facts = (folder / "film0.jpg").stat()
+    os.utime(folder / "film0.jpg", ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
+    assert open_store(folder).path != first.path
+
+
+def test_films_of_another_folder_do_not_pass_for_those_of_the_first(folder, tmp_path):
+    cache, other = tmp_path / "shared", tmp_path / "other"
+    other.mkdir()
+    for image_id in IDS:  # as many bytes, of the same time, under the same name
+        path = folder / f"{image_id}.jpg"
+        data = path.read_bytes()
+        flipped = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)[::-1]
+        jpg = cv2.imencode(".jpg", flipped)[1].tobytes()
+        size = max(len(data), len(jpg)) + 4
+        for place, content in ((path, data), (other / path.name, jpg)):
+            remark = size - len(content)
+            length = (remark - 2).to_bytes(2, "big")
+            place.write_bytes(content[:2] + b"\xff\xfe" + length + bytes(remark - 4) + content[2:])
+            os.utime(place, ns=(0, 1_000_000_000))
+    first, second = open_store(folder, cache=cache), open_store(other, cache=cache)
+    assert first.path != second.path
+    assert not np.array_equal(first[IDS], second[IDS])
+
+
+@pytest.mark.parametrize("length", [0, 10, 128, 700, -1])
+def test_a_truncated_cache_is_refused_until_it_is_deleted(folder, length):
+    store = open_store(folder)
+    expected, path = store[IDS], store.path
+    del store
+    data = path.read_bytes()
+    path.write_bytes(data[:length])
+    with pytest.raises(ValueError, match=f"{path.name}: truncated.*{len(data[:length])} bytes"):
+        open_store(folder)
+    assert path.read_bytes() == data[:length]
+    path.unlink()
+    assert np.array_equal(open_store(folder)[IDS], expected)
+    assert path.read_bytes() == data
+
+
+def fortran(path, pixels):
+    np.save(path, np.asfortranarray(pixels))
+
+
+def longer(path, pixels):
+    np.save(path, pixels)
+    with path.open("ab") as file:
+        file.write(b"0")
+
+
+def shifted(path, pixels):
+    np.save(path, pixels)
+    data = path.read_bytes()
+    path.write_bytes(data[:8] + bytes([data[8] - 1]) + data[9:])  # the length of its header
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path, pixels: np.save(path, pixels[:5]),
+        lambda path, pixels: np.save(path, pixels.astype(np.float32)),
+        lambda path, pixels: path.write_bytes(b"PK\x03\x04" + bytes(1660)),
+        lambda path, pixels: (path.unlink(), os.mkfifo(path)),
+        fortran,
+        longer,
+        shifted,
+    ],
+    ids=["fewer", "type", "zip", "pipe", "fortran", "longer", "shifted"],
+)
+def test_a_cache_that_holds_something_else_is_refused(folder, write):
+    store = open_store(folder)
+    assert store.path.stat().st_size == 128 + 6 * 16 * 16
+    write(store.path, np.load(store.path))
+    with pytest.raises(ValueError, match=r"overwritten.*allowed are the 1664 of a header and 6"):
+        open_store(folder)
+
+
+@pytest.mark.parametrize("clip_limit", [2, np.float32(2)])
+def test_a_limit_written_in_another_type_is_the_same_cache(folder, clip_limit):
+    assert open_store(folder, clip_limit=clip_limit).path == open_store(folder).path
+
+
+@pytest.mark.parametrize("moment", ["before it is looked for", "as it is opened"])
+def test_a_cache_that_another_process_tidies_away_at_once_is_built_again(
+    folder, monkeypatch, moment
+):
+    built, build, mapped = [], ImageStore._build, filmcache._mapped
+
+    def build_and_note(store, *given):
+        build(store, *given)
+        built.append(store.path)
+        if moment == "before it is looked for" and len(built) == 1:
+            store.path.unlink()
+
+    def tidied_away(path, mode, shape):
+        if moment == "as it is opened" and len(built) == 1 and mode == "r":
+            path.unlink()
+        return mapped(path, mode, shape)
+
+    monkeypatch.setattr(ImageStore, "_build", build_and_note)
+    monkeypatch.setattr(filmcache, "_mapped", tidied_away)
+    pixels = open_store(folder)[IDS]
+    assert len(built) == 2
+    assert np.array_equal(pixels, open_store(folder)[IDS])
+
+
+def test_a_cache_that_is_gone_each_time_it_is_built_is_an_error_that_says_so(folder, monkeypatch):
+    build = ImageStore._build
+    monkeypatch.setattr(
+        ImageStore, "_build", lambda store, *given: build(store, *given) or store.path.unlink()
+    )
+    with pytest.raises(OSError, match=r"films-16px.*built 3 times"):
+        open_store(folder)
+
+
+def test_stale_caches_do_not_pile_up(folder):
+    for seed in range(CACHES_KEPT + 3):
+        write_film(folder, "film0", seed=seed)
+        latest = open_store(folder).path
+    kept = caches(folder)
+    assert len(kept) == CACHES_KEPT
+    assert latest in kept
+
+
+def test_what_a_killed_process_left_behind_is_removed_a_day_later(folder, monkeypatch):
+    cache = folder.parent / "cache"
+    cache.mkdir()
+    old, young = cache / ".films-old.part", cache / ".films-young.part"
+    for path in (old, young):
+        path.write_bytes(b"unfinished")
+    long_ago = old.stat().st_mtime - LEFT_BEHIND_SECONDS - 60
+    os.utime(old, (long_ago, long_ago))
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="there: 1"):
+        patched.setattr(os, "posix_fallocate", full)
+        open_store(folder)
+    assert not old.exists()  # even where nothing could be built
+    assert young.exists()
+
+
+def test_two_processes_may_build_at_once(folder):
+    context = multiprocessing.get_context("spawn")
+    both_build, results = context.Barrier(2, timeout=60), context.Queue()
+    processes = [
+        context.Process(target=build_in_a_process, args=(folder, both_build, results))
+        for _ in range(2)
+    ]
+    for process in processes:
+        process.start()
+    both = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    # Both have built, and nothing stood under the final name before it was whole.
+    assert [early for _, early in both] == [[[]], [[]]]
+    assert both[0][0] == both[1][0] == open_store(folder)[IDS].tobytes()
+    assert len(caches(folder)) == 1
+
+
+def test_the_number_of_building_threads_changes_nothing(folder, tmp_path):
+    one = open_store(folder, cache=tmp_path / "one", workers=1)
+    four = open_store(folder, cache=tmp_path / "four", workers=4)
+    assert one.path.read_bytes() == four.path.read_bytes()
+
+
+def test_a_bar_shows_films_a_second_and_the_time_left(folder, capfd):
+    open_store(folder, progress=True)
+    assert re.search(
+        r"films at 16 px.* 6/6 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+film/s\]", capfd.readouterr().err
+    )
+    open_store(folder, image_size=24)
+    assert capfd.readouterr().err == ""
+
+
+def test_building_takes_one_thread_of_opencv_a_film_and_leaves_them_as_they_were(
+    folder, monkeypatch
+):
+    seen = []
+    before_each_film(monkeypatch, lambda: seen.append(cv2.getNumThreads()))
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    open_store(folder)
+    assert seen == [1] * 6
+    assert cv2.getNumThreads() == 2
+    cv2.setNumThreads(before)
+
+
+def test_many_threads_read_the_same_films(folder):
+    store = open_store(folder)
+    expected = store[IDS]
+    barrier = threading.Barrier(8)
+
+    def read(_):
+        barrier.wait()
+        return all(np.array_equal(store[IDS], expected) for _ in range(50))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(8)))
+
+
+def test_reading_leaves_the_pixels_out_of_the_memory_of_the_process(tmp_path):
+    if not os.path.exists("/proc/self/status"):  # noqa: PTH110
+        pytest.skip("needs /proc: the memory of a process is read from it")
+
+    def anonymous():
+        with open("/proc/self/status") as status:  # noqa: PTH123
+            return next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
+
+    folder = tmp_path / "jpg"
+    folder.mkdir()
+    ids = [f"film{index}" for index in range(64)]
+    for image_id in ids:
+        write_film(folder, image_id)
+    store = open_store(folder, ids, image_size=1024, clip_limit=None)  # 64 MiB of pixels
+    store[ids[:4]]
+    before = anonymous()
+    for _ in range(5):
+        for start in range(0, 64, 4):
+            store[ids[start : start + 4]]
+    assert anonymous() - before < 16 * 1024  # kB
+
+
+def test_a_rotation_asked_for_in_exif_is_not_done(folder):
+    path = folder / "film0.jpg"
+    plain = open_store(folder)[["film0"]]
+    # APP1 with one entry: Orientation (0x0112) = 6, turn by 90 degrees.
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    data = path.read_bytes()
+    path.write_bytes(data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:])
+    assert np.array_equal(open_store(folder)[["film0"]], plain)
+    turned = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    assert not np.array_equal(turned, cv2.imdecode(np.frombuffer(data, np.uint8), 0))

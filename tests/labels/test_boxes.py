@@ -1,0 +1,91 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from chexnet.labels import box_masks, boxes_by_film, scale_boxes
+from chexnet.labels.boxes import coverage
+
+BOXES = pd.DataFrame(
+    [("a", 256.0, 512.0, 128.0, 64.0), ("b", 0.0, 0.0, 1024.0, 512.0)],
+    columns=["image_id", "x", "y", "width", "height"],
+)
+IMAGES = pd.DataFrame({"image_id": ["a", "b", "c"], "rows": 1024, "columns": 1024})
+
+
+def test_a_box_of_a_1024_pixel_film_is_halved_on_a_512_pixel_canvas():
+    scaled = scale_boxes(BOXES, 1024, 1024, 512)
+    assert scaled.loc[0, ["x", "y", "width", "height"]].tolist() == [128, 256, 64, 32]
+    assert BOXES.loc[0, "x"] == 256.0
+
+
+def test_x_and_y_are_scaled_apart_when_the_film_is_not_square():
+    # 1000 rows on 100 are a tenth, 500 columns on 100 a fifth.
+    scaled = scale_boxes(BOXES, 1000, 500, (100, 100))
+    assert scaled.loc[0, ["x", "y", "width", "height"]].tolist() == pytest.approx(
+        [51.2, 51.2, 25.6, 6.4]
+    )
+
+
+def test_each_box_may_belong_to_a_film_of_its_own_size():
+    scaled = scale_boxes(BOXES, [1024, 512], [1024, 2048], 64)
+    assert scaled["width"].tolist() == [8, 32]
+    assert scaled["height"].tolist() == [4, 64]
+
+
+def test_an_array_shape_serves_as_the_canvas():
+    scaled = scale_boxes(BOXES, 1024, 1024, np.zeros((512, 256, 1)).shape)
+    assert scaled.loc[0, ["x", "y"]].tolist() == [64, 256]
+
+
+def test_a_film_without_size_cannot_scale_its_boxes():
+    with pytest.raises(ValueError, match="above 0"):
+        scale_boxes(BOXES, 0, 1024, 512)
+
+
+def test_the_share_of_a_cell_is_exact():
+    # On a grid of 4 x 4 the box (0.125..0.5, 0.25..0.375) covers half of column 0 and all of
+    # column 1, and half of row 1.
+    covered = coverage(np.array([[0.125, 0.25, 0.375, 0.125]]), (4, 4))
+    expected = np.zeros((4, 4))
+    expected[1, :2] = [0.25, 0.5]
+    assert covered == pytest.approx(expected)
+
+
+def test_overlapping_boxes_count_once():
+    covered = coverage(np.array([[0, 0, 0.5, 0.5], [0.25, 0.25, 0.5, 0.5]]), (1, 1))
+    assert covered[0, 0] == pytest.approx(0.25 + 0.25 - 0.0625)
+
+
+def test_what_lies_outside_the_film_is_cut_off():
+    assert coverage(np.array([[-0.5, 0.5, 1.0, 2.0]]), (2, 2)).tolist() == [[0, 0], [1, 0]]
+    assert coverage(np.array([[1.5, 1.5, 1.0, 2.0]]), (2, 2)).sum() == 0
+
+
+def test_the_exact_share_agrees_with_counting_pixels():
+    draw = np.random.default_rng(0)
+    boxes = draw.integers(0, 64, (5, 4)) / 128
+    counted = np.zeros((128, 128))
+    for x, y, width, height in (boxes * 128).astype(int):
+        counted[y : y + height, x : x + width] = 1
+    counted = counted.reshape(8, 16, 4, 32).mean((1, 3))
+    assert coverage(boxes, (8, 4)) == pytest.approx(counted)
+
+
+def test_masks_come_in_the_order_asked_for_and_are_zero_without_a_box():
+    masks = box_masks(BOXES, IMAGES, ["c", "b", "a"], (2, 4))
+    assert masks.shape == (3, 2, 4)
+    assert masks.dtype == np.float32
+    assert masks[0].sum() == 0
+    assert masks[1].tolist() == [[1] * 4, [0] * 4]
+    # 128 x 64 original pixels in a cell of 256 x 512, which starts at (256, 512).
+    assert masks[2, 1, 1] == pytest.approx(128 * 64 / (256 * 512))
+    assert masks[2].sum() == masks[2, 1, 1]
+
+
+def test_a_box_whose_film_has_no_known_size_is_named():
+    with pytest.raises(ValueError, match=r"rows and columns.*: b$"):
+        boxes_by_film(BOXES, IMAGES[IMAGES["image_id"] != "b"])
+
+
+def test_no_boxes_at_all_make_empty_masks():
+    assert box_masks(BOXES.iloc[:0], IMAGES, ["a"], 3).tolist() == [[[0] * 3] * 3]

@@ -1,0 +1,490 @@
+import inspect
+import json
+
+import cv2
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from keras import layers
+from sklearn.metrics import roc_auc_score
+
+from chexnet.generator import AugmentedImageSequence, ImageStore, default_augmenter
+from chexnet.model import build_chexnet, load_chexnet
+from chexnet.runs import Run
+from chexnet.training import recipe, record_scores, train
+from chexnet.training.callbacks import AurocCallback, EpochLog
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """What `make_study` makes, once."""
+    return make_study(tmp_path_factory.mktemp("study"))
+
+
+def make_study(folder):
+    """120 films of noise; the positives have a bright square where their box is."""
+    draw = np.random.default_rng(0)
+    images, boxes = [], []
+    for index in range(120):
+        film = draw.normal(90, 12, (SIZE, SIZE)).clip(0, 255).astype(np.uint8)
+        positive = index % 3 == 0
+        if positive:
+            x, y = draw.integers(2, SIZE - 12, 2)
+            film[y : y + 10, x : x + 10] = 210
+            boxes.append((f"film{index:03d}", x, y, 10, 10))
+        cv2.imwrite(str(folder / f"film{index:03d}.jpg"), film, [cv2.IMWRITE_JPEG_QUALITY, 100])
+        split = "train" if index < 72 else "val" if index < 96 else "test"
+        images.append((f"film{index:03d}", f"p{index}", int(positive), SIZE, SIZE, split))
+    images = pd.DataFrame(
+        images, columns=["image_id", "patient_id", "Pneumonia", "rows", "columns", "split"]
+    )
+    boxes = pd.DataFrame(boxes, columns=["image_id", "x", "y", "width", "height"])
+    store = ImageStore(
+        folder, images["image_id"], image_size=SIZE, clip_limit=None, cache=folder / "cache"
+    )
+    return folder, images, boxes, store
+
+
+def tiny_network(seed=0, *, classes=1, precision="float32"):
+    """The layers that training relies on, on a backbone of two convolutions."""
+    keras.utils.set_random_seed(seed)
+    film = keras.Input((SIZE, SIZE, 1), name="film")
+    x = layers.Rescaling(1 / 255, dtype="float32")(film)
+    x = layers.Conv2D(16, 3, strides=2, padding="same", activation="relu", dtype=precision)(x)
+    x = layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False, dtype=precision)(x)
+    x = layers.BatchNormalization(momentum=0.9, dtype=precision)(x)
+    x = layers.Activation("relu", name="relu", dtype=precision)(x)
+    x = layers.GlobalAveragePooling2D(name="avg_pool", dtype="float32")(x)
+    head = layers.Dense(classes, activation="sigmoid", name="predictions", dtype="float32")
+    return keras.Model(film, head(x))
+
+
+def sequences(study, *, batch_size=16, class_names=("Pneumonia",), **training):
+    _, images, _, store = study
+    options = {"class_names": class_names, "batch_size": batch_size, "seed": 0, "workers": 1}
+    return (
+        AugmentedImageSequence(
+            store, images[images["split"] == "train"], shuffle=True, **options, **training
+        ),
+        AugmentedImageSequence(store, images[images["split"] == "val"], shuffle=False, **options),
+    )
+
+
+def new_run(study, folder, *, resume=False):
+    _, images, boxes, _ = study
+    settings = {"class_names": ["Pneumonia"]}
+    return Run.create(folder, settings=settings, images=images, boxes=boxes, resume=resume)
+
+
+@pytest.fixture(scope="module")
+def trained(study, tmp_path_factory):
+    """A run of both phases, with boxes, and its network."""
+    run = new_run(study, tmp_path_factory.mktemp("runs") / "boxes")
+    network = tiny_network()
+    batches, val = sequences(study, boxes=study[2], map_size=(8, 8))
+    history = train(
+        network, batches, val, run, head_epochs=1, epochs=8, warmup_epochs=1,
+        learning_rate=1e-2, box_weight=1.0,
+    )  # fmt: skip
+    return run, network, history
+
+
+def compiled_network():
+    network = tiny_network()
+    network.compile("adam")
+    return network
+
+
+class Scripted:
+    """Stands for a network: its predictions are a list, one entry an epoch."""
+
+    def __init__(self, scores):
+        self.scores = iter(scores)
+
+    def predict(self, batches, verbose):
+        return np.array(next(self.scores))[:, None]
+
+    def save(self, path):
+        path.write_text("a network")
+
+
+def test_the_callback_keeps_the_epoch_with_the_best_auroc(study, tmp_path):
+    run = new_run(study, tmp_path / "run")
+    _, val = sequences(study)
+    truth = np.concatenate([val[k][1] for k in range(len(val))])[:, 0]
+    chance = np.full(len(truth), 0.5)
+    right = np.where(truth == 1, 0.9, 0.1)
+    network = Scripted([chance, right, 1 - right])
+    callback = AurocCallback(network, val, run)
+    callback.set_model(compiled_network())
+    seen, saved = [], []
+    for epoch in range(3):
+        logs = {"loss": 1.0}
+        callback.on_epoch_end(epoch, logs)
+        seen.append(logs["val_auroc"])
+        path = run.folder / "model.keras"
+        saved.append(path.stat().st_mtime_ns)
+    assert seen == [0.5, 1.0, 0.0]
+    assert callback.best == 1.0
+    assert saved[0] < saved[1] == saved[2]
+    assert [path.name for path in run.folder.glob("*.part*")] == []
+
+
+def test_a_lucky_early_epoch_does_not_win(study, tmp_path):
+    run = new_run(study, tmp_path / "run")
+    _, val = sequences(study)
+    truth = np.concatenate([val[k][1] for k in range(len(val))])[:, 0]
+    right = np.where(truth == 1, 0.9, 0.1)
+    nearly = np.where(np.arange(len(truth)) == truth.argmax(), 0.05, right)  # one film is missed
+    callback = AurocCallback(Scripted([right, nearly, nearly]), val, run, first_epoch=1)
+    callback.set_model(compiled_network())
+    saved = []
+    for epoch in range(3):
+        logs = {"loss": 1.0}
+        callback.on_epoch_end(epoch, logs)
+        saved.append(logs["saved"])
+    assert saved == [1, 1, 0]
+    assert 0.5 < callback.best < 1
+
+
+def test_validation_with_one_class_only_is_refused_before_any_training(study, tmp_path):
+    _, images, _, store = study
+    negatives = images[images["Pneumonia"] == 0]
+    val = AugmentedImageSequence(
+        store, negatives, class_names=("Pneumonia",), batch_size=8, shuffle=False, seed=0, workers=1
+    )
+    with pytest.raises(ValueError, match="all with the same Pneumonia"):
+        AurocCallback(tiny_network(), val, new_run(study, tmp_path / "run"))
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(study, tmp_path):
+    run = new_run(study, tmp_path / "run")
+    batches, val = sequences(study)
+    with pytest.raises(FloatingPointError, match=r"epoch 1: the loss is"):
+        train(tiny_network(), batches, val, run, epochs=2, learning_rate=1e30, tensorboard=False)
+
+
+def test_a_single_epoch_needs_no_warmup(study, tmp_path):
+    batches, val = sequences(study)
+    run = new_run(study, tmp_path / "run")
+    history = train(tiny_network(), batches, val, run, epochs=1, tensorboard=False)
+    assert list(history["saved"]) == [1]
+
+
+def test_validation_that_is_shuffled_augmented_or_boxed_is_refused(study, tmp_path):
+    _, images, boxes, store = study
+    run = new_run(study, tmp_path / "run")
+    batches, _ = sequences(study)
+    common = {"class_names": ("Pneumonia",), "batch_size": 16, "seed": 0}
+    for wrong in (
+        {"shuffle": True},
+        {"shuffle": False, "augmenter": default_augmenter(SIZE)},
+        {"shuffle": False, "boxes": boxes, "map_size": (8, 8)},
+    ):
+        val = AugmentedImageSequence(store, images[images["split"] == "val"], **wrong, **common)
+        with pytest.raises(ValueError, match="neither shuffled nor augmented"):
+            train(tiny_network(), batches, val, run, epochs=1)
+
+
+def test_training_goes_through_both_phases_and_learns(trained):
+    _, _, history = trained
+    assert list(history["phase"]) == ["head"] + ["all"] * 8
+    assert list(history["epoch"]) == list(range(1, 10))
+    assert history["val_auroc"].max() > 0.95
+    assert history["learning_rate"].iloc[0] == pytest.approx(1e-3)
+    assert history["learning_rate"].iloc[1:].max() == pytest.approx(1e-2, rel=0.05)
+
+
+def test_the_saved_network_is_that_of_the_best_epoch_and_the_returned_one(trained, study):
+    run, network, history = trained
+    kept = history[history["saved"] == 1].iloc[-1]
+    late = history[history["epoch"] > 1 + int(0.6 * 8)]
+    assert kept["val_auroc"] == late["val_auroc"].max()
+    _, val = sequences(study)
+    truth = np.concatenate([val[k][1] for k in range(len(val))])
+    for model in (network, load_chexnet(run.folder / "model.keras")):
+        score = roc_auc_score(truth, model.predict(val, verbose=0))
+        assert score == pytest.approx(kept["val_auroc"], abs=1e-9)
+
+
+def test_the_run_folder_holds_history_and_tensorboard(trained):
+    run, _, history = trained
+    pd.testing.assert_frame_equal(run.history, history)
+    assert list((run.folder / "tensorboard").rglob("events*"))
+
+
+def test_learning_from_boxes_puts_the_heat_into_them(trained, study):
+    run, network, _ = trained
+    folder, _, boxes, store = study
+    record_scores(run, network, store, folder)
+    ids, maps = run.maps()
+    places = boxes.set_index("image_id")
+    hits = []
+    for image_id, cam in zip(ids, maps[:, 0], strict=True):
+        if image_id in places.index:
+            row, column = np.unravel_index(cam.argmax(), cam.shape)
+            box = places.loc[image_id] / 4  # 32 pixels of film, 8 positions of map
+            hits.append(
+                box.x - 1 <= column <= box.x + box.width and box.y - 1 <= row <= box.y + box.height
+            )
+    assert np.mean(hits) > 0.8
+
+
+def test_scores_and_maps_of_a_trained_network_agree_to_the_logit(trained, study):
+    run, network, _ = trained
+    predictions = record_scores(run, network, study[3], study[0])
+    with np.load(run.folder / "maps.npz", allow_pickle=False) as stored:
+        logit = stored["maps"][:, 0].mean((1, 2)) + stored["bias"][0]
+    score = predictions["y_score"].to_numpy()
+    np.testing.assert_allclose(np.log(score / (1 - score)), logit, atol=1e-4)
+
+
+def test_record_scores_writes_one_row_a_film_and_the_test_films(trained, study):
+    run, network, _ = trained
+    record_scores(run, network, study[3], study[0])
+    predictions = run.predictions
+    assert not predictions["image_id"].duplicated().any()
+    assert predictions["split"].value_counts().to_dict() == {"val": 24, "test": 24}
+    films = {path.stem for path in (run.folder / "films").glob("*.jpg")}
+    assert films == set(predictions.loc[predictions["split"] == "test", "image_id"])
+    assert predictions["y_score"].between(0, 1).all()
+
+
+def test_plateau_lowers_the_rate_when_the_auroc_stands_still(study, tmp_path):
+    run = new_run(study, tmp_path / "run")
+    batches, val = sequences(study)
+    history = train(
+        tiny_network(), batches, val, run, epochs=7, warmup_epochs=2, learning_rate=1e-8,
+        schedule="plateau", tensorboard=False,
+    )  # fmt: skip
+    rates = history["learning_rate"].to_numpy()
+    np.testing.assert_allclose(rates[:3], np.array([1, 2, 3]) / 3 * 1e-8, rtol=1e-5)
+    assert rates[-1] == pytest.approx(1e-9, rel=1e-5)
+
+
+def test_boxes_asked_for_but_not_given_is_an_error(study, tmp_path):
+    batches, val = sequences(study)
+    run = new_run(study, tmp_path / "run")
+    with pytest.raises(ValueError, match="carry no boxes"):
+        train(tiny_network(), batches, val, run, epochs=1, box_weight=1.0)
+    wrong, val = sequences(study, boxes=study[2], map_size=(4, 4))
+    with pytest.raises(ValueError, match=r"map_size=\(4, 4\)"):
+        train(tiny_network(), wrong, val, run, epochs=1, box_weight=1.0)
+    with pytest.raises(ValueError, match="schedule='steps'"):
+        train(tiny_network(), batches, val, run, epochs=1, schedule="steps")
+
+
+def test_the_recipe_has_no_head_phase_where_nothing_was_learnt_before():
+    scratch, imagenet = recipe(None)["training"], recipe("imagenet")["training"]
+    assert scratch["head_epochs"] == 0 < imagenet["head_epochs"]
+    assert scratch["learning_rate"] > imagenet["learning_rate"]
+
+
+def test_the_recipe_can_be_written_down_and_is_understood():
+    settings = recipe(None)
+    json.dumps(settings)
+    default_augmenter(64, **settings["augmentation"])
+    assert set(settings["training"]) <= set(inspect.signature(train).parameters)
+    assert set(settings["model"]) <= set(inspect.signature(build_chexnet).parameters)
+
+
+def test_a_constant_rate_stays_what_it_is(study, tmp_path):
+    training, validation = sequences(study)
+    history = train(
+        tiny_network(), training, validation, new_run(study, tmp_path / "run"), epochs=3,
+        learning_rate=1e-4, schedule="constant", tensorboard=False,
+    )  # fmt: skip
+    assert history["learning_rate"].tolist() == pytest.approx([1e-4] * 3)
+
+
+def test_training_ends_when_the_auroc_no_longer_rises(study, tmp_path):
+    training, validation = sequences(study)
+    run = new_run(study, tmp_path / "run")
+    history = train(
+        tiny_network(), training, validation, run, epochs=30, learning_rate=1e-12,
+        schedule="constant", best_from=0.1, patience=2, tensorboard=False,
+    )  # fmt: skip
+    assert len(history) == 6  # the search begins anew at the fourth epoch, then two without better
+    ended = json.loads((run.folder / "training.json").read_text())["ended"]
+    assert ended == "no better AUROC on validation for 2 epochs"
+
+
+def test_training_ends_before_it_would_pass_its_time(study, tmp_path):
+    training, validation = sequences(study)
+    run = new_run(study, tmp_path / "run")
+    options = {"epochs": 50, "head_epochs": 1, "tensorboard": False}
+    history = train(tiny_network(), training, validation, run, max_minutes=1e-4, **options)
+    assert len(history) == 1
+    ended = json.loads((run.folder / "training.json").read_text())["ended"]
+    assert ended == "another epoch would have passed 0.0001 minutes"
+    assert (run.folder / "model.keras").is_file()
+
+
+def test_the_films_of_a_batch_without_a_finite_loss_are_named(study, tmp_path):
+    training, validation = sequences(study)
+    run = new_run(study, tmp_path / "run")
+    network = tiny_network()
+    training.labels = training.labels.copy()
+    training.labels[training.rows(0, 2)[3]] = np.nan
+    with pytest.raises(FloatingPointError) as error:
+        train(network, training, validation, run, epochs=2, tensorboard=False)
+    assert "epoch 1: the loss is nan after batch 2" in str(error.value)
+    for image_id in training.image_ids[training.rows(0, 2)]:
+        assert image_id in str(error.value)
+    assert training.image_ids[training.rows(0, 1)[0]] not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("precision", "scaled"), [("mixed_float16", True), ("mixed_bfloat16", False)]
+)
+def test_half_precision_is_trained_with_a_scaled_loss_where_it_needs_one(
+    study, tmp_path, precision, scaled
+):
+    network = tiny_network(precision=precision)
+    training, validation = sequences(study)
+    history = train(
+        network, training, validation, new_run(study, tmp_path / "run"), epochs=4,
+        learning_rate=1e-2, warmup_epochs=1, tensorboard=False,
+    )  # fmt: skip
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    assert isinstance(network.optimizer, keras.optimizers.LossScaleOptimizer) == scaled
+    assert {weight.dtype for weight in network.weights} == {"float32"}
+
+
+def test_the_mean_of_the_weights_is_kept_and_training_is_not_changed_by_it(
+    study, tmp_path, monkeypatch
+):
+    after_each_batch = []
+    really = EpochLog.on_train_batch_end
+
+    def remember(self, index, logs=None):
+        really(self, index, logs)
+        after_each_batch.append(self.model.trainable_variables[0].numpy())
+
+    monkeypatch.setattr(EpochLog, "on_train_batch_end", remember)
+    options = {"epochs": 2, "learning_rate": 1e-2, "best_from": 0.5, "tensorboard": False}
+    histories = []
+    for average in (0.0, 0.6):
+        after_each_batch.clear()
+        training, validation = sequences(study)
+        network = tiny_network()
+        run = new_run(study, tmp_path / f"run-{average}")
+        histories.append(
+            train(network, training, validation, run, weight_average=average, **options)
+        )
+    expected = after_each_batch[0]
+    for latest in after_each_batch[1:]:
+        expected = 0.6 * expected + 0.4 * latest
+    assert len(after_each_batch) == 10
+    np.testing.assert_allclose(network.trainable_variables[0].numpy(), expected, rtol=1e-5)
+    assert np.abs(expected - after_each_batch[-1]).max() > 1e-3
+    np.testing.assert_array_equal(histories[0]["loss"], histories[1]["loss"])
+    saved = load_chexnet(run.folder / "model.keras").predict(validation, verbose=0)
+    found = roc_auc_score(validation.labels, saved)
+    assert histories[1]["val_auroc"].iloc[-1] == pytest.approx(found)
+
+
+def test_weights_that_overflow_in_the_last_step_name_its_films(study, tmp_path):
+    training, validation = sequences(study, batch_size=36)
+    run = new_run(study, tmp_path / "run")
+    really = EpochLog.on_train_batch_end
+
+    def overflow(self, index, logs=None):
+        really(self, index, logs)
+        if index == 1:
+            kernel = self.model.get_layer("predictions").kernel
+            kernel.assign(np.full(kernel.shape, np.nan))
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(FloatingPointError) as error:
+        patch.setattr(EpochLog, "on_train_batch_end", overflow)
+        train(tiny_network(), training, validation, run, epochs=2, tensorboard=False)
+    named = "epoch 1: 24 of 24 scores on validation are NaN after batch 1 with the films"
+    assert named in str(error.value)
+    for image_id in training.image_ids[training.rows(0, 1)]:
+        assert image_id in str(error.value)
+    assert training.image_ids[training.rows(0, 0)[0]] not in str(error.value)
+
+
+def entropy(labels, scores):
+    return -labels * np.log(scores) - (1 - labels) * np.log(1 - scores)
+
+
+def focal(labels, scores):
+    of_truth = np.where(labels == 1, scores, 1 - scores)
+    return -((1 - of_truth) ** 2) * np.log(of_truth)
+
+
+@pytest.mark.parametrize(
+    ("options", "by_hand"),
+    [
+        ({"label_smoothing": 0.2}, lambda y, p: entropy(0.8 * y + 0.1, p)),
+        ({"loss": "focal"}, focal),
+        ({"positive_weight": 5.0}, lambda y, p: np.where(y == 1, 5, 1) * entropy(y, p)),
+        # 24 of 72 films are positive.
+        ({"positive_weight": "balanced"}, lambda y, p: np.where(y == 1, 2, 1) * entropy(y, p)),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_the_loss_is_the_one_asked_for(study, tmp_path, options, by_hand):
+    # A whole epoch is one batch, and in the head's phase the layers below work as in inference:
+    # so the first loss is that of the scores before any step.
+    training, validation = sequences(study, batch_size=72)
+    network = tiny_network()
+    network.get_layer("predictions").bias.assign([-1.0])
+    labels = training.labels
+    scores = network.predict(training.store[training.image_ids], verbose=0)
+    run = new_run(study, tmp_path / "run")
+    history = train(
+        network, training, validation, run, head_epochs=1, epochs=1, tensorboard=False, **options
+    )
+    expected = by_hand(labels, scores).mean()
+    assert history["loss"].iloc[0] == pytest.approx(expected, rel=1e-4)
+    assert abs(expected - entropy(labels, scores).mean()) > 0.01
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch(study, tmp_path):
+    kernels, steps = [], []
+    for batch_size, accumulation in ((72, 1), (24, 3)):
+        training, validation = sequences(study, batch_size=batch_size)
+        network = tiny_network()
+        train(
+            network, training, validation, new_run(study, tmp_path / str(len(steps))),
+            # The second phase only ends the run: what the head has learnt stays to the end.
+            head_epochs=2, head_learning_rate=1e-2, epochs=1, learning_rate=1e-12,
+            gradient_accumulation=accumulation, tensorboard=False,
+        )  # fmt: skip
+        kernels.append(network.get_layer("predictions").kernel.numpy())
+        steps.append(int(network.optimizer.iterations))
+    np.testing.assert_allclose(*kernels, atol=1e-4)
+    assert steps == [1, 1]
+
+
+def test_the_step_is_compiled_where_it_is_asked_for(study, tmp_path):
+    training, validation = sequences(study, batch_size=72)
+    network = tiny_network()
+    run = new_run(study, tmp_path / "run")
+    train(network, training, validation, run, epochs=1, jit_compile=True, tensorboard=False)
+    assert network.jit_compile is True  # on the CPU "auto" comes to False
+
+
+def test_two_classes_are_trained_each_on_its_own_labels(study, tmp_path):
+    folder, images, boxes, store = study
+    images = images.assign(Normal=1 - images["Pneumonia"])
+    training, validation = sequences(
+        (folder, images, boxes, store), class_names=("Pneumonia", "Normal")
+    )
+    network = tiny_network(classes=2)
+    run = new_run(study, tmp_path / "run")
+    history = train(
+        network, training, validation, run, epochs=4, learning_rate=1e-2, warmup_epochs=1,
+        positive_weight="balanced", best_from=0.7, tensorboard=False,
+    )  # fmt: skip
+    scores = network.predict(validation, verbose=0)
+    assert scores.shape == (24, 2)
+    each = [roc_auc_score(*pair) for pair in zip(validation.labels.T, scores.T, strict=True)]
+    assert min(each) > 0.8
+    kept = history[history["saved"] == 1].iloc[-1]
+    assert kept["val_auroc"] == pytest.approx(np.mean(each))

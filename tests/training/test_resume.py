@@ -1,0 +1,331 @@
+"""Training that was interrupted ends where an unbroken one ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from keras import layers
+
+from chexnet.generator import default_augmenter
+from chexnet.model import build_chexnet, load_chexnet, map_size
+from chexnet.runs import Run
+from chexnet.training import callbacks, train
+from chexnet.training.callbacks import (
+    Checkpoint,
+    EpochLog,
+    checkpoint_files,
+    newest_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from tests.training.test_loop import SIZE, new_run, sequences, study, tiny_network  # noqa: F401
+
+ROOT = Path(__file__).parents[2]
+
+
+def with_dropout():
+    """A tiny network whose training also draws random numbers."""
+    network = tiny_network()
+    keras.utils.set_random_seed(1)
+    pooled = layers.Dropout(0.3, seed=5)(network.get_layer("avg_pool").output)
+    head = layers.Dense(1, activation="sigmoid", name="predictions")
+    return keras.Model(network.input, head(pooled))
+
+
+@pytest.fixture
+def states(monkeypatch):
+    """Every checkpoint that is written, as it was."""
+    written = []
+    really = callbacks.write_checkpoint
+
+    def remember(folder, state):
+        written.append(state)
+        return really(folder, state)
+
+    monkeypatch.setattr(callbacks, "write_checkpoint", remember)
+    return written
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Interrupts training at one batch of one epoch, once."""
+
+    def at(epoch, batch):
+        really = EpochLog.on_train_batch_end
+        left = [(epoch, batch)]
+
+        def on_train_batch_end(self, index, logs=None):
+            really(self, index, logs)
+            if left and (self.epoch, index) == left[0]:
+                left.clear()
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(EpochLog, "on_train_batch_end", on_train_batch_end)
+
+    return at
+
+
+def trained_in(study, folder, network=with_dropout, augmenter=None, **options):  # noqa: F811
+    """A run of training on boxes."""
+    run = new_run(study, folder, resume=options.get("resume", False))
+    network = network()
+    batches, val = sequences(study, boxes=study[2], map_size=map_size(network), augmenter=augmenter)
+    options = {"head_epochs": 2, "epochs": 4, "box_weight": 1.0, "tensorboard": False} | options
+    history = train(network, batches, val, run, **options)
+    return run, history.drop(columns="seconds")
+
+
+@pytest.mark.parametrize(
+    ("epoch", "batch", "options"),
+    [
+        (1, 0, {}),
+        (4, 3, {}),
+        (2, 2, {"gradient_accumulation": 3}),
+        (4, 1, {"schedule": "plateau", "warmup_epochs": 1}),
+        (3, 0, {"positive_weight": "balanced", "schedule": "constant"}),
+        (4, 2, {"weight_average": 0.9}),
+    ],
+    ids=lambda value: "-".join(value) or "cosine" if isinstance(value, dict) else str(value),
+)
+def test_interrupted_and_resumed_is_the_same_to_the_last_weight(
+    study, tmp_path, states, interrupted, epoch, batch, options  # noqa: F811
+):  # fmt: skip
+    _, whole = trained_in(study, tmp_path / "whole", **options)
+    unbroken = states[-1]
+    interrupted(epoch, batch)
+    with pytest.raises(KeyboardInterrupt):
+        trained_in(study, tmp_path / "broken", **options)
+    before = len(states)
+    run, history = trained_in(study, tmp_path / "broken", resume=True, **options)
+    assert len(states) - before == 6 - epoch  # no epoch was done twice
+    assert_same(history, whole, states[-1], unbroken)
+    assert not (run.folder / "earlier").exists()
+
+
+@pytest.mark.skipif("CI" not in os.environ, reason="4 minutes; runs where CI is set")
+def test_densenet_interrupted_and_resumed_is_the_same(study, tmp_path, states, interrupted):  # noqa: F811
+    def densenet():
+        keras.utils.set_random_seed(2)
+        return build_chexnet(study[3].image_size, weights=None, map_stride=16, dropout=0.2)
+
+    options = {"network": densenet, "head_epochs": 0, "epochs": 2}
+    _, whole = trained_in(study, tmp_path / "whole", **options)
+    unbroken = states[-1]
+    interrupted(1, 1)
+    with pytest.raises(KeyboardInterrupt):
+        trained_in(study, tmp_path / "broken", **options)
+    before = len(states)
+    _, history = trained_in(study, tmp_path / "broken", resume=True, **options)
+    assert len(states) - before == 1
+    assert_same(history, whole, states[-1], unbroken)
+
+
+def assert_same(history, whole, state, unbroken):
+    """The loss curve and every last weight and optimizer state."""
+    pd.testing.assert_frame_equal(history, whole, rtol=1e-6, atol=1e-6)
+    for one, other in (
+        (state.network, unbroken.network),
+        (state.optimizer, unbroken.optimizer),
+    ):
+        assert len(one) == len(other) > 0
+        for mine, theirs in zip(one, other, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_an_ended_training_is_not_done_again(study, tmp_path, states):  # noqa: F811
+    run, history = trained_in(study, tmp_path / "run")
+    before = len(states)
+    batches, val = sequences(study, boxes=study[2], map_size=(8, 8))
+    network = with_dropout()
+    again = train(
+        network, batches, val, Run(run.folder), head_epochs=2, epochs=4, box_weight=1.0, resume=True
+    )
+    assert len(states) == before
+    pd.testing.assert_frame_equal(again.drop(columns="seconds"), history)
+    saved = load_chexnet(run.folder / "model.keras").get_weights()
+    for mine, theirs in zip(network.get_weights(), saved, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_the_checkpoints_go_when_training_has_ended(study, tmp_path):  # noqa: F811
+    run, _ = trained_in(study, tmp_path / "run")
+    assert not (run.folder / "checkpoints").exists()
+    assert '"ended": "all epochs done"' in (run.folder / "training.json").read_text()
+
+
+def test_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(
+    study, tmp_path, states, interrupted  # noqa: F811
+):  # fmt: skip
+    _, whole = trained_in(study, tmp_path / "whole")
+    unbroken = states[-1]
+    interrupted(4, 1)
+    with pytest.raises(KeyboardInterrupt):
+        trained_in(study, tmp_path / "broken")
+    newest, before = checkpoint_files(tmp_path / "broken" / "checkpoints")
+    assert (newest.name, before.name) == ("epoch-0004.npz", "epoch-0003.npz")
+    content = newest.read_bytes()
+    newest.write_bytes(content[: len(content) // 2])
+    with pytest.warns(UserWarning, match=r"epoch-0004\.npz: damaged checkpoint.*before it"):
+        _, history = trained_in(study, tmp_path / "broken", resume=True)
+    assert_same(history, whole, states[-1], unbroken)
+
+
+def test_any_damage_to_a_checkpoint_is_told_by_name(tmp_path):
+    state = Checkpoint(1, "all", [], {}, None, [np.arange(6.0)], [np.zeros(()), np.ones(2)])
+    path = write_checkpoint(tmp_path, state)
+    whole = path.read_bytes()
+    for length in [0, 1, 31, 32, 33, len(whole) // 2, len(whole) - 1]:
+        assert_damaged(path, whole[:length])
+    assert_damaged(path, whole + b"\0")
+    for bit in range(8 * len(whole)):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        assert_damaged(path, content)
+    path.write_bytes(whole)
+    for mine, theirs in zip(read_checkpoint(path).optimizer, state.optimizer, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def assert_damaged(path, content):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"epoch-0001\.npz: damaged checkpoint"):
+        read_checkpoint(path)
+
+
+def test_other_settings_are_not_resumed(study, tmp_path, interrupted):  # noqa: F811
+    interrupted(3, 0)
+    with pytest.raises(KeyboardInterrupt):
+        trained_in(study, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"another \['learning_rate'\].*0\.001 and not 0\.1"):
+        trained_in(study, tmp_path / "run", resume=True, learning_rate=0.1)
+
+
+def test_a_training_with_another_augmenter_is_not_resumed(study, tmp_path, interrupted):  # noqa: F811
+    interrupted(3, 0)
+    with pytest.raises(KeyboardInterrupt):
+        trained_in(study, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"another \['augmenter'\]"):
+        trained_in(study, tmp_path / "run", resume=True, augmenter=default_augmenter(SIZE))
+
+
+def test_another_network_is_not_resumed(study, tmp_path, interrupted):  # noqa: F811
+    interrupted(3, 0)
+    with pytest.raises(KeyboardInterrupt):
+        trained_in(study, tmp_path / "run")
+    state = newest_checkpoint(tmp_path / "run" / "checkpoints")
+    wider = layers.Dense(7)
+    wider.build((None, 16))
+    with pytest.raises(ValueError, match=r"epoch 3 has .* for dense.*/kernel, which is"):
+        state.restore(wider.variables, state.network[:2])
+
+
+def test_what_a_killed_training_left_half_written_is_removed(study, tmp_path):  # noqa: F811
+    run = new_run(study, tmp_path / "run")
+    (run.folder / "checkpoints").mkdir()
+    left = [".model.part.keras", ".history.csv.0f2a.part", "checkpoints/.epoch-0001.npz.9.part"]
+    for name in left:
+        (run.folder / name).write_bytes(b"half")
+    batches, val = sequences(study)
+    train(with_dropout(), batches, val, run, epochs=1, tensorboard=False)
+    assert [path.name for path in run.folder.rglob("*.part*")] == []
+
+
+def test_two_trainings_into_one_folder_are_refused(study, tmp_path):  # noqa: F811
+    run = new_run(study, tmp_path / "run")
+    with run.held():
+        other = f"from chexnet.runs import Run; Run({str(run.folder)!r}).held().__enter__()"
+        told = subprocess.run(
+            [sys.executable, "-c", other],
+            capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+    assert "another process is training into this run folder" in told.stderr
+
+
+# With an augmenter, for what resume compares must be the same in every process.
+CHILD = """
+import sys
+from pathlib import Path
+from chexnet.generator import default_augmenter
+from tests.training.test_resume import trained_in
+from tests.training.test_loop import SIZE, make_study
+trained_in(
+    make_study(Path(sys.argv[1])), Path(sys.argv[2]), resume=True, head_epochs=3, epochs=27,
+    augmenter=default_augmenter(SIZE, contrast=0.1),
+)
+"""
+
+
+def _train_in_a_child(study_folder, folder):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(study_folder), str(folder)],
+        cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def test_killed_without_warning_at_any_moment_it_ends_the_same(study, tmp_path):  # noqa: F811
+    assert _train_in_a_child(study[0], tmp_path / "whole").wait(timeout=300) == 0
+    draw = np.random.default_rng(0)
+    killed = 0
+    for _ in range(3):
+        child = _train_in_a_child(study[0], tmp_path / "broken")
+        until = time.monotonic() + 120
+        seen = _newest(tmp_path / "broken")
+        while child.poll() is None and _newest(tmp_path / "broken") == seen:
+            assert time.monotonic() < until, "the child writes no checkpoint"
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.5))
+        if child.poll() is None:
+            child.send_signal(signal.SIGKILL)
+            killed += 1
+        child.wait(timeout=60)
+    assert killed >= 2
+    assert _train_in_a_child(study[0], tmp_path / "broken").wait(timeout=300) == 0
+    whole, broken = Run(tmp_path / "whole"), Run(tmp_path / "broken")
+    curves = [run.history.drop(columns="seconds") for run in (whole, broken)]
+    pd.testing.assert_frame_equal(*curves, rtol=1e-6, atol=1e-6)
+    networks = [load_chexnet(run.folder / "model.keras").get_weights() for run in (whole, broken)]
+    for mine, theirs in zip(*networks, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-6)
+    assert [path.name for path in broken.folder.rglob("*.part*")] == []
+    assert not (broken.folder / "earlier").exists()  # none of them started anew
+
+
+def _newest(folder):
+    files = checkpoint_files(folder / "checkpoints")
+    return files[0].name if files else None
+
+
+def test_training_that_ran_out_of_time_goes_on_with_more_of_it(study, tmp_path, states):  # noqa: F811
+    _, whole = trained_in(study, tmp_path / "whole")
+    unbroken = states[-1]
+    _, history = trained_in(study, tmp_path / "run", max_minutes=1e-4)
+    assert len(history) == 1
+    _, history = trained_in(study, tmp_path / "run", max_minutes=1e-4, resume=True)
+    assert len(history) == 1  # the time of earlier sessions counts
+    again, history = trained_in(study, tmp_path / "run", resume=True)
+    assert_same(history, whole, states[-1], unbroken)
+    assert not (again.folder / "earlier").exists()
+    assert not (again.folder / "checkpoints").exists()
+
+
+def test_a_training_that_has_ended_is_not_repeated_until_its_scores_are_judged(
+    study, tmp_path, states  # noqa: F811
+):  # fmt: skip
+    first, history = trained_in(study, tmp_path / "run")
+    before = len(states)
+    again, same = trained_in(study, tmp_path / "run", resume=True)
+    pd.testing.assert_frame_equal(history, same)
+    assert len(states) == before
+    assert not (again.folder / "earlier").exists()
+    first.write_json("metrics.json", {})
+    trained_in(study, tmp_path / "run", resume=True)
+    assert len(states) == before + 6
+    assert (first.folder / "earlier" / "1" / "metrics.json").is_file()

@@ -1,0 +1,194 @@
+"""What `train` refuses before it touches anything, and what it holds a resumed training against."""
+
+import json
+
+import imgaug.augmenters as iaa
+import imgaug.parameters as iap
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from chexnet.generator import AugmentedImageSequence, ImageStore, default_augmenter
+from chexnet.training import loop as training_settings
+from chexnet.training import train
+from chexnet.training.loop import fingerprints
+from tests.training.test_loop import SIZE, new_run, sequences, study, tiny_network  # noqa: F401
+
+
+def files_of(run):
+    return {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"epochs": 2.5},
+        {"head_epochs": -1},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"learning_rate": np.float32(-1)},
+        {"head_learning_rate": -1e-3},
+        {"weight_decay": -0.1},
+        {"box_weight": -1.0},
+        {"warmup_epochs": -1},
+        {"warmup_epochs": 0.5},
+        {"max_minutes": 0},
+        {"patience": 0},
+        {"gradient_accumulation": 0},
+        {"positive_weight": "much"},
+        {"positive_weight": float("nan")},
+        {"weight_average": 1.0},
+        {"best_from": 1.0},
+        {"label_smoothing": 1.0},
+        {"schedule": "steps"},
+        {"loss": "hinge"},
+    ],
+    ids=str,
+)
+def test_options_that_are_not_allowed_are_named_before_anything_is_touched(
+    study, tmp_path, wrong  # noqa: F811
+):  # fmt: skip
+    training, validation = sequences(study)
+    run = new_run(study, tmp_path / "run")
+    before = files_of(run)
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
+        train(tiny_network(), training, validation, run, **{"epochs": 1} | wrong)
+    assert files_of(run) == before
+
+
+def test_numbers_of_numpy_are_taken_as_pythons(study, tmp_path):  # noqa: F811
+    training, validation = sequences(study)
+    training.batch_size = np.int64(36)
+    run = new_run(study, tmp_path / "run")
+    given = {
+        "epochs": np.int64(2), "head_epochs": np.int32(1), "warmup_epochs": np.int64(1),
+        "learning_rate": np.float32(1e-3), "head_learning_rate": np.float32(1e-3),
+        "weight_decay": np.float32(0.01), "weight_average": np.float32(0.5),
+        "box_weight": np.float32(0), "positive_weight": np.float32(2),
+        "label_smoothing": np.float32(0.1), "best_from": np.float32(0.5), "patience": np.int64(9),
+        "max_minutes": np.float32(60), "gradient_accumulation": np.int64(2),
+    }  # fmt: skip
+    history = train(tiny_network(), training, validation, run, tensorboard=False, **given)
+    assert len(history) == 3
+    settings = json.loads((run.folder / "training.json").read_text())["settings"]
+    assert settings["learning_rate"] == float(np.float32(1e-3))
+    again = train(
+        tiny_network(), training, validation, run, tensorboard=False, resume=True, **given
+    )
+    assert len(again) == 3
+
+
+def with_dropout(share, momentum=0.9, **options):
+    """The tiny network with another dropout, momentum or precision."""
+    network = tiny_network(**options)
+    network.layers[4].momentum = momentum
+    pooled = layers.Dropout(share)(network.get_layer("avg_pool").output)
+    return keras.Model(network.input, network.get_layer("predictions")(pooled))
+
+
+def test_training_and_validation_have_the_same_classes_in_the_same_order(
+    study, tmp_path  # noqa: F811
+):  # fmt: skip
+    folder, images, *rest = study
+    study = (folder, images.assign(Left=np.arange(120) % 2), *rest)
+    training, same = sequences(study, class_names=("Pneumonia", "Left"))
+    _, turned = sequences(study, class_names=("Left", "Pneumonia"))
+    run = new_run(study, tmp_path / "run")
+    both = r"train has class_names=\('Pneumonia', 'Left'\), val has \('Left', 'Pneumonia'\)"
+    with pytest.raises(ValueError, match=both):
+        train(tiny_network(classes=2), training, turned, run, epochs=1)
+    with pytest.raises(ValueError, match="the model's head has 1 scores"):
+        train(tiny_network(), training, same, run, epochs=1)
+
+
+def test_gradients_are_not_accumulated_on_several_devices_of_tensorflow(
+    study, tmp_path, monkeypatch  # noqa: F811
+):  # fmt: skip
+    monkeypatch.setattr(training_settings, "devices_and_process", lambda: (2, 1, 0))
+    training, validation = sequences(study)
+    run = new_run(study, tmp_path / "run")
+    with pytest.raises(ValueError, match="gradient_accumulation=3 on 2 devices"):
+        train(tiny_network(), training, validation, run, epochs=1, gradient_accumulation=3)
+
+
+def everything(study):  # noqa: F811
+    """The fingerprints of one training, with an augmenter that draws ahead and calls functions."""
+    augmenter = iaa.Sequential(
+        [
+            default_augmenter(SIZE, contrast=0.1),
+            iaa.Sometimes(0.3, iaa.Affine(rotate=(-3, 3))),
+            iaa.BlendAlphaMask(iaa.RegularGridMaskGen((2, 4), (2, 4)), iaa.Add((1, 9))),
+            iaa.Lambda(lambda images, *_: images),
+            iaa.Add(iap.FrequencyNoise()),
+        ],
+        random_order=True,
+    )
+    batches, val = sequences(study, augmenter=augmenter, boxes=study[2], map_size=(8, 8))
+    return fingerprints(with_dropout(0.2), batches, val), batches
+
+
+def test_the_same_training_has_the_same_fingerprints_again(study):  # noqa: F811
+    first, batches = everything(study)
+    assert json.loads(json.dumps(first)) == first
+    batches[0]  # the augmenter draws
+    again, _ = everything(study)
+    assert again == first
+    assert fingerprints(with_dropout(0.2), batches, sequences(study)[1]) == first
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("augmenter", {"augmenter": default_augmenter(SIZE, rotation=9.0)}),
+        ("augmenter", {"augmenter": None}),
+        ("boxes", {"moved": 1}),
+        ("boxes", {"map_size": (4, 4)}),
+        ("network", {"share": 0.3}),
+        ("network", {"momentum": 0.8}),
+        ("network", {"precision": "mixed_bfloat16"}),
+        ("network", {"classes": 2}),
+    ],
+)
+def test_what_a_training_works_on_is_told_apart(study, part, change):  # noqa: F811
+    usual = default_augmenter(SIZE)
+
+    def of(moved=0, map_size=(8, 8), augmenter=usual, share=0.2, **network):
+        boxes = study[2].assign(x=study[2]["x"] - moved)
+        batches, val = sequences(study, augmenter=augmenter, boxes=boxes, map_size=map_size)
+        return fingerprints(with_dropout(share, **network), batches, val)
+
+    base, other = of(), of(**change)
+    assert [name for name in base if base[name] != other[name]] == [part]
+
+
+def test_augmenters_of_imgaug_are_told_apart(study):  # noqa: F811
+    augmenters = [
+        iaa.Affine(rotate=(-3, 3)),
+        iaa.Affine(rotate=(-3, 4)),
+        iaa.Affine(rotate=(-3, 3), order=0),
+        iaa.Lambda(lambda images, *_: images),
+        iaa.Lambda(lambda images, *_: images[::-1]),
+    ]
+    found = set()
+    for augmenter in augmenters:
+        batches, val = sequences(study, augmenter=augmenter)
+        found.add(fingerprints(tiny_network(), batches, val)["augmenter"])
+    assert len(found) == len(augmenters)
+
+
+def test_films_prepared_otherwise_are_told_apart(study):  # noqa: F811
+    folder, images, _, _ = study
+    options = {"class_names": ("Pneumonia",), "batch_size": 16, "shuffle": False}
+    found = []
+    for size, clip_limit in ((SIZE, None), (SIZE, 2.0), (SIZE // 2, None)):
+        other = ImageStore(
+            folder, images["image_id"], image_size=size, clip_limit=clip_limit,
+            cache=folder / "cache", progress=False,
+        )  # fmt: skip
+        batches = AugmentedImageSequence(other, images, **options)
+        found.append(fingerprints(tiny_network(), batches, batches))
+    plain, equalised, smaller = found
+    assert plain["films"] != equalised["films"]
+    assert (plain["image_size"], smaller["image_size"]) == (SIZE, SIZE // 2)
