@@ -1,1 +1,3 @@
-"""Finding pneumonia on chest films, and showing why the model thinks so."""
+"""CheXNet-style pneumonia detection on chest X-rays: films, splits, training, evidence, maps."""
+
+__version__ = "0.2.0"
