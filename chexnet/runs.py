@@ -236,6 +236,30 @@ class Run:
         path = self.folder / "metrics.json"
         return json.loads(path.read_text()) if path.is_file() else {}
 
+    def fingerprint(self, *names: str) -> str:
+        """SHA-256 over the named files of the run, for what is made from them to record.
+
+        Args:
+            names: files of the run folder, such as ``"predictions.csv"``; their order counts.
+
+        Returns:
+            64 hexadecimal digits; they change where a file or a name changes.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+
+        Example:
+            >>> made_from = Run("output/demo").fingerprint("predictions.csv", "maps.npz")
+            >>> len(made_from)
+            64
+        """
+        digest = hashlib.sha256()
+        for name in names:
+            with self._existing(name).open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{name} {content}\n".encode())
+        return digest.hexdigest()
+
     def maps(self) -> tuple[np.ndarray, np.ndarray]:
         """The class activation maps of the scored films.
 

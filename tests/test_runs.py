@@ -80,6 +80,16 @@ def test_the_fingerprint_ignores_order_and_sees_a_changed_label():
     assert data_fingerprint(IMAGES.assign(Pneumonia=1), BOXES) != same
 
 
+def test_the_fingerprint_of_files_changes_with_any_of_them(run):
+    before = run.fingerprint("images.csv", "boxes.csv")
+    assert run.fingerprint("images.csv", "boxes.csv") == before
+    assert run.fingerprint("images.csv") != before
+    run.write_table("boxes.csv", BOXES.assign(x=2.0))
+    assert run.fingerprint("images.csv", "boxes.csv") != before
+    with pytest.raises(FileNotFoundError, match=r"maps\.npz"):
+        run.fingerprint("maps.npz")
+
+
 def test_a_run_made_anew_is_not_mixed_with_the_one_before_and_loses_nothing(run):
     run.write_json("metrics.json", {"auroc": 0.8})
     run.write_film("b", np.zeros((8, 8), np.uint8))
