@@ -4,17 +4,12 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
 import cv2
 import numpy as np
-
-try:
-    import fcntl
-except ImportError:  # Windows: two runs into one folder are then not kept apart
-    fcntl = None
+from filelock import FileLock, Timeout
 
 _END_OF_IMAGE = b"\xff\xd9"  # ITU-T T.81 table B.1, EOI
 
@@ -60,26 +55,24 @@ def remove_unfinished(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def acquire_lock(file: IO, taken: str) -> None:
-    """Locks a file as long as it is open; the lock ends with its process, however that ends.
+@contextlib.contextmanager
+def locked(path: Path, message: str) -> Iterator[None]:
+    """Holds a lock while the ``with`` block runs; it ends with the process, even when killed.
 
     Args:
-        file: open for writing. It may be removed only while it is locked.
-        taken: what the error says.
+        path: the lock file. It stays there, empty.
+        message: of the error if the lock is taken.
 
     Raises:
-        BlockingIOError: another process or thread holds it, or has removed it since it was opened.
+        BlockingIOError: another process or thread holds the lock.
+        OSError: the file cannot be opened or locked.
     """
     try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # One that was removed since keeps nobody out.
-            if not os.path.samestat(os.fstat(file.fileno()), Path(file.name).stat()):
-                raise BlockingIOError
-    except (BlockingIOError, FileNotFoundError):
-        raise BlockingIOError(taken) from None
-    except OSError:
-        pass  # a file system without locks
+        lock = FileLock(path, blocking=False).acquire()
+    except Timeout:
+        raise BlockingIOError(message) from None
+    with lock:
+        yield
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -24,14 +24,14 @@ import io
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from chexnet.files import acquire_lock, check_image_ids, read_image, write_atomic
+from chexnet.files import check_image_ids, locked, read_image, write_atomic
 
 _DISTRIBUTIONS = (
     "tensorflow",
@@ -347,11 +347,9 @@ class Run:
         return path
 
 
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    with (folder / "training.lock").open("a") as lock:
-        acquire_lock(lock, f"{folder}: another process is training into this run folder")
-        yield
+def _held(folder: Path) -> contextlib.AbstractContextManager:
+    message = f"{folder}: another process is training into this run folder"
+    return locked(folder / "training.lock", message)
 
 
 def _unfinished(folder: Path, settings: Mapping[str, object], fingerprint: str) -> bool:

@@ -15,13 +15,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-try:
-    import fcntl
-except ImportError:  # Windows: two runs into one folder are then not kept apart
-    fcntl = None
-from chexnet.files import acquire_lock, check_image_id, write_atomic
+from chexnet.files import check_image_id, locked, write_atomic
 
-TABLE, JOURNAL = "films.csv", "films.journal"
+TABLE, JOURNAL, LOCK = "films.csv", "films.journal", ".films.lock"
 # Rows, columns in pixels; age in years; sizes in bytes; time of the last change in ns since 1970.
 COLUMNS = {
     "image_id": "str",
@@ -215,8 +211,8 @@ def remembering(target: Path) -> Iterator[tuple[dict[str, Row], Callable[[list[R
         ValueError: its ``films.csv`` is not that of a run.
     """
     path = target / JOURNAL
-    with path.open("a+b") as journal:
-        acquire_lock(journal, f"{target}: another run is converting into this folder")
+    message = f"{target}: another run is converting into this folder"
+    with locked(target / LOCK, message), path.open("a+b") as journal:
         known = _told_by_table(target) if (target / TABLE).exists() else {}
         journal.seek(0)
         for line in journal:
@@ -231,6 +227,5 @@ def remembering(target: Path) -> Iterator[tuple[dict[str, Row], Callable[[list[R
             journal.flush()
 
         yield known, add
-        if not fcntl:
-            journal.close()  # Windows removes no open file
+        journal.close()  # Windows removes no open file
         path.unlink(missing_ok=True)

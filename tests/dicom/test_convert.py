@@ -60,7 +60,9 @@ def convert(source, target, **options):
 
 
 def content(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    """The files of a folder, without the lock's."""
+    paths = sorted(path for path in folder.iterdir() if path.name != ".films.lock")
+    return {path.name: path.read_bytes() for path in paths}
 
 
 def test_every_file_has_a_row_and_every_film_a_jpg(films, tmp_path):

@@ -1,5 +1,6 @@
 """Tests of which files are films and how their table is kept."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ from benchmarks.fuzz_convert import film_bytes
 from chexnet.dicom import read_films
 from chexnet.dicom import table as filmtable
 from chexnet.dicom.table import COLUMNS, as_table, find_files, remembering, row_of, write_films
-from chexnet.files import acquire_lock, check_image_id, write_atomic
+from chexnet.files import check_image_id, write_atomic
 
 FILM = film_bytes(np.zeros((4, 4), np.uint8))
 SOURCE = filmtable.Source("a/b.dcm", "/films/a/b.dcm", "b", 12, 1795372201959539379)
@@ -236,25 +237,13 @@ def test_a_second_run_of_the_same_process_is_kept_out(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("made_anew", [False, True])
-def test_a_lock_on_a_file_that_is_gone_by_then_is_none(tmp_path, made_anew):
-    path = tmp_path / "films.journal"
-    with path.open("a") as late:
-        with remembering(tmp_path):
-            pass
-        assert not path.exists()
-        if made_anew:
-            path.touch()
-        with pytest.raises(BlockingIOError, match="taken"):
-            acquire_lock(late, "taken")
-
-
 def test_what_is_known_is_read_when_the_other_run_has_ended(tmp_path, monkeypatch):
     row = row_of(SOURCE, "copied")
 
-    def end_other_run(journal, taken):
+    def end_other_run(path, message):
         write_films(tmp_path, as_table([row]))
+        return contextlib.nullcontext()
 
-    monkeypatch.setattr(filmtable, "acquire_lock", end_other_run)
+    monkeypatch.setattr(filmtable, "locked", end_other_run)
     with remembering(tmp_path) as (known, _):
         assert known == {"a/b.dcm": row}
