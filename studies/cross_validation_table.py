@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from chexnet.evaluation import interval_text
+from chexnet.evaluation import BASELINES, interval_text
 from chexnet.runs import Run
 from studies.out_of_fold import (
     compare_recipes,
@@ -31,7 +31,6 @@ GUIDED = {
     "mean IoU": "mean_iou",
     "less the fixed mask's": "mean_iou_minus_fixed_mask",
 }
-FLOORS = {"view": "view alone", "view_sex_age": "view, sex and age"}
 DIFFERENCES = {
     "auroc": "AUROC, mean of the folds",
     "auroc_all_together": "AUROC, all films together (DeLong)",
@@ -50,19 +49,19 @@ def rows_of(report: dict) -> dict[str, str]:
         "sensitivity": interval_text(report["sensitivity"]),
         "specificity": interval_text(report["specificity"]),
     }
-    for floor, title in FLOORS.items():
-        if floor in report["floors"]:
-            found = report["floors"][floor]
-            rows[f"AUROC of {title}"] = interval_text(found["auroc"])
-            rows[f"model less {title}"] = interval_text(found["model_minus_floor"])
+    for key, baseline in BASELINES.items():
+        if key in report["baselines"]:
+            found = report["baselines"][key]
+            rows[f"AUROC, baseline: {baseline.title}"] = interval_text(found["auroc"])
+            rows[f"ΔAUROC vs. {baseline.title}"] = interval_text(found["model_minus_baseline"])
     maps = report["maps"]
     rows |= {title: interval_text(maps[key]) for title, key in OF_MAPS.items()}
     rows |= {
         f"map guided by the prior: {title}": interval_text(maps["guided"][key])
         for title, key in GUIDED.items()
     }
-    rows["hit rate of the best fixed point"] = interval_text(maps["floors"]["fixed_point"])
-    rows["mean IoU of the best fixed mask"] = interval_text(maps["floors"]["fixed_mask"])
+    rows["hit rate of the best fixed point"] = interval_text(maps["baselines"]["fixed_point"])
+    rows["mean IoU of the best fixed mask"] = interval_text(maps["baselines"]["fixed_mask"])
     return rows
 
 

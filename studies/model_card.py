@@ -63,8 +63,8 @@ def run_part(facts: dict) -> str:
             f"train on, {films['val']:,} for validation, {films['test']:,} to test on "
             f"({test['prevalence']:.0%} with the finding), {patients}. "
             f"{settings['image_size']} pixels, from {start}, "
-            f"{settings['training']['epochs']} epochs. A film is called at a score of "
-            f"{point['threshold']:.3g} or above, chosen on validation. Commit `{commit}`.",
+            f"{settings['training']['epochs']} epochs. Decision threshold "
+            f"{point['threshold']:.3g} (Youden index on validation films). Commit `{commit}`.",
             "",
             results_table(metrics, name),
             "",

@@ -12,15 +12,15 @@ import pandas as pd
 from scipy import stats
 
 from chexnet.auroc import (
-    DRAWS,
+    N_BOOTSTRAP,
     auroc,
     bootstrap_auroc,
+    bootstrap_patients,
     compare_auroc,
     mean_interval,
-    patient_draws,
     percentile_interval,
 )
-from chexnet.evaluation import FLOORS, choose_thresholds, judged_films, summarise_maps
+from chexnet.evaluation import BASELINES, choose_thresholds, localize_films, summarize_localization
 from chexnet.runs import Run
 
 
@@ -32,10 +32,10 @@ def out_of_fold_films(runs: Sequence[Run], *, class_name: str | None = None) -> 
         class_name: ``None`` is the runs' first class.
 
     Returns:
-        ``image_id, patient_id, fold, y_true, y_score``, ``called`` (at the threshold that Youden's
-        rule chose on the fold's validation films), the films' facts, and, where these are known,
-        the scores without pixels of `chexnet.evaluation.FLOORS`, fitted on the fold's training
-        films: ``floor_view``, ``floor_view_sex_age``.
+        ``image_id, patient_id, fold, y_true, y_score``, ``predicted`` (positive at the
+        threshold of the Youden index on the fold's validation films), the films' facts, and, where
+        these are known, the scores of `chexnet.evaluation.BASELINES`, fitted on the fold's training
+        films: ``baseline_view``, ``baseline_view_sex_age``.
 
     Raises:
         ValueError: a film is in the test split of two folds.
@@ -46,11 +46,11 @@ def out_of_fold_films(runs: Sequence[Run], *, class_name: str | None = None) -> 
         scored = run.predictions.query("class_name == @name")
         val, test = (scored[scored["split"] == split] for split in ("val", "test"))
         threshold = choose_thresholds(val["y_true"], val["y_score"])["youden"]
-        test = test.assign(fold=fold, called=test["y_score"] >= threshold)
+        test = test.assign(fold=fold, predicted=test["y_score"] >= threshold)
         train = run.images.query("split == 'train'")
-        for floor, (scores_of, facts) in FLOORS.items():
-            if set(facts) <= set(train):
-                test[f"floor_{floor}"] = scores_of(train, test, name)
+        for key, baseline in BASELINES.items():
+            if set(baseline.columns) <= set(train):
+                test[f"baseline_{key}"] = baseline.scores(train, test, name)
         parts.append(test)
     films = pd.concat(parts, ignore_index=True).drop(columns=["split", "class_name"])
     films["patient_id"] = films["patient_id"].fillna(films["image_id"])
@@ -61,53 +61,56 @@ def out_of_fold_films(runs: Sequence[Run], *, class_name: str | None = None) -> 
 
 
 def out_of_fold_maps(runs: Sequence[Run], *, class_name: str | None = None) -> pd.DataFrame:
-    """Every positive film with boxes, its map judged as `chexnet.evaluation.judged_films` does."""
+    """Every positive film with boxes, as `chexnet.evaluation.localize_films` measures it."""
     rows = [
-        judged_films(run, class_name=class_name).rows.assign(fold=fold)
+        localize_films(run, class_name=class_name).rows.assign(fold=fold)
         for fold, run in enumerate(runs, 1)
     ]
     return pd.concat(rows, ignore_index=True)
 
 
 def cross_validation_report(
-    films: pd.DataFrame, maps: pd.DataFrame, *, draws: int = DRAWS, seed: int = 0
+    films: pd.DataFrame, maps: pd.DataFrame, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0
 ) -> dict:
-    """AUROC and localisation over all films, with intervals by patient, beside their floors.
+    """AUROC and localisation over all films, with intervals by patient, compared with baselines.
 
     Args:
         films: from `out_of_fold_films`.
         maps: from `out_of_fold_maps`.
-        draws: bootstrap samples of patients.
-        seed: of the draws.
+        n_bootstrap: bootstrap samples of patients.
+        seed: of the bootstrap.
 
     Returns:
         ``auroc`` (mean of the folds), ``auroc_of_each_fold``, ``auroc_all_together`` (DeLong),
-        ``sensitivity``, ``specificity``, ``floors`` (the AUROC of each, and the model's less it),
-        each ``value, low, high``; and ``maps``, as `chexnet.evaluation.summarise_maps`.
+        ``sensitivity``, ``specificity``, ``baselines`` (the AUROC of each, and the model's
+        difference from it), each ``value, low, high``; and ``maps``, as
+        `chexnet.evaluation.summarize_localization`.
     """
-    often = {"draws": draws, "seed": seed}
+    bootstrap = {"n_bootstrap": n_bootstrap, "seed": seed}
     pooled = auroc(films["y_true"], films["y_score"])
     report = {
         "n": len(films),
         "n_positive": int(films["y_true"].sum()),
-        "auroc": mean_auroc(films, "y_score", **often),
+        "auroc": mean_auroc(films, "y_score", **bootstrap),
         "auroc_of_each_fold": [
             auroc(fold["y_true"], fold["y_score"]).value for _, fold in films.groupby("fold")
         ],
         "auroc_all_together": {"value": pooled.value, "low": pooled.low, "high": pooled.high},
-        "maps": summarise_maps(maps, **often),
-        "floors": {},
+        "maps": summarize_localization(maps, **bootstrap),
+        "baselines": {},
     }
     for rate, label in (("sensitivity", 1), ("specificity", 0)):
         judged = films[films["y_true"] == label]
-        right = (judged["called"] == bool(label)).to_numpy()
-        report[rate] = mean_interval(right, judged["patient_id"].to_numpy(), **often)
-    for floor in FLOORS:
-        column = f"floor_{floor}"
+        right = (judged["predicted"] == bool(label)).to_numpy()
+        report[rate] = mean_interval(right, judged["patient_id"].to_numpy(), **bootstrap)
+    for key in BASELINES:
+        column = f"baseline_{key}"
         if column in films:
-            report["floors"][floor] = {
-                "auroc": mean_auroc(films, column, **often),
-                "model_minus_floor": mean_auroc(films, "y_score", less=films[column], **often),
+            report["baselines"][key] = {
+                "auroc": mean_auroc(films, column, **bootstrap),
+                "model_minus_baseline": mean_auroc(
+                    films, "y_score", less=films[column], **bootstrap
+                ),
             }
     return report
 
@@ -116,7 +119,7 @@ def compare_recipes(
     better: tuple[pd.DataFrame, pd.DataFrame],
     plain: tuple[pd.DataFrame, pd.DataFrame],
     *,
-    draws: int = DRAWS,
+    n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> dict:
     """Two cross-validations of the same films compared, film by film.
@@ -124,8 +127,8 @@ def compare_recipes(
     Args:
         better: ``(films, maps)`` of the one.
         plain: ``(films, maps)`` of the other, the same folds.
-        draws: bootstrap samples of patients.
-        seed: of the draws.
+        n_bootstrap: bootstrap samples of patients.
+        seed: of the bootstrap.
 
     Returns:
         the first less the second, each ``value, low, high``: ``auroc`` (mean of the folds,
@@ -143,12 +146,12 @@ def compare_recipes(
         for column in ("image_id", "fold", "y_true"):
             if one[column].tolist() != other[column].tolist():
                 raise ValueError(f"the two cross-validations differ in {column}")
-    often = {"draws": draws, "seed": seed}
+    bootstrap = {"n_bootstrap": n_bootstrap, "seed": seed}
     delong = compare_auroc(films["y_true"], films["y_score"], other_films["y_score"])
     other_score = pd.Series(other_films["y_score"].to_numpy(), films.index)
     patients = maps["patient_id"].to_numpy()
     return {
-        "auroc": mean_auroc(films, "y_score", less=other_score, **often),
+        "auroc": mean_auroc(films, "y_score", less=other_score, **bootstrap),
         "auroc_all_together": {
             "value": delong.difference,
             "low": delong.low,
@@ -156,10 +159,10 @@ def compare_recipes(
             "p": delong.p,
         },
         "hit_rate": mean_interval(
-            maps["hit"].to_numpy(float) - other_maps["hit"].to_numpy(float), patients, **often
+            maps["hit"].to_numpy(float) - other_maps["hit"].to_numpy(float), patients, **bootstrap
         ),
         "mean_iou": mean_interval(
-            maps["iou"].to_numpy() - other_maps["iou"].to_numpy(), patients, **often
+            maps["iou"].to_numpy() - other_maps["iou"].to_numpy(), patients, **bootstrap
         ),
     }
 
@@ -169,7 +172,7 @@ def mean_auroc(
     score: str,
     *,
     less: pd.Series | None = None,
-    draws: int = DRAWS,
+    n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> dict[str, float]:
     """The mean of the folds' AUROCs, or of their differences, with an interval by patient.
@@ -178,14 +181,16 @@ def mean_auroc(
         films: with ``fold, patient_id, y_true`` and the score; a patient is in one fold only.
         score: the column.
         less: another score of the same films, whose AUROC is taken off.
-        draws: bootstrap samples of patients; one in which a fold has one class only is left out.
-        seed: of the draws.
+        n_bootstrap: bootstrap samples of patients; without those where a fold has one class.
+        seed: of the bootstrap.
 
     Returns:
         ``value, low, high``, and, of a difference, ``p``: two-sided, from the difference over the
         standard deviation of its bootstrap samples.
     """
-    codes, counts = patient_draws(films["patient_id"].to_numpy(), draws=draws, seed=seed)
+    codes, counts = bootstrap_patients(
+        films["patient_id"].to_numpy(), n_bootstrap=n_bootstrap, seed=seed
+    )
     values, samples = [], []
     for fold in films["fold"].unique():
         inside = (films["fold"] == fold).to_numpy()

@@ -20,29 +20,29 @@ def results_table(metrics: dict, class_name: str) -> str:
     found = metrics["classes"][class_name]
     maps = metrics["localization"]
     youden = found["operating_points"]["youden"]
-    view, facts = (found["floors"][name] for name in ("view", "view_sex_age"))
+    view, facts = (found["baselines"][name] for name in ("view", "view_sex_age"))
     rows = [
-        ("AUROC (DeLong)", found["test"]["auroc"], "view position alone", view["auroc"]),
-        ("", None, "view, sex and age", facts["auroc"]),
+        ("AUROC (DeLong)", found["test"]["auroc"], "view position", view["auroc"]),
+        ("", None, "view + sex + age", facts["auroc"]),
         ("average precision", found["average_precision"], "prevalence", None),
-        ("sensitivity, Youden's threshold on validation", youden["sensitivity"], "", None),
+        ("sensitivity, threshold by Youden index on validation", youden["sensitivity"], "", None),
         ("specificity, the same threshold", youden["specificity"], "", None),
-        ("hit rate (pointing game)", maps["hit_rate"], "best fixed point",
-         maps["floors"]["fixed_point"]),
-        ("", None, "random point", maps["floors"]["random_point"]),
-        ("mean IoU, map cut in logits", maps["mean_iou_logit"], "best fixed mask",
-         maps["floors"]["fixed_mask"]),
-        ("mean IoU, map stretched film by film", maps["mean_iou"], "", None),
-        ("hit rate, map guided by the prior", maps["guided"]["hit_rate"], "", None),
-        ("mean IoU, map guided by the prior", maps["guided"]["mean_iou"], "", None),
+        ("pointing-game accuracy (hit rate)", maps["hit_rate"], "best fixed point",
+         maps["baselines"]["fixed_point"]),
+        ("", None, "random point", maps["baselines"]["random_point"]),
+        ("mean IoU (absolute threshold, logits)", maps["mean_iou_logit"], "best fixed mask",
+         maps["baselines"]["fixed_mask"]),
+        ("mean IoU (per-image min-max-normalized map)", maps["mean_iou"], "", None),
+        ("hit rate, CAM × spatial prior", maps["guided"]["hit_rate"], "", None),
+        ("mean IoU, CAM × spatial prior", maps["guided"]["mean_iou"], "", None),
     ]  # fmt: skip
-    lines = ["| measure | model | what needs no model | its value |", "|---|---|---|---|"]
-    for measure, value, floor, its in rows:
+    lines = ["| metric | model | baseline | its value |", "|---|---|---|---|"]
+    for measure, value, baseline, its in rows:
         shown = "" if value is None else interval_text(value)
         beside = "" if its is None else interval_text(its)
-        if floor == "prevalence":
+        if baseline == "prevalence":
             beside = f"{found['test']['prevalence']:.2f}"
-        lines.append(f"| {measure} | {shown} | {floor} | {beside} |")
+        lines.append(f"| {measure} | {shown} | {baseline} | {beside} |")
     test = found["test"]
     counts = f"{test['n']} test films, {test['n_positive']} positive, {test['n_patients']} patients"
     return "\n".join([*lines, "", counts])

@@ -71,7 +71,7 @@ def road(folder: Path) -> dict[str, np.ndarray]:
         settings = {"class_names": ["Pneumonia"]}
         run = Run.create(Path(runs) / "scored", settings=settings, images=images, boxes=boxes)
         record_scores(run, model, store, folder, batch_size=8)
-        evaluate(run, draws=20)
+        evaluate(run, n_bootstrap=20)
         metrics = json.loads((run.folder / "metrics.json").read_text())["classes"]["Pneumonia"]
         parts = {
             split: images[images["split"] == split].reset_index(drop=True)

@@ -77,8 +77,8 @@ def road(request, tmp_path_factory):
     val = AugmentedImageSequence(store, parts["val"], shuffle=False, **common)
     train(network, batches, val, run, epochs=2, warmup_epochs=1, box_weight=1.0, tensorboard=False)
     record_scores(run, network, store, folder / "jpg")
-    evaluate(run, draws=50)
-    evaluate_maps(run, draws=50)
+    evaluate(run, n_bootstrap=50)
+    evaluate_maps(run, n_bootstrap=50)
     return folder, films, run, store, broken.stem
 
 
@@ -117,5 +117,5 @@ def test_the_figure_needs_neither_network_nor_films(road, tmp_path):
 
 
 def test_the_table_tells_all_of_it(road):
-    parts = set(report_table(road[2].metrics)["part"])
-    assert {"test", "validation", "no pixels: view alone", "maps, all positive films"} <= parts
+    parts = set(report_table(road[2].metrics)["group"])
+    assert {"test", "validation", "baseline: view position", "CAM, all positive films"} <= parts

@@ -9,16 +9,16 @@ from chexnet.auroc.curve import (
     roc_curve,
 )
 from chexnet.auroc.intervals import (
-    DRAWS,
+    N_BOOTSTRAP,
     mean_interval,
-    patient_draws,
+    bootstrap_patients,
     percentile_interval,
     resample,
     wilson_interval,
 )
 
 __all__ = [
-    "DRAWS", "Auroc", "AurocDifference", "auroc", "bootstrap_auroc", "compare_auroc",
-    "mean_interval", "patient_draws", "percentile_interval", "resample", "roc_curve",
+    "N_BOOTSTRAP", "Auroc", "AurocDifference", "auroc", "bootstrap_auroc", "bootstrap_patients",
+    "compare_auroc", "mean_interval", "percentile_interval", "resample", "roc_curve",
     "wilson_interval",
 ]  # fmt: skip

@@ -11,7 +11,13 @@ import pandas as pd
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from chexnet.auroc.intervals import DRAWS, LEVEL, patient_draws, percentile_interval, resample
+from chexnet.auroc.intervals import (
+    LEVEL,
+    N_BOOTSTRAP,
+    bootstrap_patients,
+    percentile_interval,
+    resample,
+)
 
 _Z = float(stats.norm.ppf((1 + LEVEL) / 2))
 
@@ -72,7 +78,7 @@ def auroc(
     *,
     groups: np.ndarray | None = None,
     interval: str | None = None,
-    draws: int = DRAWS,
+    n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> Auroc:
     """The AUROC of scores, with a 95 % interval.
@@ -87,8 +93,8 @@ def auroc(
         groups: ``(N,)`` patient id of each film. With it the interval is a bootstrap by patient.
         interval: ``"delong"`` or ``"bootstrap"``; ``None`` takes the bootstrap where ``groups``
             are given. The bootstrap without ``groups`` draws single films.
-        draws: bootstrap samples; one without both classes is left out.
-        seed: of the draws.
+        n_bootstrap: bootstrap samples; one without both classes is left out.
+        seed: of the bootstrap.
 
     Returns:
         The value, its interval, the films of each class and the method.
@@ -109,7 +115,7 @@ def auroc(
         low, high = np.clip([low, high], 0, 1).tolist()
         method = "DeLong"
     else:
-        codes, counts = patient_draws(_units(groups, y), draws=draws, seed=seed)
+        codes, counts = bootstrap_patients(_units(groups, y), n_bootstrap=n_bootstrap, seed=seed)
         low, high = percentile_interval(bootstrap_auroc(y, score, codes, counts))
         method = _bootstrap_name(groups)
     return Auroc(value, low, high, len(positive), len(negative), method)
@@ -121,7 +127,7 @@ def compare_auroc(
     score_b: np.ndarray,
     *,
     groups: np.ndarray | None = None,
-    draws: int = DRAWS,
+    n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> AurocDifference:
     """Two scores of the same films compared, paired.
@@ -134,8 +140,8 @@ def compare_auroc(
         score_a: ``(N,)`` first score.
         score_b: ``(N,)`` second score.
         groups: ``(N,)`` patient id of each film, or ``None``.
-        draws: bootstrap samples.
-        seed: of the draws.
+        n_bootstrap: bootstrap samples.
+        seed: of the bootstrap.
 
     Returns:
         Both values, their difference with its 95 % interval, ``z`` and ``p``.
@@ -155,7 +161,7 @@ def compare_auroc(
         low, high = difference - _Z * error, difference + _Z * error
         method = "DeLong"
     else:
-        codes, counts = patient_draws(_units(groups, y), draws=draws, seed=seed)
+        codes, counts = bootstrap_patients(_units(groups, y), n_bootstrap=n_bootstrap, seed=seed)
         samples = bootstrap_auroc(y, a, codes, counts) - bootstrap_auroc(y, b, codes, counts)
         error = float(np.nanstd(samples, ddof=1))
         low, high = percentile_interval(samples)
@@ -176,11 +182,11 @@ def bootstrap_auroc(
     Args:
         y_true: ``(N,)`` labels, 0 or 1.
         y_score: ``(N,)`` scores.
-        codes: ``(N,)`` patient number of each film, from `intervals.patient_draws`.
-        counts: ``(draws, patients)``, from `intervals.patient_draws`.
+        codes: ``(N,)`` patient number of each film, from `intervals.bootstrap_patients`.
+        counts: ``(n_bootstrap, patients)``, from `intervals.bootstrap_patients`.
 
     Returns:
-        float64 ``(draws,)``; NaN where a sample holds one class only.
+        float64 ``(n_bootstrap,)``; NaN where a sample holds one class only.
     """
     y, score = _checked(y_true, y_score, both_classes=False)
     order = np.argsort(score, kind="stable")

@@ -9,23 +9,23 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95  # every interval of the project
-DRAWS = 2000  # enough for stable 2.5 % tails: Efron & Tibshirani 1993, section 13.3
+N_BOOTSTRAP = 2000  # enough for stable 2.5 % tails: Efron & Tibshirani 1993, section 13.3
 
 
-def patient_draws(
-    groups: np.ndarray, *, draws: int = DRAWS, seed: int = 0
+def bootstrap_patients(
+    groups: np.ndarray, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws patients with replacement, each time as many as there are.
 
     Args:
         groups: ``(N,)`` patient id of each film.
-        draws: how many bootstrap samples.
+        n_bootstrap: how many bootstrap samples.
         seed: the same seed and number of patients give the same draws.
 
     Returns:
         ``codes`` int ``(N,)``, the number of each film's patient, and ``counts`` uint16
-        ``(draws, patients)``, how often a patient was drawn: ``counts[b][codes]`` are the weights
-        of the films in sample ``b``.
+        ``(n_bootstrap, patients)``, how often a patient was drawn: ``counts[b][codes]`` are the
+        weights of the films in sample ``b``.
 
     Raises:
         ValueError: no film, a film without a patient, or fewer than one draw.
@@ -36,11 +36,11 @@ def patient_draws(
     missing = sum(group is None or group != group for group in groups.tolist())
     if missing:
         raise ValueError(f"groups: {missing} of {groups.size} films have no patient id")
-    if draws < 1:
-        raise ValueError(f"draws is at least 1, not {draws}")
+    if n_bootstrap < 1:
+        raise ValueError(f"n_bootstrap={n_bootstrap}: expected 1 or more")
     names, codes = np.unique(groups.astype(str), return_inverse=True)
     rng = np.random.default_rng(seed)
-    counts = np.empty((draws, len(names)), np.uint16)
+    counts = np.empty((n_bootstrap, len(names)), np.uint16)
     for row in counts:
         row[:] = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
     return codes, counts
@@ -54,11 +54,11 @@ def resample(
     Args:
         statistic: takes the films' weights, float64 ``(N,)``, and gives a number or an array; NaN
             where the sample does not define it.
-        codes: patient number of each film, from `patient_draws`.
-        counts: how often each patient was drawn, from `patient_draws`.
+        codes: patient number of each film, from `bootstrap_patients`.
+        counts: how often each patient was drawn, from `bootstrap_patients`.
 
     Returns:
-        float64 ``(draws, ...)``.
+        float64 ``(n_bootstrap, ...)``.
     """
     return np.array([statistic(row[codes].astype(np.float64)) for row in counts])
 
@@ -80,7 +80,7 @@ def percentile_interval(samples: np.ndarray) -> tuple[float, float]:
 
 
 def mean_interval(
-    values: np.ndarray, groups: np.ndarray, *, draws: int = DRAWS, seed: int = 0
+    values: np.ndarray, groups: np.ndarray, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0
 ) -> dict[str, float | int | str | None]:
     """A mean over films with its interval by patient.
 
@@ -90,8 +90,8 @@ def mean_interval(
     Args:
         values: ``(N,)``, one number a film, or bool for a share of films.
         groups: ``(N,)``, patient id of each film.
-        draws: bootstrap samples.
-        seed: of the draws.
+        n_bootstrap: bootstrap samples.
+        seed: of the bootstrap.
 
     Returns:
         ``value, low, high, n``; without films ``None`` in place of numbers, and a ``reason``.
@@ -99,7 +99,7 @@ def mean_interval(
     values = np.asarray(values)
     if values.size == 0:
         return {"value": None, "low": None, "high": None, "n": 0, "reason": "no films"}
-    codes, counts = patient_draws(groups, draws=draws, seed=seed)
+    codes, counts = bootstrap_patients(groups, n_bootstrap=n_bootstrap, seed=seed)
     # A mean needs only each patient's sum and number of films: two matrix products.
     total = counts @ np.bincount(codes, weights=values)
     low, high = percentile_interval(total / (counts @ np.bincount(codes).astype(np.float64)))

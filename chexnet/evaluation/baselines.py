@@ -1,9 +1,12 @@
-"""Scores that look at no pixel: what view, sex and age alone tell about a finding.
+"""Non-imaging baselines: scores from view, sex and age alone, without the image.
 
-A sick patient is filmed lying, from the front (AP); one who walks in is filmed standing (PA). A
-network that has learnt to tell the views apart therefore looks like one that finds pneumonia.
-These scores are the floor under its AUROC.
+Bedridden patients are filmed from the front (AP), others standing (PA). A network that has only
+learnt to recognise the view therefore seems to detect pneumonia. A useful model must have a higher
+AUROC than these baselines.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -66,8 +69,29 @@ def plausible_age(age: pd.Series) -> pd.Series:
     return years.where(years.between(0, _OLDEST))
 
 
-# The floors by name, with the facts about a film that each needs.
-FLOORS = {
-    "view": (view_scores, ["view"]),
-    "view_sex_age": (view_sex_age_scores, ["view", "sex", "age"]),
+@dataclass(frozen=True)
+class Baseline:
+    """A score that is computed without the image.
+
+    Attributes:
+        title: for tables and figures.
+        columns: columns of ``images.csv`` that it needs.
+        scores: takes training films, the films to score and the label; see `view_scores`.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    scores: Callable[[pd.DataFrame, pd.DataFrame, str], np.ndarray]
+
+
+# By their key in ``metrics.json``.
+BASELINES = {
+    "view": Baseline("view position", ("view",), view_scores),
+    "view_sex_age": Baseline("view + sex + age", ("view", "sex", "age"), view_sex_age_scores),
+}
+# Titles of the baselines that localization is compared with, by their key in ``metrics.json``.
+LOCATION_BASELINES = {
+    "fixed_point": "best fixed point",
+    "random_point": "random point",
+    "fixed_mask": "best fixed mask",
 }

@@ -4,7 +4,13 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special
 
-from chexnet.auroc import DRAWS, patient_draws, percentile_interval, resample, wilson_interval
+from chexnet.auroc import (
+    N_BOOTSTRAP,
+    bootstrap_patients,
+    percentile_interval,
+    resample,
+    wilson_interval,
+)
 from chexnet.runs import Run
 
 BINS = 10
@@ -132,7 +138,7 @@ def calibration_errors(
     *,
     groups: np.ndarray | None = None,
     bins: int = BINS,
-    draws: int = DRAWS,
+    n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Brier score and expected calibration error (equal-mass bins), with intervals by patient.
@@ -147,8 +153,8 @@ def calibration_errors(
         probability: ``(N,)`` in [0, 1].
         groups: ``(N,)`` patient ids; ``None`` draws single films.
         bins: of the ECE.
-        draws: bootstrap samples, and sets of labels drawn for ``if_calibrated``.
-        seed: of the draws.
+        n_bootstrap: bootstrap samples, and sets of labels drawn for ``if_calibrated``.
+        seed: of the bootstrap.
 
     Returns:
         ``brier`` and ``ece``, each ``value, low, high``; ``ece`` also ``if_calibrated``.
@@ -162,14 +168,16 @@ def calibration_errors(
         # In a bin, n × |mean probability - share positive| is the sum of the gaps.
         return float(np.abs(np.bincount(of, weights=weight * gaps)).sum() / weight.sum())
 
-    codes, counts = patient_draws(
-        np.arange(len(y)) if groups is None else groups, draws=draws, seed=seed
+    codes, counts = bootstrap_patients(
+        np.arange(len(y)) if groups is None else groups, n_bootstrap=n_bootstrap, seed=seed
     )
     samples = resample(
         lambda weight: [(weight * squares).sum() / weight.sum(), ece(weight, gaps)], codes, counts
     )
     rng, ones = np.random.default_rng(seed), np.ones(len(y))
-    calibrated = [ece(ones, probability - (rng.random(len(y)) < probability)) for _ in range(draws)]
+    calibrated = [
+        ece(ones, probability - (rng.random(len(y)) < probability)) for _ in range(n_bootstrap)
+    ]
     result = {}
     for name, value, column in (
         ("brier", float(squares.mean()), samples[:, 0]),

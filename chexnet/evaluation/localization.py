@@ -147,7 +147,7 @@ def challenge_score(found: np.ndarray, boxes: np.ndarray) -> float:
 def challenge_scores(
     maps: np.ndarray,
     image_ids: np.ndarray,
-    called: np.ndarray,
+    positive: np.ndarray,
     boxes: pd.DataFrame,
     films: pd.DataFrame,
     threshold: float,
@@ -157,7 +157,7 @@ def challenge_scores(
     Args:
         maps: ``(N, h, w)`` raw maps of one class.
         image_ids: ``(N,)``, their films, with and without boxes.
-        called: bool ``(N,)``, whether the model calls the film positive; the others get no box.
+        positive: bool ``(N,)``, whether the model predicts the finding; other films get no box.
         boxes: ``image_id, x, y, width, height``, pixels of the original film.
         films: ``image_id, rows, columns`` of the films with boxes.
         threshold: where to cut the map, upsampled and stretched to [0, 1].
@@ -165,13 +165,15 @@ def challenge_scores(
     Returns:
         float64 ``(N,)`` in [0, 1]; NaN for films that do not count.
     """
-    return _scores_by_threshold(maps, image_ids, called, boxes, films, np.array([threshold]))[:, 0]
+    return _scores_by_threshold(maps, image_ids, positive, boxes, films, np.array([threshold]))[
+        :, 0
+    ]
 
 
 def choose_challenge_threshold(
     maps: np.ndarray,
     image_ids: np.ndarray,
-    called: np.ndarray,
+    positive: np.ndarray,
     boxes: pd.DataFrame,
     films: pd.DataFrame,
 ) -> float:
@@ -183,7 +185,7 @@ def choose_challenge_threshold(
         ValueError: no film counts.
     """
     tried = LEVELS[4::5]
-    scores = _scores_by_threshold(maps, image_ids, called, boxes, films, tried)
+    scores = _scores_by_threshold(maps, image_ids, positive, boxes, films, tried)
     counted = np.isfinite(scores)
     if not counted.any():
         raise ValueError("no film with a box to choose a threshold on")
@@ -193,7 +195,7 @@ def choose_challenge_threshold(
 def _scores_by_threshold(
     maps: np.ndarray,
     image_ids: np.ndarray,
-    called: np.ndarray,
+    positive: np.ndarray,
     boxes: pd.DataFrame,
     films: pd.DataFrame,
     thresholds: np.ndarray,
@@ -205,9 +207,9 @@ def _scores_by_threshold(
     }
     none = np.empty((0, 4))
     scores = np.empty((len(maps), len(thresholds)))
-    for row, raw, image_id, positive in zip(scores, maps, image_ids, called, strict=True):
+    for row, raw, image_id, predicted in zip(scores, maps, image_ids, positive, strict=True):
         its = true.get(image_id, none)
-        if not positive:
+        if not predicted:
             row[:] = challenge_score(none, its)
             continue
         heat = min_max(upsample(raw[np.newaxis], _CANVAS))[0]

@@ -1,6 +1,6 @@
-"""The maps of a run held against the radiologists' boxes, and beside what looks at no pixels.
+"""The maps of a run compared with the radiologists' boxes and with baselines without the image.
 
-Thresholds are chosen on validation, the floors are fitted on training films.
+Thresholds are chosen on validation films, baselines are fitted on training films.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from chexnet.auroc import DRAWS, mean_interval
+from chexnet.auroc import N_BOOTSTRAP, mean_interval
 from chexnet.evaluation.localization import (
     HEATS,
     challenge_scores,
@@ -33,19 +33,19 @@ _NOTHING = {"value": None, "low": None, "high": None, "n": 0}
 
 
 @dataclass(frozen=True)
-class JudgedFilms:
+class LocalizedFilms:
     """The test films of a run, each map held against its boxes.
 
     Attributes:
         rows: one a positive film with boxes: ``image_id, patient_id, y_true, y_score``, the columns
             of `chexnet.evaluation.localization_scores`, and, where validation and training films
-            have boxes, ``iou_logit``, what the floors reach on it, ``fixed_point, fixed_mask``, and
+            have boxes, ``iou_logit``, the baselines on this film, ``fixed_point, fixed_mask``, and
             ``guided_hit, guided_iou`` of the map guided by the prior (`chexnet.evaluation.prior`).
         challenge: ``score, patient_id`` of the test films that the challenge's mAP counts.
         thresholds: chosen on validation: of the map (``min-max``, ``logit``), of the ``score``, of
             boxes for the ``challenge``, of the ``guided`` map and the ``prior_weight`` in it; None
             where there was nothing to choose on.
-        prior: the floors, fitted on training films; None without boxes there.
+        prior: the baselines, fitted on training films; None without boxes there.
         map_shape: rows, columns of a map.
     """
 
@@ -57,44 +57,44 @@ class JudgedFilms:
 
 
 def evaluate_maps(
-    run: Run, *, class_name: str | None = None, draws: int = DRAWS, seed: int = 0
+    run: Run, *, class_name: str | None = None, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0
 ) -> dict:
     """Judges the maps of a run on test and adds ``localization`` to its ``metrics.json``.
 
-    Thresholds are chosen on validation, the floors are fitted on the boxes of the training films,
+    Thresholds are chosen on validation, baselines are fitted on the boxes of the training films,
     and every mean has a 95 % interval by patient. What cannot be had is ``None`` with a ``reason``.
 
     Args:
         run: with ``maps``, ``predictions``, ``images`` and ``boxes``.
         class_name: whose maps, on films labelled with it; ``None`` is the run's first class.
-        draws: bootstrap samples of patients.
-        seed: of the draws.
+        n_bootstrap: bootstrap samples of patients.
+        seed: of the bootstrap.
 
     Returns:
         of all positive test films with boxes: ``hit_rate, mean_iou`` (min-max), ``mean_iou_logit,
         iobb, energy_in_boxes``, ``iou_accuracy`` and ``iobb_accuracy`` by level, each
-        ``value, low, high, n``; ``floors`` (``random_point, fixed_point, fixed_mask``), and the
+        ``value, low, high, n``; ``baselines`` (``random_point, fixed_point, fixed_mask``), and the
         paired ``hit_rate_minus_fixed_point`` and ``mean_iou_minus_fixed_mask``; these also of the
         map ``guided`` by the boxes of the training films (`chexnet.evaluation.prior`). The same of
-        ``true_positives``, those called positive at the threshold Youden's rule chose on
+        ``true_positives``, those predicted positive at the threshold of the Youden index on
         validation. ``challenge_map`` on all test films. ``thresholds``, and the ``prior``.
 
     Raises:
         ValueError: the run has no such class, or a scored film has no map.
     """
-    judged = judged_films(run, class_name=class_name)
+    judged = localize_films(run, class_name=class_name)
     rows, thresholds, prior = judged.rows, judged.thresholds, judged.prior
-    often = {"draws": draws, "seed": seed}
+    bootstrap = {"n_bootstrap": n_bootstrap, "seed": seed}
     report = {"class_name": class_name or run.class_names[0], "map_shape": list(judged.map_shape)}
-    report |= summarise_maps(rows, **often)
+    report |= summarize_localization(rows, **bootstrap)
     if thresholds["score"] is not None:
         found = rows[rows["y_score"] >= thresholds["score"]]
-        report["true_positives"] = summarise_maps(found, **often)
+        report["true_positives"] = summarize_localization(found, **bootstrap)
     if thresholds["challenge"] is not None:
         report["challenge_map"] = mean_interval(
             judged.challenge["score"].to_numpy(),
             judged.challenge["patient_id"].to_numpy(),
-            **often,
+            **bootstrap,
         )
     report["thresholds"] = {"chosen_on": "val", **thresholds}
     report["prior"] = prior and {"point": list(prior.point), "n_films": prior.n_films}
@@ -102,8 +102,8 @@ def evaluate_maps(
     return report
 
 
-def judged_films(run: Run, *, class_name: str | None = None) -> JudgedFilms:
-    """Holds the maps of a run's test films with boxes against them, and beside the floors.
+def localize_films(run: Run, *, class_name: str | None = None) -> LocalizedFilms:
+    """Holds the maps of a run's test films with boxes against them, and the baselines too.
 
     Args:
         run: with ``maps``, ``predictions``, ``images`` and ``boxes``.
@@ -153,24 +153,24 @@ def judged_films(run: Run, *, class_name: str | None = None) -> JudgedFilms:
             rows["guided_hit"], rows["guided_iou"] = guided["hit"], guided["iou"]
     challenge = pd.DataFrame({"score": [], "patient_id": []})
     if thresholds["score"] is not None and len(val_boxes):
-        called = [films["y_score"] >= thresholds["score"] for films in (val, test)]
+        positive = [films["y_score"] >= thresholds["score"] for films in (val, test)]
         thresholds["challenge"] = choose_challenge_threshold(
-            val_maps, val["image_id"], called[0], val_boxes, images
+            val_maps, val["image_id"], positive[0], val_boxes, images
         )
         scores = challenge_scores(
-            test_maps, test["image_id"], called[1], test_boxes, images, thresholds["challenge"]
+            test_maps, test["image_id"], positive[1], test_boxes, images, thresholds["challenge"]
         )
         challenge = pd.DataFrame({"score": scores, "patient_id": test["patient_id"]})
         challenge = challenge[np.isfinite(scores)]
-    return JudgedFilms(rows, challenge, thresholds, prior, test_maps.shape[1:])
+    return LocalizedFilms(rows, challenge, thresholds, prior, test_maps.shape[1:])
 
 
-def summarise_maps(rows: pd.DataFrame, **often: int) -> dict:
-    """The mean of each measure over films, with its interval by patient, beside the floors.
+def summarize_localization(rows: pd.DataFrame, **bootstrap: int) -> dict:
+    """The mean of each measure over films, with its interval by patient, also of the baselines.
 
     Args:
-        rows: of `judged_films`, of one run or of several that judged different films.
-        **often: ``draws`` and ``seed`` of `chexnet.auroc.mean_interval`.
+        rows: of `localize_films`, of one run or of several that judged different films.
+        **bootstrap: ``n_bootstrap`` and ``seed`` of `chexnet.auroc.mean_interval`.
 
     Returns:
         as `localization_report`, for all of ``rows``.
@@ -185,7 +185,7 @@ def summarise_maps(rows: pd.DataFrame, **often: int) -> dict:
             values = values > above
         if less is not None:
             values = values.astype(np.float64) - rows[less].to_numpy(np.float64)
-        return mean_interval(values, patients, **often)
+        return mean_interval(values, patients, **bootstrap)
 
     return {
         "hit_rate": mean("hit"),
@@ -195,7 +195,7 @@ def summarise_maps(rows: pd.DataFrame, **often: int) -> dict:
         "energy_in_boxes": mean("energy_in_boxes"),
         "iou_accuracy": {f"{level:.1f}": mean("iou", above=level) for level in IOU_LEVELS},
         "iobb_accuracy": {f"{level:.1f}": mean("iobb", above=level) for level in IOU_LEVELS},
-        "floors": {
+        "baselines": {
             "random_point": mean("box_share"),
             "fixed_point": mean("fixed_point"),
             "fixed_mask": mean("fixed_mask"),

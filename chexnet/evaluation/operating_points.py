@@ -1,20 +1,19 @@
-"""Right or wrong: which outcome each test film of a run has at a threshold.
-
-Where to call a film positive: thresholds chosen on validation, judged on test.
-"""
+"""Decision thresholds, chosen on validation films, and what they do on test films."""
 
 import numpy as np
 import pandas as pd
 from sklearn import metrics as sklearn_metrics
 
-from chexnet.auroc import DRAWS, patient_draws, percentile_interval, wilson_interval
+from chexnet.auroc import N_BOOTSTRAP, bootstrap_patients, percentile_interval, wilson_interval
 from chexnet.runs import Run
 
 TARGET = 0.9  # of the fixed-sensitivity and the fixed-specificity point
+# Youden 1950: the largest sensitivity + specificity - 1. The other two are the highest and the
+# lowest threshold that keep the rate.
 RULES = {
-    "youden": "largest sensitivity + specificity - 1 (Youden 1950)",
-    "sensitivity_0.9": "highest threshold that keeps sensitivity at 0.9 or more",
-    "specificity_0.9": "lowest threshold that keeps specificity at 0.9 or more",
+    "youden": "Youden index",
+    "sensitivity_0.9": "sensitivity at least 0.9",
+    "specificity_0.9": "specificity at least 0.9",
 }
 # Chance of the finding at which one would act: 5 % (a cheap look) to 95 %.
 _ACTING = np.arange(5, 100, 5) / 100
@@ -91,7 +90,7 @@ def decision_curve(
     probability: np.ndarray,
     *,
     groups: np.ndarray | None = None,
-    draws: int = DRAWS,
+    n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> list[dict[str, float]]:
     """Net benefit of acting on the model, on every film, on none (Vickers & Elkin 2006).
@@ -103,8 +102,8 @@ def decision_curve(
         y_true: ``(N,)`` labels, 0 or 1.
         probability: ``(N,)`` calibrated probabilities.
         groups: ``(N,)`` patient ids; ``None`` draws single films.
-        draws: bootstrap samples.
-        seed: of the draws.
+        n_bootstrap: bootstrap samples.
+        seed: of the bootstrap.
 
     Returns:
         one row a probability: ``probability``; ``model`` with its 95 % interval ``low, high``;
@@ -114,8 +113,8 @@ def decision_curve(
     odds = _ACTING / (1 - _ACTING)
     called = probability[:, np.newaxis] >= _ACTING
     gained = np.where(y_true[:, np.newaxis], called, -odds * called)  # (N, probabilities)
-    codes, counts = patient_draws(
-        np.arange(len(y_true)) if groups is None else groups, draws=draws, seed=seed
+    codes, counts = bootstrap_patients(
+        np.arange(len(y_true)) if groups is None else groups, n_bootstrap=n_bootstrap, seed=seed
     )
     # A mean needs only each patient's sum and number of films.
     of_patient = np.zeros((counts.shape[1], len(_ACTING)))
@@ -166,17 +165,17 @@ def outcome_table(
 
     Returns:
         the predictions of the test films with ``outcome`` (TP, FN, TN or FP), one row a film; and
-        a sentence that says from which score on a film is called positive, and why.
+        a sentence with the threshold and the rule.
 
     Raises:
         ValueError: an unknown class or rule, no test film, or no threshold to be had.
     """
     class_name, predictions, films = scored_films(run, class_name)
-    why = "as asked for"
+    why = "given"
     if isinstance(threshold, str):
         threshold, why = chosen_threshold(run, class_name, threshold, predictions)
     films = films.assign(outcome=outcomes_at(films["y_true"], films["y_score"], threshold))
-    return films, f"{class_name} is called at a score of {threshold:.3g} or above: {why}."
+    return films, f"Decision threshold {threshold:.3g} ({why})."
 
 
 def scored_films(run: Run, class_name: str | None) -> tuple[str, pd.DataFrame, pd.DataFrame]:
@@ -213,7 +212,7 @@ def chosen_threshold(
     """The threshold of a rule of `RULES`, and the rule in words.
 
     Args:
-        run: evaluated or not; where it is, its ``metrics.json`` is taken at its word.
+        run: with predictions; it need not be evaluated.
         class_name: which class.
         rule: name of a rule.
         predictions: of the class, validation included.
@@ -222,15 +221,10 @@ def chosen_threshold(
         ValueError: an unknown rule, or no threshold to be had on validation.
     """
     if rule not in RULES:
-        raise ValueError(f"threshold={rule!r}: allowed are a number and {sorted(RULES)}")
+        raise ValueError(f"threshold={rule!r}: expected a number or one of {sorted(RULES)}")
     val = predictions[predictions["split"] == "val"]
-    points = run.metrics.get("classes", {}).get(class_name, {}).get("operating_points", {})
     try:
-        chosen = (
-            points[rule]["threshold"]
-            if rule in points
-            else choose_thresholds(val["y_true"], val["y_score"])[rule]
-        )
+        chosen = choose_thresholds(val["y_true"], val["y_score"])[rule]
     except ValueError as error:
         raise ValueError(
             f"{run.folder}: no threshold can be chosen for {class_name!r}, {error}; give a number "
@@ -238,7 +232,7 @@ def chosen_threshold(
         ) from error
     if chosen is None:
         raise ValueError(
-            f"{run.folder}: on validation no threshold fulfils {rule!r}, {RULES[rule]}; give a "
-            "number as threshold="
+            f"{run.folder}: no threshold on validation has {RULES[rule]}; give a number as "
+            "threshold="
         )
-    return chosen, f"{RULES[rule]}, chosen on {len(val)} validation films"
+    return chosen, f"{RULES[rule]} on {len(val)} validation films"

@@ -1,47 +1,45 @@
-"""What ``metrics.json`` says, as one table that a person reads."""
+"""The numbers of ``metrics.json`` as one table to read."""
 
 import pandas as pd
 
+from chexnet.evaluation.baselines import BASELINES, LOCATION_BASELINES
+from chexnet.evaluation.operating_points import RULES
+
 MISSING = "–"
-_FLOORS = {"view": "view alone", "view_sex_age": "view, sex and age"}
-_RULES = {
-    "youden": "threshold by Youden's rule",
-    "sensitivity_0.9": "threshold for sensitivity 0.9",
-    "specificity_0.9": "threshold for specificity 0.9",
-}
+ESTIMATE = "estimate (95 % CI)"
 _OVERLAPS = {
     "hit_rate": "hit rate (pointing game)",
     "mean_iou": "mean IoU",
-    "mean_iou_logit": "mean IoU, maps cut in logits",
+    "mean_iou_logit": "mean IoU (absolute threshold, logits)",
     "iobb": "mean IoBB",
-    "energy_in_boxes": "energy in the boxes",
+    "energy_in_boxes": "energy inside boxes",
 }
 _GUIDED = ("hit_rate", "mean_iou")
-_GAPS = {
-    "hit_rate_minus_fixed_point": "hit rate less the fixed point's",
-    "mean_iou_minus_fixed_mask": "mean IoU less the fixed mask's",
+_DIFFERENCES = {
+    "hit_rate_minus_fixed_point": "Δ hit rate vs. best fixed point",
+    "mean_iou_minus_fixed_mask": "Δ mean IoU vs. best fixed mask",
 }
-_LOCATION_FLOORS = {
-    "random_point": "hit rate of a random point",
-    "fixed_point": "hit rate of the best fixed point",
-    "fixed_mask": "mean IoU of the best fixed mask",
+_BASELINE_METRICS = {
+    "random_point": "hit rate",
+    "fixed_point": "hit rate",
+    "fixed_mask": "mean IoU",
 }
-_ACTING = (10, 30, 50, 70)  # per cent; the whole curve is in metrics.json and on its figure
+_PROBABILITIES = (10, 30, 50, 70)  # per cent; the whole decision curve is in metrics.json
 
 
 def report_table(metrics: dict) -> pd.DataFrame:
-    """One row a number, in reading order, each with its interval or the reason why there is none.
+    """All metrics of a run, one a row, in reading order.
 
     Args:
-        metrics: of a run, as `evaluation.evaluate` and `map_report.localization_report` leave
-            it in ``metrics.json``.
+        metrics: content of ``metrics.json``, from `evaluate` and `evaluate_maps`.
 
     Returns:
-        text columns ``class_name, part, measure, value`` (``0.85 (0.80-0.90)``, or ``–``) and
-        ``note``, and ``films`` and ``positives``, the numbers it rests on, where they are known.
+        columns ``class_name, group, metric, n, n positive, estimate (95 % CI), note``. The estimate
+        is text, ``0.85 (0.80-0.90)``; where it is ``–``, the note gives the reason. ``n`` and
+        ``n positive`` are the films behind the estimate, ``<NA>`` where they do not apply.
     """
     rows = []
-    for name, found in metrics["classes"].items():
+    for name, found in metrics.get("classes", {}).items():
         rows += [{"class_name": name} | row for row in _class_rows(found)]
     for name, found in metrics.get("overall", {}).items():
         row = _row("all classes", f"AUROC, {name} average", found, found["method"])
@@ -49,8 +47,8 @@ def report_table(metrics: dict) -> pd.DataFrame:
     if "localization" in metrics:
         found = metrics["localization"]
         rows += [{"class_name": found["class_name"]} | row for row in _location_rows(found)]
-    table = pd.DataFrame(rows)
-    return table.astype({"films": "Int64", "positives": "Int64"})
+    columns = ["class_name", "group", "metric", "n", "n positive", ESTIMATE, "note"]
+    return pd.DataFrame(rows, columns=columns).astype({"n": "Int64", "n positive": "Int64"})
 
 
 def interval_text(number: dict | None) -> str:
@@ -62,169 +60,166 @@ def interval_text(number: dict | None) -> str:
         for end in (number["value"], number.get("low"), number.get("high"))
     )
     if low is None or high is None:
-        return value
+        return str(value)
     return f"{value} ({low}{' to ' if low.startswith('-') else '-'}{high})"
 
 
-def beyond_no_pixels(found: dict) -> tuple[bool, str]:
-    """Whether the model is shown to know more than what needs no pixels, in one sentence.
+def outperforms_baselines(found: dict) -> tuple[bool, str]:
+    """Whether the model is better than all non-imaging baselines, and a sentence that says so.
 
-    It is where its AUROC on test lies above that of the view alone and of view, sex and age, and
-    above 0.5 among the films of each view, every time with the whole 95 % interval by patient. A
-    comparison that cannot be had, for too few films of a view, has no say; one at least is needed.
+    It is better where the whole 95 % interval by patient of its AUROC difference to each baseline
+    is above 0, and that of its AUROC within each view above 0.5. Comparisons that are not available
+    (too few films of a view) are left out; at least one is needed.
 
     Args:
-        found: a class's part of ``metrics.json``, from `evaluation.evaluate`.
+        found: a class's part of ``metrics.json``, from `evaluate`.
 
     Returns:
-        whether it is, and the sentence with the numbers, what speaks against it first.
+        the answer, and the sentence: with the comparisons that fail, or with all of them.
     """
-    for_it, against = [], []
-    for floor, title in _FLOORS.items():
-        gap = found["floors"][floor].get("model_minus_floor") or {}
+    comparisons = []
+    for key, baseline in BASELINES.items():
+        gap = found["baselines"][key].get("model_minus_baseline") or {}
         if gap.get("low") is not None:
-            text = f"{interval_text(gap)} above {title}"
-            (for_it if gap["low"] > 0 else against).append(text)
+            text = f"ΔAUROC {interval_text(gap)} vs. {baseline.title}"
+            comparisons.append((gap["low"] > 0, text))
     for group in found["subgroups"]:
         number = group["auroc_by_patient"] or {}
         if group["by"] == "view" and number.get("low") is not None:
-            text = f"{interval_text(number)} among {group['group']} films alone"
-            (for_it if number["low"] > 0.5 else against).append(text)
-    if against:
-        return False, f"Not shown to know more than view, sex and age: AUROC {', '.join(against)}."
-    if for_it:
-        return True, f"Knows more than view, sex and age: AUROC {', '.join(for_it)}."
-    return False, "Not known whether it knows more than view, sex and age: too few films."
+            text = f"AUROC {interval_text(number)} within {group['group']} films"
+            comparisons.append((number["low"] > 0.5, text))
+    failed = [text for passed, text in comparisons if not passed]
+    if failed:
+        return False, f"Not shown to outperform non-imaging baselines: {', '.join(failed)}."
+    if comparisons:
+        texts = ", ".join(text for _, text in comparisons)
+        return True, f"Outperforms non-imaging baselines: {texts}."
+    return False, "No comparison with non-imaging baselines: too few films."
 
 
 def _class_rows(found: dict) -> list[dict]:
-    rows = []
-    for split, title in (("val", "validation"), ("test", "test")):
-        rows += _auroc_rows(title, found[split])
-    precision = found["average_precision"]
+    test, precision = found["test"], found["average_precision"]
+    rows = [*_auroc_rows("validation", found["val"]), *_auroc_rows("test", test)]
     note = f"chance: {precision['prevalence']:.2f}" if "prevalence" in precision else ""
-    rows.append(_row("test", "average precision", precision, note) | _counts(found["test"]))
-    points = found["operating_points"]
-    if "reason" in points:
-        rows.append(_row("operating points", "sensitivity", points))
-        points = {}
-    for rule, point in points.items():
-        if point["threshold"] is None:
-            rows.append(_row(_RULES[rule], "sensitivity", point))
-            continue
-        for rate in ("sensitivity", "specificity", "ppv", "npv"):
-            title = rate.upper() if len(rate) == 3 else rate
-            row = _row(
-                _RULES[rule], title, point[rate], f"score of {point['threshold']:.3f} or more"
-            )
-            rows.append(row | {"films": point[rate]["n"]})
-    calibration = found["calibration"]
-    if "reason" in calibration:
-        rows.append(_row("calibration", "temperature", calibration))
-    else:
-        temperature = {"value": calibration["temperature"]}
-        rows.append(_row("calibration", "temperature", temperature, "fitted on validation"))
-        for when in ("before", "after"):
-            part = f"calibration, {when} scaling"
-            errors = calibration[when]
-            rows.append(_row(part, "Brier score", errors["brier"]) | _counts(found["test"]))
-            chance = f"a calibrated model: up to {errors['ece']['if_calibrated']['high']:.2f}"
-            rows.append(_row(part, "ECE", errors["ece"], chance) | _counts(found["test"]))
-    rows += _decision_rows(found)
+    rows.append(_row("test", "average precision", precision, note, test))
+    rows += _operating_rows(found["operating_points"])
+    rows += _calibration_rows(found["calibration"], test)
+    rows += _decision_rows(found["decision_curve"], test)
     for group in found["subgroups"]:
         rows.append(_auroc_row(f"{group['by']}: {group['group']}", group))
-    for floor, title in _FLOORS.items():
-        block = found["floors"][floor]
-        rows.append(_auroc_row(f"no pixels: {title}", block))
-        if "model_minus_floor" in block:
-            gap = block["model_minus_floor"]
-            p = (
-                ""
-                if gap["p"] is None
-                else "p < 0.001"
-                if gap["p"] < 0.001
-                else f"p = {gap['p']:.3f}"
-            )
-            measure = "AUROC of the model less this"
-            rows.append(_row(f"no pixels: {title}", measure, gap, p) | _counts(block))
+    for key, baseline in BASELINES.items():
+        block, title = found["baselines"][key], f"baseline: {baseline.title}"
+        rows.append(_auroc_row(title, block))
+        if "model_minus_baseline" in block:
+            gap = block["model_minus_baseline"]
+            rows.append(_row(title, "ΔAUROC (model − baseline)", gap, _p_text(gap["p"]), block))
     return rows
 
 
-def _auroc_rows(part: str, block: dict) -> list[dict]:
-    kinds = {"auroc": "AUROC (DeLong)", "auroc_by_patient": "AUROC (bootstrap by patient)"}
-    rows = []
-    for key, title in kinds.items():
-        if block["auroc"] is None and key != "auroc":
-            continue  # the reason once is enough
-        number = block[key] or {"reason": block.get("reason", "")}
-        note = (
-            f"prevalence {block['prevalence']:.2f}" if block.get("prevalence") is not None else ""
-        )
-        note = "; ".join(filter(None, [note, block.get("note")]))
-        rows.append(_row(part, title, number, note) | _counts(block))
-    return rows
+def _p_text(p: float | None) -> str:
+    if p is None:
+        return ""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def _auroc_row(part: str, block: dict) -> dict:
+def _auroc_rows(group: str, block: dict) -> list[dict]:
+    prevalence = block.get("prevalence")
+    notes = ["" if prevalence is None else f"prevalence {prevalence:.2f}", block.get("note")]
+    note = "; ".join(filter(None, notes))
+    if block["auroc"] is None:
+        return [_row(group, "AUROC (DeLong)", {"reason": block["reason"]}, "", block)]
+    return [
+        _row(group, "AUROC (DeLong)", block["auroc"], note, block),
+        _row(group, "AUROC (bootstrap by patient)", block["auroc_by_patient"], note, block),
+    ]
+
+
+def _auroc_row(group: str, block: dict) -> dict:
     """One row for both intervals: DeLong's, and in the note the one by patient if it differs."""
-    delong, *others = _auroc_rows(part, block)
-    differing = [f"by patient {row['value']}" for row in others if row["value"] != delong["value"]]
-    return delong | {"note": "; ".join(filter(None, [delong["note"], *differing]))}
+    delong, *others = _auroc_rows(group, block)
+    other = [f"by patient {row[ESTIMATE]}" for row in others if row[ESTIMATE] != delong[ESTIMATE]]
+    return delong | {"note": "; ".join(filter(None, [delong["note"], *other]))}
 
 
-def _decision_rows(found: dict) -> list[dict]:
-    curve = found["decision_curve"]
-    if "reason" in curve:
+def _operating_rows(points: dict) -> list[dict]:
+    if "reason" in points:
+        return [_row("operating point", "sensitivity", points)]
+    rows = []
+    for rule, point in points.items():
+        group = f"operating point: {RULES[rule]}"
+        if point["threshold"] is None:
+            rows.append(_row(group, "sensitivity", point))
+            continue
+        note = f"threshold {point['threshold']:.3f}"
+        for key, metric in (
+            ("sensitivity", "sensitivity"),
+            ("specificity", "specificity"),
+            ("ppv", "PPV"),
+            ("npv", "NPV"),
+        ):
+            rows.append(_row(group, metric, point[key], note))
+    return rows
+
+
+def _calibration_rows(calibration: dict, test: dict) -> list[dict]:
+    if "reason" in calibration:
+        return [_row("calibration", "temperature", calibration)]
+    temperature = {"value": calibration["temperature"]}
+    rows = [_row("calibration", "temperature", temperature, "fitted on validation")]
+    for when in ("before", "after"):
+        group, errors = f"calibration, {when} scaling", calibration[when]
+        limit = f"if perfectly calibrated: up to {errors['ece']['if_calibrated']['high']:.2f}"
+        rows.append(_row(group, "Brier score", errors["brier"], "", test))
+        rows.append(_row(group, "ECE", errors["ece"], limit, test))
+    return rows
+
+
+def _decision_rows(curve: list[dict] | dict, test: dict) -> list[dict]:
+    if isinstance(curve, dict):
         return [_row("decision curve", "net benefit", curve)]
     rows = []
     for point in curve:
-        if round(100 * point["probability"]) in _ACTING:
-            number = {"value": point["model"], "low": point["low"], "high": point["high"]}
-            note = f"acting on every film: {interval_text({'value': point['treat_all']})}"
-            measure = f"net benefit, acting at {point['probability']:.0%}"
-            rows.append(_row("decision curve", measure, number, note) | _counts(found["test"]))
+        if round(100 * point["probability"]) in _PROBABILITIES:
+            metric = f"net benefit at threshold probability {point['probability']:.0%}"
+            note = f"treat all: {interval_text({'value': point['treat_all']})}"
+            number = point | {"value": point["model"]}
+            rows.append(_row("decision curve", metric, number, note, test))
     return rows
 
 
 def _location_rows(found: dict) -> list[dict]:
     rows = []
-    for part, block in (
-        ("maps, all positive films", found),
-        ("maps, true positives", found.get("true_positives")),
+    for group, block in (
+        ("CAM, all positive films", found),
+        ("CAM, true positives", found.get("true_positives")),
     ):
         if block is None:
             continue
-        rows += [_film_row(part, title, block[key]) for key, title in _OVERLAPS.items()]
-        for measure in ("iou", "iobb"):
-            title = {"iou": "IoU", "iobb": "IoBB"}[measure]
-            for level, share in block[f"{measure}_accuracy"].items():
-                rows.append(_film_row(part, f"share of films with {title} above {level}", share))
-        for key, title in _LOCATION_FLOORS.items():
-            rows.append(_film_row(part, title, block["floors"][key]))
-        for of_map, judged in ((part, block), (f"{part}, guided by the prior", block["guided"])):
-            if judged is not block:
-                rows += [_film_row(of_map, _OVERLAPS[key], judged[key]) for key in _GUIDED]
-            rows += [_film_row(of_map, title, judged[key]) for key, title in _GAPS.items()]
+        rows += [_row(group, title, block[key]) for key, title in _OVERLAPS.items()]
+        for key, title in (("iou_accuracy", "IoU"), ("iobb_accuracy", "IoBB")):
+            for level, share in block[key].items():
+                rows.append(_row(group, f"share of films with {title} > {level}", share))
+        for key, title in LOCATION_BASELINES.items():
+            metric = f"{_BASELINE_METRICS[key]}, baseline: {title}"
+            rows.append(_row(group, metric, block["baselines"][key]))
+        rows += [_row(group, title, block[key]) for key, title in _DIFFERENCES.items()]
+        guided, titles = block["guided"], {key: _OVERLAPS[key] for key in _GUIDED} | _DIFFERENCES
+        group = group.replace("CAM", "CAM × spatial prior")
+        rows += [_row(group, title, guided[key]) for key, title in titles.items()]
     if "challenge_map" in found:
-        rows.append(_film_row("maps, all films", "mAP of the challenge", found["challenge_map"]))
+        rows.append(_row("CAM, all films", "mAP of the RSNA challenge", found["challenge_map"]))
     return rows
 
 
-def _film_row(part: str, measure: str, number: dict) -> dict:
-    return _row(part, measure, number) | {"films": number["n"]}
-
-
-def _counts(block: dict) -> dict:
-    return {"films": block.get("n"), "positives": block.get("n_positive")}
-
-
-def _row(part: str, measure: str, number: dict, note: str = "") -> dict:
+def _row(group: str, metric: str, number: dict, note: str = "", counts: dict | None = None) -> dict:
+    """A row of the table; the films are counted in ``counts``, or in ``number`` itself."""
+    counts = number if counts is None else counts
     text = interval_text(number)
     return {
-        "part": part,
-        "measure": measure,
-        "films": None,
-        "positives": None,
-        "value": text,
+        "group": group,
+        "metric": metric,
+        "n": counts.get("n"),
+        "n positive": counts.get("n_positive"),
+        ESTIMATE: text,
         "note": number.get("reason", "") if text == MISSING else note,
     }

@@ -1,13 +1,12 @@
 """The evidence of a run: AUROC with all that surrounds it, from the run folder alone.
 
-Thresholds and temperature are chosen on validation, the floors are fitted on training films, and
-nothing at all on test: there things are only counted.
+Thresholds and temperature are chosen on validation films, baselines are fitted on training films,
+never on test films.
 
 AUROC over several classes: one row each, their macro and their micro average.
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -15,15 +14,15 @@ from sklearn import metrics as sklearn_metrics
 from tqdm.auto import tqdm
 
 from chexnet.auroc import (
-    DRAWS,
+    N_BOOTSTRAP,
     auroc,
     bootstrap_auroc,
+    bootstrap_patients,
     compare_auroc,
-    patient_draws,
     percentile_interval,
     resample,
 )
-from chexnet.evaluation.baselines import FLOORS, known, plausible_age
+from chexnet.evaluation.baselines import BASELINES, Baseline, known, plausible_age
 from chexnet.evaluation.calibration import (
     apply_temperature,
     calibration_errors,
@@ -35,7 +34,11 @@ from chexnet.runs import Run
 
 
 def auroc_table(
-    predictions: pd.DataFrame, *, groups: str | None = None, draws: int = DRAWS, seed: int = 0
+    predictions: pd.DataFrame,
+    *,
+    groups: str | None = None,
+    n_bootstrap: int = N_BOOTSTRAP,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """AUROC of every class, and with several classes their macro and micro average.
 
@@ -46,15 +49,15 @@ def auroc_table(
         predictions: ``image_id, class_name, y_true, y_score``, one row a film and class.
         groups: the column whose films belong together, ``"patient_id"``; ``None`` gives classes
             DeLong's interval, and averages a bootstrap over ``image_id``.
-        draws: bootstrap samples.
-        seed: of the draws.
+        n_bootstrap: bootstrap samples.
+        seed: of the bootstrap.
 
     Returns:
         ``class_name, n, n_positive, prevalence, value, low, high, method, reason``. A class with
         one value only has NaN and the reason, and no part in macro; micro keeps its pairs.
     """
-    codes, counts = patient_draws(
-        predictions[groups or "image_id"].to_numpy(), draws=draws, seed=seed
+    codes, counts = bootstrap_patients(
+        predictions[groups or "image_id"].to_numpy(), n_bootstrap=n_bootstrap, seed=seed
     )
     y = predictions["y_true"].to_numpy()
     score = predictions["y_score"].to_numpy()
@@ -107,18 +110,18 @@ FEWEST = 10  # films of either class below which a subgroup gets no number
 _AGE_BANDS = {"under 40": (0, 40), "40 to 59": (40, 60), "60 and over": (60, 200)}
 
 
-def evaluate(run: Run, *, draws: int = DRAWS, seed: int = 0) -> dict:
+def evaluate(run: Run, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0) -> dict:
     """Evaluates the scores of a run and writes ``metrics.json``.
 
     Args:
         run: with ``images`` (the training films too) and ``predictions``.
-        draws: bootstrap samples of patients.
-        seed: of the draws.
+        n_bootstrap: bootstrap samples of patients.
+        seed: of the bootstrap.
 
     Returns:
         what ``metrics.json`` holds: under ``classes``, by class name, ``val`` and ``test`` (films,
         prevalence, AUROC with DeLong's interval and by patient), ``average_precision``,
-        ``operating_points``, ``calibration``, ``decision_curve``, ``subgroups`` and ``floors``;
+        ``operating_points``, ``calibration``, ``decision_curve``, ``subgroups`` and ``baselines``;
         with several classes ``overall`` (macro, micro). A number that cannot be had is ``None``
         with a ``reason`` beside it. Parts that others wrote (``localization``) are kept.
 
@@ -137,11 +140,14 @@ def evaluate(run: Run, *, draws: int = DRAWS, seed: int = 0) -> dict:
     for name, films in predictions.groupby("class_name", sort=False):
         val, test = (films[films["split"] == split] for split in ("val", "test"))
         train = images[images["split"] == "train"]
-        classes[name] = _evaluate_class(name, train, val, test, draws=draws, seed=seed)
-    metrics = {"bootstrap": {"unit": "patient", "draws": draws, "seed": seed}, "classes": classes}
+        classes[name] = _evaluate_class(name, train, val, test, n_bootstrap=n_bootstrap, seed=seed)
+    metrics = {
+        "bootstrap": {"unit": "patient", "n_bootstrap": n_bootstrap, "seed": seed},
+        "classes": classes,
+    }
     if len(classes) > 1:
         test = predictions[predictions["split"] == "test"]
-        table = auroc_table(test, groups="patient_id", draws=draws, seed=seed)
+        table = auroc_table(test, groups="patient_id", n_bootstrap=n_bootstrap, seed=seed)
         metrics["overall"] = {
             row["class_name"]: _finite(row)
             for row in table.tail(2).drop(columns=["n", "n_positive"]).to_dict("records")
@@ -157,7 +163,7 @@ def score_block(
     groups: np.ndarray,
     *,
     fewest: int = 1,
-    draws: int = DRAWS,
+    n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> dict:
     """How many films, how many positive, and the AUROC with both its intervals.
@@ -167,8 +173,8 @@ def score_block(
         y_score: ``(N,)`` scores.
         groups: ``(N,)`` patient ids.
         fewest: films of either class below which there is no AUROC but a reason.
-        draws: bootstrap samples of patients.
-        seed: of the draws.
+        n_bootstrap: bootstrap samples of patients.
+        seed: of the bootstrap.
 
     Returns:
         ``n, n_positive, n_patients, prevalence``, ``auroc`` (DeLong) and ``auroc_by_patient``, each
@@ -189,7 +195,7 @@ def score_block(
             reason = f"{count or 'no'} {kind} film{'' if count == 1 else 's'}{needed}"
             return block | {"auroc": None, "auroc_by_patient": None, "reason": reason}
     for key, patients in (("auroc", None), ("auroc_by_patient", groups)):
-        result = auroc(y_true, y_score, groups=patients, draws=draws, seed=seed)
+        result = auroc(y_true, y_score, groups=patients, n_bootstrap=n_bootstrap, seed=seed)
         block[key] = _finite({"value": result.value, "low": result.low, "high": result.high})
     if block["auroc"]["value"] in (0, 1):
         block["note"] = "classes apart without exception: the interval has no width"
@@ -201,7 +207,7 @@ def average_precision(
     y_score: np.ndarray,
     groups: np.ndarray,
     *,
-    draws: int = DRAWS,
+    n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> dict[str, float]:
     """Average precision, scikit-learn's, with an interval by patient.
@@ -210,8 +216,8 @@ def average_precision(
         y_true: ``(N,)`` labels, 0 or 1, at least one 1.
         y_score: ``(N,)`` scores.
         groups: ``(N,)`` patient ids.
-        draws: bootstrap samples.
-        seed: of the draws.
+        n_bootstrap: bootstrap samples.
+        seed: of the bootstrap.
 
     Returns:
         ``value, low, high``, and ``prevalence``: what a score without information would get.
@@ -227,7 +233,7 @@ def average_precision(
         precision = np.divide(found, called, out=np.zeros(len(ends)), where=called > 0)
         return (np.diff(found, prepend=0) * precision).sum() / found[-1] if found[-1] else np.nan
 
-    codes, counts = patient_draws(groups, draws=draws, seed=seed)
+    codes, counts = bootstrap_patients(groups, n_bootstrap=n_bootstrap, seed=seed)
     low, high = percentile_interval(resample(weighted, codes[order], counts))
     value = float(sklearn_metrics.average_precision_score(y_true, y_score))
     return {"value": value, "low": low, "high": high, "prevalence": float(y_true.mean())}
@@ -239,18 +245,18 @@ def _evaluate_class(
     val: pd.DataFrame,
     test: pd.DataFrame,
     *,
-    draws: int,
+    n_bootstrap: int,
     seed: int,
 ) -> dict:
     y, score = test["y_true"].to_numpy(), test["y_score"].to_numpy()
     patients = test["patient_id"].to_numpy()
-    often = {"draws": draws, "seed": seed}
+    bootstrap = {"n_bootstrap": n_bootstrap, "seed": seed}
     result = {
-        split: score_block(films["y_true"], films["y_score"], films["patient_id"], **often)
+        split: score_block(films["y_true"], films["y_score"], films["patient_id"], **bootstrap)
         for split, films in (("val", val), ("test", test))
     }
     if y.any():
-        result["average_precision"] = average_precision(y, score, patients, **often)
+        result["average_precision"] = average_precision(y, score, patients, **bootstrap)
     else:
         result["average_precision"] = _missing("no positive films")
     if "reason" in result["val"]:  # without both classes nothing can be chosen
@@ -263,14 +269,14 @@ def _evaluate_class(
         after = apply_temperature(score, temperature)
         result["calibration"] = {"temperature": temperature, "fitted_on": "val"}
         for when, probability in (("before", score), ("after", after)):
-            errors = calibration_errors(y, probability, groups=patients, **often)
+            errors = calibration_errors(y, probability, groups=patients, **bootstrap)
             bins = reliability_table(y, probability).to_dict("records")
             result["calibration"][when] = errors | {"reliability": bins}
-        result["decision_curve"] = decision_curve(y, after, groups=patients, **often)
-    result["subgroups"] = _subgroups(test, **often)
-    result["floors"] = {
-        floor: _floor(scores_of, facts, name, train, test, **often)
-        for floor, (scores_of, facts) in FLOORS.items()
+        result["decision_curve"] = decision_curve(y, after, groups=patients, **bootstrap)
+    result["subgroups"] = _subgroups(test, **bootstrap)
+    result["baselines"] = {
+        key: _compare_baseline(baseline, name, train, test, **bootstrap)
+        for key, baseline in BASELINES.items()
     }
     return result
 
@@ -286,7 +292,7 @@ def _operating_points(val: pd.DataFrame, y: np.ndarray, score: np.ndarray) -> di
     return points
 
 
-def _subgroups(test: pd.DataFrame, **often: int) -> list[dict]:
+def _subgroups(test: pd.DataFrame, **bootstrap: int) -> list[dict]:
     """AUROC among films of one view, sex or age band, and for one kind of negatives."""
     positive = test["y_true"] == 1
     parts = []
@@ -314,33 +320,32 @@ def _subgroups(test: pd.DataFrame, **often: int) -> list[dict]:
             test.loc[inside, "y_score"],
             test.loc[inside, "patient_id"],
             fewest=FEWEST,
-            **often,
+            **bootstrap,
         )
         for by, group, inside in tqdm(parts, desc="groups of films", unit=" groups", delay=2)
     ]
 
 
-def _floor(
-    scores_of: Callable[[pd.DataFrame, pd.DataFrame, str], np.ndarray],
-    facts: list[str],
+def _compare_baseline(
+    baseline: Baseline,
     name: str,
     train: pd.DataFrame,
     test: pd.DataFrame,
-    **often: int,
+    **bootstrap: int,
 ) -> dict:
-    """AUROC on test of a score without pixels, and how far the model is above it."""
-    lacking = [column for column in [*facts, name] if column not in train]
+    """AUROC of a baseline on test films, and the model's difference from it."""
+    lacking = [column for column in [*baseline.columns, name] if column not in train]
     if lacking:
         return _missing(f"images.csv has no column {lacking[0]}")
     if train[name].nunique() < 2 or test["y_true"].nunique() < 2:
         return _missing("training or test films are all of one class")
     y, patients = test["y_true"].to_numpy(), test["patient_id"].to_numpy()
-    score = scores_of(train, test, name)
+    score = baseline.scores(train, test, name)
     if len(np.unique(score)) < 2:
         return _missing("the same for every film")
-    block = score_block(y, score, patients, **often)
-    gap = compare_auroc(y, test["y_score"], score, groups=patients, **often)
-    block["model_minus_floor"] = _finite(
+    block = score_block(y, score, patients, **bootstrap)
+    gap = compare_auroc(y, test["y_score"], score, groups=patients, **bootstrap)
+    block["model_minus_baseline"] = _finite(
         {"value": gap.difference, "low": gap.low, "high": gap.high, "p": gap.p}
     )
     return block

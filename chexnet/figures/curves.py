@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve
 
 from chexnet.auroc import roc_curve
-from chexnet.evaluation import beyond_no_pixels
+from chexnet.evaluation import BASELINES, LOCATION_BASELINES, outperforms_baselines
 from chexnet.runs import Run
 
 BLUE, RED, GREY = "#0072B2", "#D55E00", "#7f7f7f"
@@ -260,12 +260,11 @@ def score_histogram(run: Run, *, class_name: str | None = None, ax: Axes | None 
     return ax.figure
 
 
-_FLOORS = {"view": "view alone", "view_sex_age": "view, sex and age alone"}
 _BESIDE = 0.24  # of a row: how far the second interval lies below the first
 
 
 def subgroup_figure(run: Run, *, class_name: str | None = None, ax: Axes | None = None) -> Figure:
-    """Forest plot of the test AUROC: all films, each subgroup, and what needs no pixels.
+    """Forest plot of the test AUROC: all films, each subgroup and the non-imaging baselines.
 
     Each number has DeLong's interval, and below it, pale, the one by patient. A group with too few
     films to say anything has its reason in place of a number. The title says whether the model is
@@ -283,8 +282,8 @@ def subgroup_figure(run: Run, *, class_name: str | None = None, ax: Axes | None 
     parts = [("all test films", metrics["test"], BLUE)]
     parts += [(f"{one['by']}: {one['group']}", one, BLUE) for one in metrics["subgroups"]]
     parts += [
-        (f"no pixels: {_FLOORS.get(floor, floor)}", block, RED)
-        for floor, block in metrics["floors"].items()
+        (f"baseline: {BASELINES[key].title}", block, RED)
+        for key, block in metrics["baselines"].items()
     ]
     rows = [
         (
@@ -303,14 +302,14 @@ def subgroup_figure(run: Run, *, class_name: str | None = None, ax: Axes | None 
     ax.set_xlabel(
         "AUROC, 95 % interval (pale: by patient); in brackets: films with the finding of all"
     )
-    shown, sentence = beyond_no_pixels(metrics)
+    shown, sentence = outperforms_baselines(metrics)
     title = "\n".join([name, *textwrap.wrap(sentence, 85)])
     ax.set_title(title, fontsize=9, color="black" if shown else RED)
     return ax.figure
 
 
 def localization_figure(run: Run, *, axes: Sequence[Axes] | None = None) -> Figure:
-    """How well the maps find the radiologists' boxes, beside what looks at no pixels.
+    """How well the maps find the radiologists' boxes, compared with baselines without the image.
 
     Args:
         run: with ``localization`` in its metrics.
@@ -328,14 +327,11 @@ def localization_figure(run: Run, *, axes: Sequence[Axes] | None = None) -> Figu
     films = {"all films with boxes": found, "true positives": found.get("true_positives", {})}
     if axes is None:
         axes = Figure(figsize=(9.5, 2.5), layout="constrained").subplots(1, 2)
-    for ax, measure, title, floors in zip(
+    for ax, measure, title, baselines in zip(
         axes,
         ("hit_rate", "mean_iou"),
         ("Hit rate: the map is brightest inside a box", "Mean IoU of the map with the boxes"),
-        (
-            {"best fixed point": "fixed_point", "random point": "random_point"},
-            {"best fixed mask": "fixed_mask"},
-        ),
+        (("fixed_point", "random_point"), ("fixed_mask",)),
         strict=True,
     ):
         rows = [
@@ -343,7 +339,10 @@ def localization_figure(run: Run, *, axes: Sequence[Axes] | None = None) -> Figu
             for which, part in films.items()
             if measure in part
         ]
-        rows += [(f"no pixels: {a}", found["floors"][key], RED) for a, key in floors.items()]
+        rows += [
+            (f"baseline: {LOCATION_BASELINES[key]}", found["baselines"][key], RED)
+            for key in baselines
+        ]
         _forest(ax, rows)
         ax.set_xlim(0, 1)
         ax.set_title(title, fontsize=10)

@@ -4,7 +4,7 @@ import textwrap
 
 from matplotlib.figure import Figure
 
-from chexnet.evaluation import beyond_no_pixels, interval_text
+from chexnet.evaluation import interval_text, outperforms_baselines
 from chexnet.figures.curves import (
     RED,
     decision_figure,
@@ -28,8 +28,8 @@ def evidence_page(run: Run, *, class_name: str | None = None) -> Figure:
     """All that is known about a run's scores and maps, on one page.
 
     ROC, precision and recall, reliability, decision curve, histogram of scores, subgroups with
-    what needs no pixels, and localisation with its floors. Everything comes from ``metrics.json``
-    and ``predictions.csv``.
+    non-imaging baselines, and localisation with its baselines. Everything comes from
+    ``metrics.json`` and ``predictions.csv``.
 
     Args:
         run: evaluated.
@@ -43,7 +43,7 @@ def evidence_page(run: Run, *, class_name: str | None = None) -> Figure:
         ValueError: the run has no such class or is not evaluated yet.
     """
     name, found, _ = of_class(run, class_name)
-    groups = 1 + len(found["subgroups"]) + len(found["floors"])
+    groups = 1 + len(found["subgroups"]) + len(found["baselines"])
     facts, verdict, shown = _title_lines(run, name, found)
     head = _TITLE + _LINE * (len(facts) + len(verdict))
     heights = [head, _SQUARES, _CURVES, _AXIS + _ROW * groups, _MAPS]
@@ -69,7 +69,7 @@ def evidence_page(run: Run, *, class_name: str | None = None) -> Figure:
         draw(run, class_name=name, ax=ax)
     subgroup_figure(run, class_name=name, ax=forest.subplots())
     titles = ("ROC curve", "Precision and recall", "Reliability", "Decision curve", "Scores")
-    titles += ("AUROC of groups of films, and of what needs no pixels",)
+    titles += ("Subgroup AUROC and non-imaging baselines",)
     for ax, words in zip(figure.axes, titles, strict=False):
         ax.set_title(words, fontsize=10, color="black")
     judged = run.metrics.get("localization", {}).get("class_name")
@@ -88,5 +88,5 @@ def _title_lines(run: Run, name: str, found: dict) -> tuple[list[str], list[str]
     facts += f"{name.lower()}. Thresholds and temperature are chosen on validation."
     for average, number in run.metrics.get("overall", {}).items():
         facts += f" All classes, {average} average: AUROC {interval_text(number)}."
-    shown, sentence = beyond_no_pixels(found)
+    shown, sentence = outperforms_baselines(found)
     return textwrap.wrap(facts, 145), textwrap.wrap(sentence, 145), shown

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from chexnet.auroc import auroc, bootstrap_auroc, compare_auroc, patient_draws, roc_curve
+from chexnet.auroc import auroc, bootstrap_auroc, bootstrap_patients, compare_auroc, roc_curve
 
 # Turck et al. 2010 (Intensive Care Medicine 36, 107-115), the data on which R's pROC shows its
 # results: S100β in 0.01 µg/l and the WFNS grade of 72 patients with good, 41 with poor outcome.
@@ -145,7 +145,7 @@ def test_unknown_intervals_and_groups_of_another_length_are_refused():
 @pytest.mark.parametrize("decimals", [None, 1])
 def test_each_bootstrap_sample_has_the_auroc_of_its_repeated_films(decimals):
     y, score, rng = films(n=80, decimals=decimals)
-    codes, counts = patient_draws(rng.integers(30, size=80), draws=20)
+    codes, counts = bootstrap_patients(rng.integers(30, size=80), n_bootstrap=20)
     fast = bootstrap_auroc(y, score, codes, counts)
     for value, count in zip(fast, counts, strict=True):
         rows = np.repeat(np.arange(80), count[codes])
@@ -154,10 +154,10 @@ def test_each_bootstrap_sample_has_the_auroc_of_its_repeated_films(decimals):
 
 def test_a_sample_of_one_class_has_no_auroc_and_is_left_out():
     y, score = np.array([0, 0, 1]), np.array([0.1, 0.6, 0.5])
-    codes, counts = patient_draws(np.arange(3), draws=200)
+    codes, counts = bootstrap_patients(np.arange(3), n_bootstrap=200)
     samples = bootstrap_auroc(y, score, codes, counts)
     assert np.isnan(samples).any()
-    result = auroc(y, score, interval="bootstrap", draws=200)
+    result = auroc(y, score, interval="bootstrap", n_bootstrap=200)
     assert 0 <= result.low <= result.value <= result.high <= 1
 
 
@@ -189,11 +189,11 @@ def test_the_bootstrap_repeats_with_its_seed_whatever_the_order_of_films():
     y, score, rng = films(n=200)
     patients = rng.integers(60, size=200)
     order = rng.permutation(200)
-    first = auroc(y, score, groups=patients, draws=200)
-    again = auroc(y[order], score[order], groups=patients[order], draws=200)
+    first = auroc(y, score, groups=patients, n_bootstrap=200)
+    again = auroc(y[order], score[order], groups=patients[order], n_bootstrap=200)
     assert (again.low, again.high) == pytest.approx((first.low, first.high), abs=1e-12)
-    assert auroc(y, score, groups=patients, draws=200) == first
-    assert auroc(y, score, groups=patients, draws=200, seed=1) != first
+    assert auroc(y, score, groups=patients, n_bootstrap=200) == first
+    assert auroc(y, score, groups=patients, n_bootstrap=200, seed=1) != first
 
 
 def test_delong_stays_at_hand_beside_patient_ids():

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from chexnet.auroc import (
+    bootstrap_patients,
     mean_interval,
-    patient_draws,
     percentile_interval,
     resample,
     wilson_interval,
@@ -11,7 +11,7 @@ from chexnet.auroc import (
 
 
 def test_films_of_a_patient_are_drawn_together_and_as_many_patients_as_there_are():
-    codes, counts = patient_draws(np.array(["b", "a", "b", "c"]), draws=50, seed=1)
+    codes, counts = bootstrap_patients(np.array(["b", "a", "b", "c"]), n_bootstrap=50, seed=1)
     assert codes.tolist() == [1, 0, 1, 2]
     assert counts.shape == (50, 3)
     assert (counts.sum(axis=1) == 3).all()
@@ -20,7 +20,9 @@ def test_films_of_a_patient_are_drawn_together_and_as_many_patients_as_there_are
 
 def test_draws_repeat_with_the_seed_and_differ_with_another():
     groups = np.arange(40)
-    first, again, other = (patient_draws(groups, draws=5, seed=seed)[1] for seed in (3, 3, 4))
+    first, again, other = (
+        bootstrap_patients(groups, n_bootstrap=5, seed=seed)[1] for seed in (3, 3, 4)
+    )
     assert (first == again).all()
     assert (first != other).any()
 
@@ -28,12 +30,12 @@ def test_draws_repeat_with_the_seed_and_differ_with_another():
 @pytest.mark.parametrize("groups", [[], ["a", None], ["a", np.nan], [["a"]]])
 def test_a_film_without_a_patient_is_refused(groups):
     with pytest.raises(ValueError, match="patient id"):
-        patient_draws(np.array(groups, dtype=object))
+        bootstrap_patients(np.array(groups, dtype=object))
 
 
-def test_draws_below_one_are_refused():
-    with pytest.raises(ValueError, match="at least 1, not 0"):
-        patient_draws(np.arange(3), draws=0)
+def test_fewer_than_one_bootstrap_sample_is_refused():
+    with pytest.raises(ValueError, match="n_bootstrap=0: expected 1 or more"):
+        bootstrap_patients(np.arange(3), n_bootstrap=0)
 
 
 def test_draws_without_a_value_are_left_out_of_the_interval():
@@ -44,9 +46,9 @@ def test_draws_without_a_value_are_left_out_of_the_interval():
 def test_the_fast_mean_is_the_mean_of_each_resample():
     rng = np.random.default_rng(0)
     values, groups = rng.normal(size=60), rng.integers(20, size=60)
-    codes, counts = patient_draws(groups, draws=300, seed=5)
+    codes, counts = bootstrap_patients(groups, n_bootstrap=300, seed=5)
     slow = resample(lambda weight: np.average(values, weights=weight), codes, counts)
-    result = mean_interval(values, groups, draws=300, seed=5)
+    result = mean_interval(values, groups, n_bootstrap=300, seed=5)
     assert result["value"] == pytest.approx(values.mean(), abs=1e-12)
     assert (result["low"], result["high"]) == pytest.approx(percentile_interval(slow), abs=1e-12)
 

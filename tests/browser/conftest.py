@@ -31,8 +31,8 @@ def home(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     run = write_run(folder / "output" / "demo", films=240, signal=0.5)
     write_films(run)
-    evaluate(run, draws=20)
-    evaluate_maps(run, draws=20)
+    evaluate(run, n_bootstrap=20)
+    evaluate_maps(run, n_bootstrap=20)
     book = nbformat.read(ROOT / "notebooks" / "05_visualize.ipynb", as_version=4)
     for cell in book.cells:
         if cell.cell_type == "code":

@@ -60,14 +60,14 @@ def test_what_cannot_be_calibrated_is_refused():
 
 def test_the_errors_are_the_ones_worked_by_hand():
     # Two bins of two films: mean .2 against 0 of 2, mean .8 against 1 of 2.
-    errors = calibration_errors([0, 0, 1, 0], [0.1, 0.3, 0.7, 0.9], bins=2, draws=20)
+    errors = calibration_errors([0, 0, 1, 0], [0.1, 0.3, 0.7, 0.9], bins=2, n_bootstrap=20)
     assert errors["ece"]["value"] == pytest.approx((0.2 * 2 + 0.3 * 2) / 4)
     assert errors["brier"]["value"] == pytest.approx((0.01 + 0.09 + 0.09 + 0.81) / 4)
 
 
 def test_brier_and_bins_are_those_of_scikit_learn():
     y, score = films(n=1003)
-    errors = calibration_errors(y, score, draws=5)
+    errors = calibration_errors(y, score, n_bootstrap=5)
     assert errors["brier"]["value"] == pytest.approx(brier_score_loss(y, score), abs=1e-12)
     observed, predicted = calibration_curve(y, score, n_bins=10, strategy="quantile")
     table = reliability_table(y, score)
@@ -89,15 +89,15 @@ def test_bins_hold_equal_numbers_of_films_and_equal_scores_share_one():
 
 def test_a_calibrated_model_stays_within_what_chance_does():
     y, score = films(n=300)
-    ece = calibration_errors(y, score, draws=300)["ece"]
+    ece = calibration_errors(y, score, n_bootstrap=300)["ece"]
     assert 0 < ece["if_calibrated"]["mean"] < ece["if_calibrated"]["high"]
     assert ece["value"] < ece["if_calibrated"]["high"]
 
 
 def test_scores_that_are_too_sure_are_beyond_chance_and_scaling_brings_them_back():
     y, score = films(n=3000, sureness=3.0)
-    before = calibration_errors(y, score, draws=200)
-    after = calibration_errors(y, apply_temperature(score, 3.0), draws=200)
+    before = calibration_errors(y, score, n_bootstrap=200)
+    after = calibration_errors(y, apply_temperature(score, 3.0), n_bootstrap=200)
     assert before["ece"]["low"] > before["ece"]["if_calibrated"]["high"]
     assert after["ece"]["value"] < after["ece"]["if_calibrated"]["high"]
     assert after["brier"]["high"] < before["brier"]["value"]
@@ -106,15 +106,17 @@ def test_scores_that_are_too_sure_are_beyond_chance_and_scaling_brings_them_back
 def test_films_of_few_patients_widen_the_interval():
     y, score = films(n=200)
     y, score = np.tile(y, 5), np.tile(score, 5)
-    alone = calibration_errors(y, score, draws=300)["brier"]
-    grouped = calibration_errors(y, score, groups=np.tile(np.arange(200), 5), draws=300)["brier"]
+    alone = calibration_errors(y, score, n_bootstrap=300)["brier"]
+    grouped = calibration_errors(y, score, groups=np.tile(np.arange(200), 5), n_bootstrap=300)[
+        "brier"
+    ]
     assert grouped["high"] - grouped["low"] > 1.8 * (alone["high"] - alone["low"])
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     run = write_run(tmp_path_factory.mktemp("output") / "run", classes=("Pneumonia", "Edema"))
-    evaluate(run, draws=20)
+    evaluate(run, n_bootstrap=20)
     return run
 
 
@@ -153,6 +155,6 @@ def test_a_run_without_a_temperature_says_why(run, tmp_path):
     with pytest.raises(ValueError, match=r"no temperature of .Pneumonia.; notebook 04"):
         calibrated_scores(bare)
     bare.write_table("predictions.csv", bare.predictions.assign(y_true=0))
-    evaluate(bare, draws=5)
+    evaluate(bare, n_bootstrap=5)
     with pytest.raises(ValueError, match=r"no temperature .*; validation has no positive films"):
         calibrated_scores(bare)

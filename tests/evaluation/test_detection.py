@@ -86,10 +86,10 @@ def study():
     return maps, np.array(list("abcd")), boxes, films
 
 
-def test_films_that_are_not_called_positive_get_no_box(study):
+def test_films_that_are_not_positive_positive_get_no_box(study):
     maps, ids, boxes, films = study
-    called = np.array([True, False, True, False])
-    scores = challenge_scores(maps, ids, called, boxes, films, 0.5)
+    positive = np.array([True, False, True, False])
+    scores = challenge_scores(maps, ids, positive, boxes, films, 0.5)
     assert scores[0] > 0.5  # about the box
     assert scores[1:3].tolist() == [0, 0]  # missed; a false alarm
     assert np.isnan(scores[3])
@@ -97,12 +97,12 @@ def test_films_that_are_not_called_positive_get_no_box(study):
 
 def test_the_threshold_chosen_is_the_best_of_those_tried(study):
     maps, ids, boxes, films = study
-    called = np.array([True, True, False, False])
-    best = choose_challenge_threshold(maps, ids, called, boxes, films)
+    positive = np.array([True, True, False, False])
+    best = choose_challenge_threshold(maps, ids, positive, boxes, films)
     tried = [
-        np.nanmean(challenge_scores(maps, ids, called, boxes, films, level))
+        np.nanmean(challenge_scores(maps, ids, positive, boxes, films, level))
         for level in np.arange(1, 10) / 10
     ]
     assert best == (np.argmax(tried) + 1) / 10
     with pytest.raises(ValueError, match="no film with a box"):
-        choose_challenge_threshold(maps[3:], ids[3:], called[3:], boxes, films)
+        choose_challenge_threshold(maps[3:], ids[3:], positive[3:], boxes, films)

@@ -156,7 +156,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def report(run):
     run.write_json("metrics.json", {"classes": {"kept": 1}})
-    return evaluate_maps(run, draws=300)
+    return evaluate_maps(run, n_bootstrap=300)
 
 
 def test_the_report_is_merged_into_the_metrics(run, report):
@@ -189,25 +189,25 @@ def test_the_means_are_those_of_the_films(run, report):
 
 
 def test_maps_that_know_where_beat_what_looks_at_no_pixel(run, report):
-    assert report["hit_rate"]["low"] > report["floors"]["fixed_point"]["high"]
+    assert report["hit_rate"]["low"] > report["baselines"]["fixed_point"]["high"]
     assert report["hit_rate_minus_fixed_point"]["low"] > 0
     assert report["mean_iou_minus_fixed_mask"]["low"] > 0
-    assert report["floors"]["random_point"]["value"] == pytest.approx(
+    assert report["baselines"]["random_point"]["value"] == pytest.approx(
         128 * 256 / 1024 / 512, abs=0.002
     )
     # A little more than half of the training boxes lie left, so there lies the best fixed point.
     boxes = run.boxes.merge(run.images[run.images["split"] == "test"], on="image_id")
     left = (boxes["x"] < 200).mean()
-    assert report["floors"]["fixed_point"]["value"] == pytest.approx(left)
+    assert report["baselines"]["fixed_point"]["value"] == pytest.approx(left)
     assert report["prior"]["point"][0] < 0.25
     assert report["challenge_map"]["value"] > 0.02
 
 
 def test_maps_that_know_nothing_hit_what_a_random_point_hits(tmp_path):
     run = write_run(tmp_path / "run", films=900, signal=0.0)
-    report = evaluate_maps(run, draws=100)
+    report = evaluate_maps(run, n_bootstrap=100)
     assert report["hit_rate"]["value"] == pytest.approx(
-        report["floors"]["random_point"]["value"], abs=0.08
+        report["baselines"]["random_point"]["value"], abs=0.08
     )
     assert report["hit_rate_minus_fixed_point"]["high"] < 0
 
@@ -223,7 +223,7 @@ def test_test_films_have_no_say_in_thresholds_and_floors(run, report, tmp_path):
     moved = boxes["image_id"].map(films["split"]) == "test"
     boxes.loc[moved, "y"] = 0.0
     other.write_table("boxes.csv", boxes)
-    changed = evaluate_maps(other, draws=20)
+    changed = evaluate_maps(other, n_bootstrap=20)
     assert changed["thresholds"] == report["thresholds"]
     assert changed["prior"] == report["prior"]
     training = run.images.loc[run.images["split"] == "train", "image_id"]
@@ -234,7 +234,7 @@ def test_test_films_have_no_say_in_thresholds_and_floors(run, report, tmp_path):
 def test_a_study_without_boxes_gives_reasons_in_place_of_numbers(tmp_path):
     run = write_run(tmp_path / "run", films=80)
     run.write_table("boxes.csv", run.boxes[:0])
-    report = evaluate_maps(run, draws=20)
+    report = evaluate_maps(run, n_bootstrap=20)
     assert report["hit_rate"] == {
         "value": None,
         "low": None,
@@ -253,6 +253,6 @@ def test_a_scored_film_without_a_map_is_an_error_that_names_it(tmp_path):
     ids, maps = run.maps()
     run.write_arrays("maps.npz", image_id=ids[1:], maps=maps[1:])
     with pytest.raises(ValueError, match=rf"maps.npz: 1 of .* have no map, such as {ids[0]}"):
-        evaluate_maps(run, draws=20)
+        evaluate_maps(run, n_bootstrap=20)
     with pytest.raises(ValueError, match=r"no class 'Edema'; it has \['Pneumonia'\]"):
-        evaluate_maps(run, class_name="Edema", draws=20)
+        evaluate_maps(run, class_name="Edema", n_bootstrap=20)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from chexnet.auroc import patient_draws, percentile_interval
+from chexnet.auroc import bootstrap_patients, percentile_interval
 from chexnet.evaluation import choose_thresholds
 from chexnet.evaluation.operating_points import decision_curve, rates_at
 
@@ -84,12 +84,14 @@ def test_the_interval_of_the_net_benefit_is_that_of_its_patients_drawn_by_hand()
     rng = np.random.default_rng(0)
     y, patients = (rng.random(80) < 0.4).astype(int), rng.integers(30, size=80)
     probability = (0.3 * y + 0.7 * rng.random(80)).round(2)
-    codes, counts = patient_draws(patients, draws=60, seed=3)
+    codes, counts = bootstrap_patients(patients, n_bootstrap=60, seed=3)
     slow = []
     for count in counts:
         rows = np.repeat(np.arange(80), count[codes])
-        slow.append([row["model"] for row in decision_curve(y[rows], probability[rows], draws=1)])
-    curve = decision_curve(y, probability, groups=patients, draws=60, seed=3)
+        slow.append(
+            [row["model"] for row in decision_curve(y[rows], probability[rows], n_bootstrap=1)]
+        )
+    curve = decision_curve(y, probability, groups=patients, n_bootstrap=60, seed=3)
     for column, row in zip(np.transpose(slow), curve, strict=True):
         assert (row["low"], row["high"]) == pytest.approx(percentile_interval(column), abs=1e-12)
         assert row["low"] <= row["model"] <= row["high"]

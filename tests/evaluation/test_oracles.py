@@ -56,12 +56,12 @@ class TestAuroc:
 
     def test_average_precision_is_scikit_learns(self, seed, decimals):
         y, a, _ = study(seed, decimals)
-        ours = average_precision(y, a, np.arange(len(y)), draws=2)["value"]
+        ours = average_precision(y, a, np.arange(len(y)), n_bootstrap=2)["value"]
         assert ours == pytest.approx(sklearn_metrics.average_precision_score(y, a), **EXACT)
 
     def test_brier_score_is_scikit_learns(self, seed, decimals):
         y, a, _ = study(seed, decimals)
-        ours = calibration_errors(y, a, draws=2)["brier"]["value"]
+        ours = calibration_errors(y, a, n_bootstrap=2)["brier"]["value"]
         assert ours == pytest.approx(sklearn_metrics.brier_score_loss(y, a), **EXACT)
 
     def test_youdens_threshold_is_where_scikit_learns_curve_is_farthest_from_chance(
@@ -86,7 +86,7 @@ def test_macro_and_micro_are_scikit_learns():
         )
         for name, labels, score in (("one", y, a), ("two", other, b))
     ]
-    table = auroc_table(pd.concat(parts), draws=2).set_index("class_name")["value"]
+    table = auroc_table(pd.concat(parts), n_bootstrap=2).set_index("class_name")["value"]
     for average in ("macro", "micro"):
         expected = sklearn_metrics.roc_auc_score(np.c_[y, other], np.c_[a, b], average=average)
         assert table[average] == pytest.approx(expected, **EXACT)
@@ -137,7 +137,7 @@ def test_the_decision_curve_is_that_of_dcurves():
     """Recorded by ``references/make_dcurves.py``, for dcurves asks for an older pandas."""
     theirs = json.loads((REFERENCES / "dcurves.json").read_text())
     assert theirs["dcurves"] == "1.1.7"
-    ours = pd.DataFrame(decision_curve(theirs["y"], theirs["p"], draws=2))
+    ours = pd.DataFrame(decision_curve(theirs["y"], theirs["p"], n_bootstrap=2))
     assert ours["probability"].to_numpy() == pytest.approx(theirs["threshold"], **EXACT)
     assert ours["model"].to_numpy() == pytest.approx(theirs["net_benefit_p"], **EXACT)
     assert ours["treat_all"].to_numpy() == pytest.approx(theirs["net_benefit_all"], **EXACT)

@@ -1,12 +1,13 @@
 import pytest
 
 from chexnet.evaluation import (
-    beyond_no_pixels,
     evaluate,
     evaluate_maps,
     interval_text,
+    outperforms_baselines,
     report_table,
 )
+from chexnet.evaluation.report import ESTIMATE
 from tests.made_up_run import write_run
 
 
@@ -15,8 +16,8 @@ def metrics(tmp_path_factory):
     run = write_run(
         tmp_path_factory.mktemp("output") / "run", films=240, classes=("Pneumonia", "Edema")
     )
-    evaluate(run, draws=50)
-    evaluate_maps(run, draws=50)
+    evaluate(run, n_bootstrap=50)
+    evaluate_maps(run, n_bootstrap=50)
     return run.metrics
 
 
@@ -32,80 +33,80 @@ def test_numbers_read_as_a_journal_prints_them():
 def test_the_table_says_what_the_metrics_say(metrics):
     table = report_table(metrics)
     test = metrics["classes"]["Pneumonia"]["test"]
-    row = table[(table["part"] == "test") & (table["measure"] == "AUROC (DeLong)")].iloc[0]
-    assert row["value"] == interval_text(test["auroc"])
-    assert (row["films"], row["positives"]) == (test["n"], test["n_positive"])
+    row = table[(table["group"] == "test") & (table["metric"] == "AUROC (DeLong)")].iloc[0]
+    assert row[ESTIMATE] == interval_text(test["auroc"])
+    assert (row["n"], row["n positive"]) == (test["n"], test["n_positive"])
     assert row["note"] == f"prevalence {test['prevalence']:.2f}"
-    row = table[table["measure"] == "hit rate (pointing game)"].iloc[0]
-    assert row["value"] == interval_text(metrics["localization"]["hit_rate"])
-    assert row["films"] == metrics["localization"]["hit_rate"]["n"]
+    row = table[table["metric"] == "hit rate (pointing game)"].iloc[0]
+    assert row[ESTIMATE] == interval_text(metrics["localization"]["hit_rate"])
+    assert row["n"] == metrics["localization"]["hit_rate"]["n"]
     assert {"macro", "micro"} <= set(table["class_name"])
 
 
 def test_every_row_has_a_number_or_the_reason_why_not(metrics):
     table = report_table(metrics)
-    missing = table["value"] == "–"
+    missing = table[ESTIMATE] == "–"
     assert missing.any()  # a rare class in a subgroup
     assert (table.loc[missing, "note"] != "").all()
-    assert not table["value"].str.contains("nan|None").any()
-    assert not table.duplicated(["class_name", "part", "measure"]).any()
+    assert not table[ESTIMATE].str.contains("nan|None").any()
+    assert not table.duplicated(["class_name", "group", "metric"]).any()
 
 
 def test_scores_alone_make_a_table_too(metrics):
     alone = report_table({"classes": metrics["classes"]})
-    assert not alone["part"].str.startswith("maps").any()
+    assert not alone["group"].str.startswith("CAM").any()
 
 
 def test_a_run_without_positives_makes_a_table_of_reasons(tmp_path):
     run = write_run(tmp_path / "run", films=60)
     columns = ["image_id", "split", "class_name", "y_true", "y_score"]
     run.write_table("predictions.csv", run.predictions.assign(y_true=0)[columns])
-    evaluate(run, draws=5)
-    evaluate_maps(run, draws=5)
+    evaluate(run, n_bootstrap=5)
+    evaluate_maps(run, n_bootstrap=5)
     table = report_table(run.metrics)
-    assert (table["value"] == "–").all()
+    assert (table[ESTIMATE] == "–").all()
     assert (table["note"] != "").all()
 
 
 def test_both_intervals_are_told_where_they_differ(metrics):
     table = report_table(metrics)
-    table = table[table["class_name"] == "Pneumonia"].set_index("part")
+    table = table[table["class_name"] == "Pneumonia"].set_index("group")
     found = metrics["classes"]["Pneumonia"]
     differing = 0
     for group in found["subgroups"]:
         row = table.loc[f"{group['by']}: {group['group']}"]
         delong, by_patient = interval_text(group["auroc"]), interval_text(group["auroc_by_patient"])
-        assert row["value"] == delong
+        assert row[ESTIMATE] == delong
         assert (f"by patient {by_patient}" in row["note"]) == (delong != by_patient)
         differing += delong != by_patient
     assert differing
-    kinds = table.loc["test", "measure"].tolist()
+    kinds = table.loc["test", "metric"].tolist()
     assert kinds[:2] == ["AUROC (DeLong)", "AUROC (bootstrap by patient)"]
 
 
 def test_the_table_holds_the_decision_curve_and_iobb(metrics):
     table = report_table(metrics)
-    table = table[table["class_name"] == "Pneumonia"].set_index("measure")
+    table = table[table["class_name"] == "Pneumonia"].set_index("metric")
     curve = {row["probability"]: row for row in metrics["classes"]["Pneumonia"]["decision_curve"]}
-    row = table.loc["net benefit, acting at 30%"]
+    row = table.loc["net benefit at threshold probability 30%"]
     point = next(curve[key] for key in curve if round(key, 2) == 0.3)
-    assert row["value"] == interval_text(point | {"value": point["model"]})
-    assert row["note"] == f"acting on every film: {interval_text({'value': point['treat_all']})}"
+    assert row[ESTIMATE] == interval_text(point | {"value": point["model"]})
+    assert row["note"] == f"treat all: {interval_text({'value': point['treat_all']})}"
     share = metrics["localization"]["iobb_accuracy"]["0.5"]
-    rows = table.loc["share of films with IoBB above 0.5"]
-    assert rows.iloc[0]["value"] == interval_text(share)
+    rows = table.loc["share of films with IoBB > 0.5"]
+    assert rows.iloc[0][ESTIMATE] == interval_text(share)
 
 
-def floors(over_view, over_facts, **views):
+def metrics_of(over_view, over_facts, **views):
     """A class's metrics with these lower ends of intervals."""
 
     def number(value, low):
         return {"value": value, "low": low, "high": value + 0.1}
 
     return {
-        "floors": {
-            "view": {"model_minus_floor": number(0.2, over_view)},
-            "view_sex_age": {"model_minus_floor": number(0.1, over_facts)},
+        "baselines": {
+            "view": {"model_minus_baseline": number(0.2, over_view)},
+            "view_sex_age": {"model_minus_baseline": number(0.1, over_facts)},
         },
         "subgroups": [
             {"by": "view", "group": view, "auroc_by_patient": low and number(0.7, low)}
@@ -114,29 +115,33 @@ def floors(over_view, over_facts, **views):
     }
 
 
-def test_a_model_is_beyond_view_sex_and_age_only_where_every_interval_says_so():
-    shown, sentence = beyond_no_pixels(floors(0.1, 0.05, AP=0.6, PA=0.55))
+def test_a_model_outperforms_baselines_only_where_every_interval_says_so():
+    shown, sentence = outperforms_baselines(metrics_of(0.1, 0.05, AP=0.6, PA=0.55))
     assert shown
     assert sentence == (
-        "Knows more than view, sex and age: AUROC 0.20 (0.10-0.30) above view alone, "
-        "0.10 (0.05-0.20) above view, sex and age, 0.70 (0.60-0.80) among AP films alone, "
-        "0.70 (0.55-0.80) among PA films alone."
+        "Outperforms non-imaging baselines: ΔAUROC 0.20 (0.10-0.30) vs. view position, "
+        "ΔAUROC 0.10 (0.05-0.20) vs. view + sex + age, AUROC 0.70 (0.60-0.80) within AP films, "
+        "AUROC 0.70 (0.55-0.80) within PA films."
     )
-    for weak in (floors(-0.1, 0.05), floors(0.1, 0.0, AP=0.6), floors(0.1, 0.1, AP=0.6, PA=0.45)):
-        shown, sentence = beyond_no_pixels(weak)
+    for weak in (
+        metrics_of(-0.1, 0.05),
+        metrics_of(0.1, 0.0, AP=0.6),
+        metrics_of(0.1, 0.1, AP=0.6, PA=0.45),
+    ):
+        shown, sentence = outperforms_baselines(weak)
         assert not shown
-        assert sentence.startswith("Not shown to know more than view, sex and age: AUROC 0.")
+        assert sentence.startswith("Not shown to outperform non-imaging baselines: ")
 
 
 def test_what_speaks_against_a_model_is_all_that_is_said():
-    sentence = beyond_no_pixels(floors(0.1, 0.1, AP=0.45))[1]
-    assert sentence.endswith(": AUROC 0.70 (0.45-0.80) among AP films alone.")
+    sentence = outperforms_baselines(metrics_of(0.1, 0.1, AP=0.45))[1]
+    assert sentence.endswith("baselines: AUROC 0.70 (0.45-0.80) within AP films.")
 
 
 def test_comparisons_that_could_not_be_had_show_nothing():
-    assert beyond_no_pixels(floors(0.1, 0.1, PA=None))[0]
-    unknown = {"floors": {"view": {}, "view_sex_age": {}}, "subgroups": []}
-    assert beyond_no_pixels(unknown) == (
+    assert outperforms_baselines(metrics_of(0.1, 0.1, PA=None))[0]
+    unknown = {"baselines": {"view": {}, "view_sex_age": {}}, "subgroups": []}
+    assert outperforms_baselines(unknown) == (
         False,
-        "Not known whether it knows more than view, sex and age: too few films.",
+        "No comparison with non-imaging baselines: too few films.",
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from chexnet.auroc import auroc, patient_draws, percentile_interval
+from chexnet.auroc import auroc, bootstrap_patients, percentile_interval
 from chexnet.evaluation import evaluate
 from chexnet.evaluation.scores import average_precision, score_block
 from tests.made_up_run import write_run
@@ -17,7 +17,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def metrics(run):
-    return evaluate(run, draws=200)
+    return evaluate(run, n_bootstrap=200)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_the_auroc_of_each_split_is_that_of_its_films(run, found):
     for split in ("val", "test"):
         films = of_split(run, split)
         y, score, patients = films["y_true"], films["y_score"], films["patient_id"]
-        delong, clustered = auroc(y, score), auroc(y, score, groups=patients, draws=200)
+        delong, clustered = auroc(y, score), auroc(y, score, groups=patients, n_bootstrap=200)
         assert found[split]["auroc"] == {
             "value": delong.value,
             "low": delong.low,
@@ -80,14 +80,14 @@ def test_the_interval_of_average_precision_is_that_of_scikit_learn_with_weights(
     rng = np.random.default_rng(0)
     y = (rng.random(60) < 0.3).astype(int)
     score, patients = (rng.normal(size=60) + y).round(decimals), rng.integers(25, size=60)
-    codes, counts = patient_draws(patients, draws=100)
+    codes, counts = bootstrap_patients(patients, n_bootstrap=100)
     slow = [
         average_precision_score(y, score, sample_weight=row[codes])
         if (row[codes] * y).any()
         else np.nan
         for row in counts
     ]
-    result = average_precision(y, score, patients, draws=100)
+    result = average_precision(y, score, patients, n_bootstrap=100)
     assert (result["low"], result["high"]) == pytest.approx(percentile_interval(slow), abs=1e-12)
 
 
@@ -113,14 +113,14 @@ def test_test_films_have_no_say_in_what_is_chosen(run, found, tmp_path):
     mixed = np.random.default_rng(1).permutation(films.loc[test, "y_score"])
     films.loc[test, "y_score"] = mixed
     rewrite(other, films.drop(index=films.index[test][::2]))
-    changed = evaluate(other, draws=20)["classes"]["Pneumonia"]
+    changed = evaluate(other, n_bootstrap=20)["classes"]["Pneumonia"]
     for rule, point in found["operating_points"].items():
         assert changed["operating_points"][rule]["threshold"] == point["threshold"]
     assert changed["calibration"]["temperature"] == found["calibration"]["temperature"]
     assert changed["test"] != found["test"]
 
 
-def test_floors_are_fitted_on_training_films_alone(run, found, tmp_path):
+def test_baselines_are_fitted_on_training_films_alone(run, found, tmp_path):
     # With the views of test and validation turned, what training taught is wrong for test.
     other = write_run(tmp_path / "run")
     images = other.images
@@ -128,25 +128,25 @@ def test_floors_are_fitted_on_training_films_alone(run, found, tmp_path):
     turned = images.loc[held, "view"].map({"AP": "PA", "PA": "AP"})
     images.loc[held, "view"] = turned
     other.write_table("images.csv", images)
-    changed = evaluate(other, draws=20)["classes"]["Pneumonia"]["floors"]["view"]
-    value = found["floors"]["view"]["auroc"]["value"]
+    changed = evaluate(other, n_bootstrap=20)["classes"]["Pneumonia"]["baselines"]["view"]
+    value = found["baselines"]["view"]["auroc"]["value"]
     assert value > 0.6
     assert changed["auroc"]["value"] == pytest.approx(1 - value, abs=1e-12)
 
 
-def test_what_training_does_not_show_no_floor_knows(tmp_path):
+def test_what_training_does_not_show_no_baseline_knows(tmp_path):
     run = write_run(tmp_path / "run", films=200)
     images = run.images
     images.loc[images["split"] == "train", "view"] = "AP"
     run.write_table("images.csv", images)
-    floor = evaluate(run, draws=20)["classes"]["Pneumonia"]["floors"]["view"]
-    assert floor["reason"] == "the same for every film"
+    baseline = evaluate(run, n_bootstrap=20)["classes"]["Pneumonia"]["baselines"]["view"]
+    assert baseline["reason"] == "the same for every film"
 
 
-def test_the_model_is_compared_with_the_floors_paired(found):
-    for floor in ("view", "view_sex_age"):
-        gap = found["floors"][floor]["model_minus_floor"]
-        expected = found["test"]["auroc"]["value"] - found["floors"][floor]["auroc"]["value"]
+def test_the_model_is_compared_with_the_baselines_paired(found):
+    for baseline in ("view", "view_sex_age"):
+        gap = found["baselines"][baseline]["model_minus_baseline"]
+        expected = found["test"]["auroc"]["value"] - found["baselines"][baseline]["auroc"]["value"]
         assert gap["value"] == pytest.approx(expected, abs=1e-12)
         assert gap["low"] > 0
         assert gap["p"] < 0.001
@@ -157,12 +157,12 @@ def test_a_model_that_has_learnt_only_the_view_is_seen_at_a_glance(tmp_path):
     films = run.predictions
     noise = np.random.default_rng(0).random(len(films)) / 1000
     rewrite(run, films.assign(y_score=0.3 + 0.4 * (films["view"] == "AP") + noise))
-    found = evaluate(run, draws=100)["classes"]["Pneumonia"]
+    found = evaluate(run, n_bootstrap=100)["classes"]["Pneumonia"]
     assert found["test"]["auroc"]["low"] > 0.6
     for group in found["subgroups"]:
         if group["by"] == "view":
             assert group["auroc"]["low"] < 0.5 < group["auroc"]["high"]
-    gap = found["floors"]["view"]["model_minus_floor"]
+    gap = found["baselines"]["view"]["model_minus_baseline"]
     assert gap["low"] < 0 < gap["high"]
 
 
@@ -202,10 +202,10 @@ def test_too_few_positives_give_the_reason_and_never_a_number():
 
 def test_an_interval_without_width_is_not_left_without_a_word():
     y = np.repeat([0, 1], 20)
-    block = score_block(y, np.arange(40.0), np.arange(40), draws=20)
+    block = score_block(y, np.arange(40.0), np.arange(40), n_bootstrap=20)
     assert block["auroc"] == block["auroc_by_patient"] == {"value": 1, "low": 1, "high": 1}
     assert block["note"] == "classes apart without exception: the interval has no width"
-    assert "note" not in score_block(y, np.arange(40) % 19, np.arange(40), draws=20)
+    assert "note" not in score_block(y, np.arange(40) % 19, np.arange(40), n_bootstrap=20)
 
 
 def test_calibration_is_told_before_and_after(found):
@@ -219,7 +219,7 @@ def test_calibration_is_told_before_and_after(found):
 
 def test_what_others_wrote_into_the_metrics_stays(run):
     run.write_json("metrics.json", {"localization": {"hit_rate": 1}, "classes": "old"})
-    metrics = evaluate(run, draws=20)
+    metrics = evaluate(run, n_bootstrap=20)
     assert run.metrics["localization"] == {"hit_rate": 1}
     assert "Pneumonia" in run.metrics["classes"]
     assert metrics == run.metrics
@@ -227,7 +227,7 @@ def test_what_others_wrote_into_the_metrics_stays(run):
 
 def test_several_classes_get_their_averages_and_no_negatives_by_mistake(tmp_path):
     run = write_run(tmp_path / "run", films=200, classes=("Pneumonia", "Edema"))
-    metrics = evaluate(run, draws=50)
+    metrics = evaluate(run, n_bootstrap=50)
     assert set(metrics["classes"]) == {"Pneumonia", "Edema"}
     values = [one["test"]["auroc"]["value"] for one in metrics["classes"].values()]
     assert metrics["overall"]["macro"]["value"] == pytest.approx(np.mean(values))
@@ -237,29 +237,29 @@ def test_several_classes_get_their_averages_and_no_negatives_by_mistake(tmp_path
 def test_one_run_of_one_class_only_is_told_in_reasons(tmp_path):
     run = write_run(tmp_path / "run", films=120)
     rewrite(run, run.predictions.assign(y_true=0))
-    found = evaluate(run, draws=20)["classes"]["Pneumonia"]
+    found = evaluate(run, n_bootstrap=20)["classes"]["Pneumonia"]
     assert found["test"]["reason"] == "no positive films"
     assert found["operating_points"]["reason"] == "validation has no positive films"
     assert found["calibration"]["reason"] == "validation has no positive films"
     assert found["average_precision"]["reason"] == "no positive films"
-    assert found["floors"]["view"]["auroc"] is None
+    assert found["baselines"]["view"]["auroc"] is None
 
 
 def test_a_study_without_view_sex_age_or_patients_is_evaluated_all_the_same(tmp_path):
     run = write_run(tmp_path / "run", films=200)
     facts = ["patient_id", "view", "sex", "age", "detailed_class"]
     run.write_table("images.csv", run.images.drop(columns=facts))
-    found = evaluate(run, draws=20)["classes"]["Pneumonia"]
+    found = evaluate(run, n_bootstrap=20)["classes"]["Pneumonia"]
     assert found["subgroups"] == []
     assert found["test"]["n_patients"] == found["test"]["n"]
-    assert found["floors"]["view"]["reason"] == "images.csv has no column view"
+    assert found["baselines"]["view"]["reason"] == "images.csv has no column view"
 
 
-def test_one_view_for_all_is_no_floor_but_a_reason(tmp_path):
+def test_one_view_for_all_is_no_baseline_but_a_reason(tmp_path):
     run = write_run(tmp_path / "run", films=200, view="AP")
-    floor = evaluate(run, draws=20)["classes"]["Pneumonia"]["floors"]["view"]
-    assert floor["auroc"] is None
-    assert floor["reason"] == "the same for every film"
+    baseline = evaluate(run, n_bootstrap=20)["classes"]["Pneumonia"]["baselines"]["view"]
+    assert baseline["auroc"] is None
+    assert baseline["reason"] == "the same for every film"
 
 
 def test_a_run_without_test_films_is_refused_by_name(tmp_path):
@@ -269,4 +269,4 @@ def test_a_run_without_test_films_is_refused_by_name(tmp_path):
     with pytest.raises(
         ValueError, match=r"predictions.csv: no film of split 'test'; it has \['val'\]"
     ):
-        evaluate(run, draws=20)
+        evaluate(run, n_bootstrap=20)

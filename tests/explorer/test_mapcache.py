@@ -53,7 +53,7 @@ def test_the_cached_maps_are_those_of_the_test_films_to_half_a_level(run):
 
 
 def test_iou_at_the_cut_chosen_on_validation_is_the_one_that_the_evaluation_reports(run):
-    report = evaluate_maps(run, draws=20)
+    report = evaluate_maps(run, n_bootstrap=20)
     found = cached_maps(run)
     cut = int(np.abs(found.cuts[0] - report["thresholds"]["logit"]).argmin())
     assert found.cuts[0, cut] == np.float32(report["thresholds"]["logit"])
@@ -99,7 +99,7 @@ def test_maps_are_made_once_and_anew_when_what_they_come_from_has_changed(run, m
     ids, maps = run.maps()
     run.write_arrays("maps.npz", image_id=ids, maps=maps + 1)
     assert cached_maps(run).low[0] == pytest.approx(first.low[0] + 1)
-    evaluate_maps(run, draws=20)  # now there is a cut of the evaluation
+    evaluate_maps(run, n_bootstrap=20)  # now there is a cut of the evaluation
     assert cached_maps(run).cuts.shape == first.cuts.shape
     assert len(made) == 2
 

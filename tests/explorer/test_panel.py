@@ -31,7 +31,7 @@ def with_films(run: Run) -> Run:
 def run(tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("runs") / "made-up"
     run = with_films(write_run(folder, films=160, signal=0.5))
-    evaluate_maps(run, draws=20)
+    evaluate_maps(run, n_bootstrap=20)
     return run
 
 
@@ -115,7 +115,7 @@ def test_next_and_previous_stop_at_the_ends_and_arrow_keys_do_as_the_buttons(pan
 
 def test_the_first_thresholds_are_those_chosen_on_validation(run, panel):
     films, words = outcome_table(run)
-    assert f"at a score of {panel.decision.value:.3g} or above" in words
+    assert f"Decision threshold {panel.decision.value:.3g} (" in words
     assert (panel.gallery.outcomes(panel.decision.value) == films["outcome"]).all()
     chosen = run.metrics["localization"]["thresholds"]["logit"]
     assert panel.cut.label == f"{chosen:.2f} (validation)"

@@ -23,8 +23,8 @@ OF_A_CLASS = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
     run = write_run(tmp_path_factory.mktemp("runs") / "made-up", signal=0.8)
-    evaluate(run, draws=50)
-    evaluate_maps(run, draws=50)
+    evaluate(run, n_bootstrap=50)
+    evaluate_maps(run, n_bootstrap=50)
     epoch = np.arange(1, 6)
     run.write_table(
         "history.csv",
@@ -82,7 +82,7 @@ def test_the_roc_legend_holds_the_numbers_of_metrics_json_and_does_not_compute_i
 
 def test_two_intervals_that_read_the_same_are_shown_once(tmp_path):
     sure = write_run(tmp_path / "sure", films=80, signal=50)
-    evaluate(sure, draws=20)
+    evaluate(sure, n_bootstrap=20)
     label = legend(charts.roc_figure(sure))[1]
     assert label == "test: AUROC 1.000 (1.000 to 1.000)"
 
@@ -161,7 +161,7 @@ class TestEveryChart:
         poor = write_run(tmp_path / "poor", films=60)
         predictions = poor.predictions
         poor.write_table("predictions.csv", predictions.assign(y_true=0))
-        evaluate(poor, draws=20)
+        evaluate(poor, n_bootstrap=20)
         FigureCanvasAgg(chart(poor)).draw()
 
 

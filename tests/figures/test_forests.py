@@ -16,8 +16,8 @@ from tests.made_up_run import write_run
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
     run = write_run(tmp_path_factory.mktemp("runs") / "made-up", signal=0.8)
-    evaluate(run, draws=50)
-    evaluate_maps(run, draws=50)
+    evaluate(run, n_bootstrap=50)
+    evaluate_maps(run, n_bootstrap=50)
     return run
 
 
@@ -27,10 +27,10 @@ def texts(ax) -> list[str]:
 
 def test_the_forest_has_a_row_for_every_subgroup_and_floor_and_a_reason_for_every_gap(tmp_path):
     few = write_run(tmp_path / "few", films=80)
-    evaluate(few, draws=20)
+    evaluate(few, n_bootstrap=20)
     metrics = few.metrics["classes"]["Pneumonia"]
     ax = forests.subgroup_figure(few).axes[0]
-    assert len(ax.get_yticklabels()) == 1 + len(metrics["subgroups"]) + len(metrics["floors"])
+    assert len(ax.get_yticklabels()) == 1 + len(metrics["subgroups"]) + len(metrics["baselines"])
     missing = [one for one in metrics["subgroups"] if one["auroc"] is None]
     assert missing
     assert sum(text.startswith("– ") and len(text) > 2 for text in texts(ax)) >= len(missing)
@@ -47,12 +47,14 @@ def test_localisation_stands_beside_its_floors(run):
     assert [label.get_text().split("  ")[0] for label in hits.get_yticklabels()] == [
         "all films with boxes",
         "true positives",
-        "no pixels: best fixed point",
-        "no pixels: random point",
+        "baseline: best fixed point",
+        "baseline: random point",
     ]
     found = run.metrics["localization"]
     assert any(f"{found['hit_rate']['value']:.3f}" in text for text in texts(hits))
-    assert any(f"{found['floors']['fixed_mask']['value']:.3f}" in text for text in texts(overlap))
+    assert any(
+        f"{found['baselines']['fixed_mask']['value']:.3f}" in text for text in texts(overlap)
+    )
 
 
 def test_a_run_whose_maps_were_not_held_against_boxes_is_refused(tmp_path):
@@ -88,13 +90,13 @@ def test_a_model_that_has_learnt_only_the_view_has_a_red_title_that_says_so(run,
     films["y_score"] = 0.3 + 0.4 * (films["view"] == "AP") + noise
     columns = ["image_id", "split", "class_name", "y_true", "y_score"]
     view.write_table("predictions.csv", films[columns])
-    evaluate(view, draws=100)
+    evaluate(view, n_bootstrap=100)
     title = forests.subgroup_figure(view).axes[0].title
     assert to_hex(title.get_color()) == to_hex(RED)
-    assert "Not shown to know more than view, sex and age" in title.get_text()
+    assert "Not shown to outperform non-imaging" in title.get_text()
     title = forests.subgroup_figure(run).axes[0].title
     assert title.get_color() == "black"
-    assert "Knows more than view, sex and age" in title.get_text()
+    assert "Outperforms non-imaging" in title.get_text()
 
 
 def test_forests_draw_into_the_axes_they_are_given(run):
@@ -122,8 +124,8 @@ def test_a_run_that_is_not_evaluated_and_an_unknown_class_are_refused(run, tmp_p
 def test_a_run_without_positives_draws_reasons(tmp_path):
     poor = write_run(tmp_path / "poor", films=60)
     poor.write_table("predictions.csv", poor.predictions.assign(y_true=0))
-    evaluate(poor, draws=20)
+    evaluate(poor, n_bootstrap=20)
     figure = forests.subgroup_figure(poor)
     FigureCanvasAgg(figure).draw()
     assert "– no positive films" in texts(figure.axes[0])
-    assert "Not known whether" in figure.axes[0].get_title()
+    assert "No comparison with non-imaging" in figure.axes[0].get_title()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from chexnet.evaluation import beyond_no_pixels, evaluate, evaluate_maps, interval_text
+from chexnet.evaluation import evaluate, evaluate_maps, interval_text, outperforms_baselines
 from chexnet.figures import evidence_page
 from tests.made_up_run import write_run
 
@@ -11,8 +11,8 @@ from tests.made_up_run import write_run
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "made-up"
     run = write_run(folder, signal=0.8, classes=("Pneumonia", "Edema"))
-    evaluate(run, draws=50)
-    evaluate_maps(run, draws=50)
+    evaluate(run, n_bootstrap=50)
+    evaluate_maps(run, n_bootstrap=50)
     return run
 
 
@@ -34,7 +34,7 @@ def test_the_page_holds_every_figure_of_the_evidence(page):
         "Reliability",
         "Decision curve",
         "Scores",
-        "AUROC of groups of films, and of what needs no pixels",
+        "Subgroup AUROC and non-imaging baselines",
         "Hit rate: the map is brightest inside a box",
         "Mean IoU of the map with the boxes",
     ]
@@ -64,25 +64,25 @@ def test_the_head_says_how_many_films_and_what_the_averages_and_the_view_are(run
     assert "made-up: Pneumonia" in said
     assert f"{found['test']['n']} test films of {found['test']['n_patients']} patients" in said
     assert f"macro average: AUROC {interval_text(run.metrics['overall']['macro'])}" in said
-    assert beyond_no_pixels(found)[1] in said
+    assert outperforms_baselines(found)[1] in said
 
 
 def test_the_page_of_a_class_whose_maps_were_not_judged_says_so(run, tmp_path):
     page = evidence_page(run, class_name="Edema")
     assert "– The maps were judged for Pneumonia." in words(page)
     bare = write_run(tmp_path / "bare", films=120)
-    evaluate(bare, draws=20)
+    evaluate(bare, n_bootstrap=20)
     assert "– The maps were not judged." in words(evidence_page(bare))
 
 
 def test_a_run_of_which_little_is_known_still_has_its_page(tmp_path):
     poor = write_run(tmp_path / "poor", films=60)
     poor.write_table("predictions.csv", poor.predictions.assign(y_true=0))
-    evaluate(poor, draws=20)
-    evaluate_maps(poor, draws=20)
+    evaluate(poor, n_bootstrap=20)
+    evaluate_maps(poor, n_bootstrap=20)
     page = evidence_page(poor)
     FigureCanvasAgg(page).draw()
-    assert any("Not known whether" in text for text in words(page))
+    assert any("No comparison with non-imaging" in text for text in words(page))
 
 
 def test_the_page_is_saved_as_a_picture_and_for_print(run):

@@ -293,29 +293,29 @@ def test_the_caption_states_the_rule_the_counts_and_the_threshold(run, figure):
         assert f"{name.capitalize()}s: {counts[outcome]} of" in titles(figure)
     val = run.predictions.query("split == 'val'")
     threshold = choose_thresholds(val["y_true"], val["y_score"])["youden"]
-    assert f"at a score of {threshold:.3g} or above" in words
-    assert f"chosen on {len(val)} validation films" in words
+    assert f"Decision threshold {threshold:.3g} (" in words
+    assert f"Youden index on {len(val)} validation films" in words
     assert "at random within each outcome (seed 0)" in words
 
 
-def test_the_threshold_is_the_one_that_the_evaluation_wrote(tmp_path):
+def test_after_new_scores_the_threshold_of_an_earlier_evaluation_is_not_used(tmp_path):
     run = with_films(write_run(tmp_path / "run", films=100))
-    evaluate(run, draws=20)
-    metrics = run.metrics
-    point = metrics["classes"]["Pneumonia"]["operating_points"]["sensitivity_0.9"]
-    point["threshold"] = 0.987  # nothing would compute this one
-    run.write_json("metrics.json", metrics)
-    films, words = outcome_table(run, threshold="sensitivity_0.9")
-    assert "score of 0.987" in words
-    called = films["outcome"].isin(["TP", "FP"])
-    assert called.equals(films["y_score"] >= 0.987)
+    evaluate(run, n_bootstrap=20)
+    old = run.metrics["classes"]["Pneumonia"]["operating_points"]["youden"]["threshold"]
+    scores = run.read_table("predictions.csv")
+    run.write_table("predictions.csv", scores.assign(y_score=scores["y_score"] ** 3))
+    words = caption(results_figure(run.folder))
+    assert f"Decision threshold {old**3:.3g} (Youden index on" in words
+    films, _ = outcome_table(run)
+    positive = films["outcome"].isin(["TP", "FP"])
+    assert positive.equals(films["y_score"] >= old**3)
 
 
 def test_a_threshold_can_be_given_and_a_score_equal_to_it_is_called_positive(run):
     score = float(outcome_table(run)[0]["y_score"].iloc[0])
     films, words = outcome_table(run, threshold=score)
     assert films["outcome"].iloc[0] in ("TP", "FP")
-    assert "as asked for" in words
+    assert "(given)" in words
 
 
 def test_without_validation_the_missing_threshold_is_explained(tmp_path):
@@ -349,7 +349,7 @@ def test_each_class_has_its_own_figure(tmp_path):
         ({"rows": 0}, "rows=0"),
         ({"image_ids": ["nobody"]}, "nobody"),
         ({"image_ids": []}, "image_ids: none"),
-        ({"threshold": "best"}, "threshold='best': allowed are a number and"),
+        ({"threshold": "best"}, "threshold='best': expected a number or one of"),
         ({"colormap": "rainbow2"}, "colormap='rainbow2'"),
     ],
 )

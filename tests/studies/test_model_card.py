@@ -25,8 +25,8 @@ def test_the_card_is_filled_from_a_run(tmp_path):
     config["settings"] |= {"study": "made-up", "image_size": 64, "weights": None}
     config["settings"]["training"] = {"epochs": 3}
     run.write_json("config.json", config)
-    metrics = evaluate(run, draws=20)
-    evaluate_maps(run, draws=20)
+    metrics = evaluate(run, n_bootstrap=20)
+    evaluate_maps(run, n_bootstrap=20)
     part = run_part(facts_of(run))
     test = metrics["classes"]["Pneumonia"]["test"]
     assert f"{test['auroc']['value']:.2f} (" in part

@@ -20,8 +20,10 @@ def scored(seed=0, n=400, folds=2, gap=1.0, shift=0.0):
             "y_score": draw.normal(gap * y + shift * fold, 1),
         }
     )
-    films["called"] = films["y_score"] > 0.5
-    films["floor_view"] = films["floor_view_sex_age"] = np.random.default_rng(5).normal(0.2 * y, 1)
+    films["predicted"] = films["y_score"] > 0.5
+    films["baseline_view"] = films["baseline_view_sex_age"] = np.random.default_rng(5).normal(
+        0.2 * y, 1
+    )
     return films
 
 
@@ -42,20 +44,20 @@ def judged(films, hits):
 def test_the_mean_of_the_folds_is_the_mean_of_their_aurocs():
     films = scored()
     each = [auroc(f["y_true"], f["y_score"]).value for _, f in films.groupby("fold")]
-    found = mean_auroc(films, "y_score", draws=200)
+    found = mean_auroc(films, "y_score", n_bootstrap=200)
     assert found["value"] == pytest.approx(np.mean(each))
     assert found["low"] < found["value"] < found["high"]
 
 
 def test_networks_with_other_scales_do_not_lower_the_mean_but_all_films_together():
     films = scored(shift=3.0)
-    report = cross_validation_report(films, judged(films, 0.8), draws=100)
+    report = cross_validation_report(films, judged(films, 0.8), n_bootstrap=100)
     assert report["auroc"]["value"] > report["auroc_all_together"]["value"] + 0.05
 
 
 def test_the_bootstrap_interval_agrees_with_delong_where_both_are_valid():
     films = scored(n=1000, folds=2)
-    found = mean_auroc(films, "y_score", draws=2000)
+    found = mean_auroc(films, "y_score", n_bootstrap=2000)
     variances = []
     for _, fold in films.groupby("fold"):
         one = auroc(fold["y_true"], fold["y_score"])
@@ -67,7 +69,7 @@ def test_the_bootstrap_interval_agrees_with_delong_where_both_are_valid():
 def test_a_difference_and_its_p_value_follow_delong():
     films, other = scored(seed=0, n=1000), scored(seed=1, n=1000, gap=0.7)
     pair = (films, judged(films, 0.9)), (other, judged(other, 0.4))
-    found = compare_recipes(*pair, draws=2000)
+    found = compare_recipes(*pair, n_bootstrap=2000)
     delong = compare_auroc(films["y_true"], films["y_score"], other["y_score"])
     assert found["auroc_all_together"]["p"] == delong.p < 0.05
     assert found["auroc"]["value"] == pytest.approx(delong.difference, abs=0.01)
@@ -78,7 +80,7 @@ def test_a_difference_and_its_p_value_follow_delong():
 def test_the_same_recipe_twice_does_not_differ():
     films = scored()
     pair = films, judged(films, 0.8)
-    found = compare_recipes(pair, pair, draws=50)
+    found = compare_recipes(pair, pair, n_bootstrap=50)
     assert found["auroc"] == {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
     assert found["auroc_all_together"]["p"] == 1.0
 
@@ -87,17 +89,17 @@ def test_the_order_of_rows_does_not_matter_but_other_folds_are_refused():
     films = scored()
     pair = films, judged(films, 0.8)
     shuffled = tuple(table.sample(frac=1, random_state=0) for table in pair)
-    assert compare_recipes(pair, shuffled, draws=20)["auroc"]["value"] == 0
+    assert compare_recipes(pair, shuffled, n_bootstrap=20)["auroc"]["value"] == 0
     other = scored(folds=4)
     with pytest.raises(ValueError, match="differ in fold"):
-        compare_recipes(pair, (other, judged(other, 0.8)), draws=20)
+        compare_recipes(pair, (other, judged(other, 0.8)), n_bootstrap=20)
 
 
 def test_the_report_sets_the_model_beside_its_floors():
     films = scored()
-    report = cross_validation_report(films, judged(films, 0.9), draws=300)
+    report = cross_validation_report(films, judged(films, 0.9), n_bootstrap=300)
     assert report["n"] == 400
-    assert report["floors"]["view"]["model_minus_floor"]["low"] > 0
+    assert report["baselines"]["view"]["model_minus_baseline"]["low"] > 0
     assert report["maps"]["hit_rate_minus_fixed_point"]["low"] > 0
-    sensitivity = films.loc[films["y_true"] == 1, "called"].mean()
+    sensitivity = films.loc[films["y_true"] == 1, "predicted"].mean()
     assert report["sensitivity"]["value"] == pytest.approx(sensitivity)
