@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, locked, named plainly, read as pictures."""
+"""Files: atomic writing, locks, image ids as file names, reading a table or an image."""
 
 import contextlib
 import os
@@ -9,32 +9,66 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 from filelock import FileLock, Timeout
 
-_END_OF_IMAGE = b"\xff\xd9"  # ITU-T T.81 table B.1, EOI
+__all__ = [
+    "check_image_id",
+    "locked",
+    "read_image",
+    "read_table",
+    "refuse",
+    "remove_unfinished",
+    "summarize",
+    "write_atomic",
+]
 
 UNFINISHED = ".part"  # ends the name of a file that is being written
-# An id names a file of ours, so it must be a plain name: no separator, no leading dot, not long.
-PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_IMAGE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_START_OF_IMAGE, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"  # ITU-T T.81 table B.1, SOI and EOI
+_PNG = b"\x89PNG\r\n\x1a\n"  # PNG specification 5.2
 
 
-def check_image_id(image_id: str) -> str:
-    """Returns a name that can safely be a file's, unchanged.
+def check_image_id(image_id: object, source: object) -> str:
+    """Returns an image id that is safe as a file name: it cannot lead to another folder.
+
+    Args:
+        image_id: the id to check.
+        source: where it comes from, such as a file's path; the error begins with it.
 
     Raises:
-        ValueError: it is empty, longer than 128 characters, begins with a dot or a dash, or holds
-            anything but ASCII letters, digits, dot, dash and underscore.
+        ValueError: it is not 1 to 128 of the characters ``A-Z a-z 0-9 . _ -``, or it begins with a
+            dot or a hyphen.
+
+    Example:
+        >>> from chexnet.files import check_image_id
+        >>> check_image_id("00000001_000", "images.csv")
+        '00000001_000'
     """
-    if not PLAIN_NAME.fullmatch(image_id):
-        raise ValueError(
-            f"image_id {image_id[:40]!r}: 1 to 128 of A-Z a-z 0-9 . _ - are allowed, "
-            "beginning with a letter, digit or underscore"
-        )
-    return image_id
+    if isinstance(image_id, str) and _IMAGE_ID.fullmatch(image_id):
+        return image_id
+    raise ValueError(
+        f"{source}: invalid image_id {str(image_id)[:40]!r}; expected 1 to 128 of A-Z a-z 0-9 . _ "
+        "-, not beginning with . or -"
+    )
 
 
 def write_atomic(path: Path, data: bytes, *, sync: bool = False) -> None:
-    """Writes a file that is whole or not there, with ``sync`` even after a power cut."""
+    """Writes a file under another name, then renames it: it is complete or not there.
+
+    Args:
+        path: the file; replaced if it exists. Its folder must exist.
+        data: its content.
+        sync: also wait until it is on the disk, so that it survives a power cut.
+
+    Raises:
+        OSError: it cannot be written; what was there before is unchanged.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from chexnet.files import write_atomic
+        >>> write_atomic(Path("data/notes.txt"), b"Some notes.")
+    """
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         with unfinished.open("xb") as file:
@@ -50,7 +84,13 @@ def write_atomic(path: Path, data: bytes, *, sync: bool = False) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what a killed process left half-written in a folder that this one now holds."""
+    """Removes the files that killed processes left unfinished. Nobody else may write there.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from chexnet.files import remove_unfinished
+        >>> remove_unfinished(Path("data/phantom/jpg"))
+    """
     for path in folder.glob(f".*{UNFINISHED}*"):
         path.unlink(missing_ok=True)
 
@@ -66,6 +106,13 @@ def locked(path: Path, message: str) -> Iterator[None]:
     Raises:
         BlockingIOError: another process or thread holds the lock.
         OSError: the file cannot be opened or locked.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from chexnet.files import locked
+        >>> with locked(Path("data/.lock"), "data: in use by another process"):
+        ...     print("nobody else is in here")
+        nobody else is in here
     """
     try:
         lock = FileLock(path, blocking=False).acquire()
@@ -79,71 +126,94 @@ def read_image(path: Path) -> np.ndarray:
     """Decodes a film.
 
     Args:
-        path: of a JPG.
+        path: of a JPEG file.
 
     Returns:
-        uint8 ``(H, W)``, grey.
+        uint8 ``(H, W)``, 0 is black.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is cut short, or no picture.
+        ValueError: it is not a JPEG file, truncated, or cannot be decoded.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from chexnet.files import read_image, read_table
+        >>> images = read_table(Path("data/phantom/images.csv"))
+        >>> read_image(Path(f"data/phantom/jpg/{images['image_id'][0]}.jpg")).shape
+        (256, 256)
     """
     data = path.read_bytes()
-    # OpenCV fills the missing part of a cut file with grey and says nothing.
+    if not data.startswith(_START_OF_IMAGE):
+        found = " (looks like PNG)" if data.startswith(_PNG) else ""
+        raise ValueError(f"{path}: not a JPEG file{found}")
+    # OpenCV fills the missing part of a truncated file with grey, without an error.
     if _END_OF_IMAGE not in data[-1024:]:
-        raise ValueError("cut short: no end-of-image marker")
-    # Boxes are in stored pixels, so a rotation asked for in EXIF must not be done here.
+        raise ValueError(f"{path}: truncated JPEG file (no end-of-image marker)")
+    # Boxes are in stored pixels, so the rotation that EXIF may ask for is not applied.
     film = cv2.imdecode(
         np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
     )
     if film is None:
-        raise ValueError("not a picture that OpenCV reads")
+        raise ValueError(f"{path}: JPEG file that OpenCV cannot decode")
     return film
 
 
-def check_image_ids(image_ids: Iterable[str], source: object) -> None:
-    """Refuses ids that could name a file outside the folder they belong to.
+def read_table(path: Path) -> pd.DataFrame:
+    """Reads a CSV file in which ``image_id`` and ``patient_id`` are text, as in ``images.csv``.
 
     Args:
-        image_ids: ids from an annotation file.
-        source: what to name in the error, such as the file's path.
+        path: of the file.
 
-    Raises:
-        ValueError: an id is no plain name: 1 to 128 of the characters ``A-Z a-z 0-9 . _ -``, the
-            first no dot or hyphen.
+    Returns:
+        The table. Only an empty field is missing: "NA" is text.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from chexnet.files import read_table
+        >>> len(read_table(Path("data/phantom/images.csv")))
+        40
     """
-    refused = [i for i in image_ids if not (isinstance(i, str) and PLAIN_NAME.fullmatch(i))]
-    refuse(
-        source,
-        [ascii(image_id)[:80] for image_id in refused],
-        "ids that are no plain names",
-        "1 to 128 of A-Z a-z 0-9 . _ -, the first no dot or hyphen",
-    )
+    ids = {"image_id": str, "patient_id": str}
+    return pd.read_csv(path, dtype=ids, keep_default_na=False, na_values=[""])
 
 
 def summarize(names: Iterable[object], most: int = 5) -> str:
-    """The first few of many names, for an error message: ``"a, b, c, d, e and 7 more"``."""
-    names = [str(name) for name in names]
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def refuse(source: object, names: Iterable[object], what: str, allowed: str = "") -> None:
-    """Raises a ValueError that names the source and the first few of the names, if there are any.
+    """The first few of many names, for an error message.
 
     Args:
-        source: what to name first, such as a file's path.
+        names: what to list.
+        most: how many to list.
+
+    Example:
+        >>> from chexnet.files import summarize
+        >>> summarize(range(12))
+        '0, 1, 2, 3, 4 and 7 more'
+    """
+    listed = [str(name) for name in names]
+    rest = len(listed) - most
+    return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def refuse(source: object, names: Iterable[object], what: str, expected: str = "") -> None:
+    """Raises an error that names the first few of the wrong values, if there are any.
+
+    Args:
+        source: begins the message, such as a file's path.
         names: what is wrong, such as image ids.
         what: what is wrong with them.
-        allowed: what is expected instead.
+        expected: what is expected instead.
+
+    Raises:
+        ValueError: there is at least one name.
+
+    Example:
+        >>> from chexnet.files import refuse
+        >>> refuse("images.csv", [], "images listed twice")
+        >>> refuse("images.csv", ["a", "b", "a"], "images listed twice", "one row each")
+        Traceback (most recent call last):
+        ValueError: images.csv: 2 images listed twice: a, b; expected: one row each
     """
     names = list(dict.fromkeys(names))
     if names:
-        rule = f"; allowed: {allowed}" if allowed else ""
+        rule = f"; expected: {expected}" if expected else ""
         raise ValueError(f"{source}: {len(names)} {what}: {summarize(names)}{rule}")
-
-
-def cores() -> int:
-    """How many cores this process may use; where the system does not say, how many there are."""
-    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return found or 1

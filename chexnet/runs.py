@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from chexnet.files import check_image_ids, locked, read_image, write_atomic
+from chexnet.files import check_image_id, locked, read_image, read_table, write_atomic
 
 _DISTRIBUTIONS = (
     "tensorflow",
@@ -299,12 +299,7 @@ class Run:
 
     def read_table(self, name: str) -> pd.DataFrame:
         """Reads a CSV of the run; ids stay text."""
-        return pd.read_csv(
-            self._existing(name),
-            dtype={"image_id": str, "patient_id": str},
-            keep_default_na=False,
-            na_values=[""],
-        )
+        return read_table(self._existing(name))
 
     def write_table(self, name: str, frame: pd.DataFrame) -> Path:
         """Writes a CSV into the run."""
@@ -325,7 +320,7 @@ class Run:
 
     def write_film(self, image_id: str, pixels: np.ndarray) -> Path:
         """Stores a film uint8 ``(H, W)`` to draw on, at most 512 pixels a side, by a plain name."""
-        check_image_ids([image_id], self.folder / "films")
+        check_image_id(image_id, self.folder / "films")
         shrink = _LONGEST_SIDE / max(pixels.shape)
         if shrink < 1:
             pixels = cv2.resize(pixels, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)

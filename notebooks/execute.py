@@ -18,7 +18,7 @@ import papermill
 from traitlets.config import Config
 
 from chexnet.evaluation import interval_text
-from chexnet.files import check_image_ids
+from chexnet.files import check_image_id
 from chexnet.runs import Run
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +77,7 @@ def execute(
     Raises:
         ValueError: the run's name or a parameter is not allowed.
     """
-    check_image_ids([run], "--run")
+    check_image_id(run, "--run")
     check_parameters(given, notebooks)
     given = {**given, "RUN": run}
     for name in ("SOURCE", "WEIGHTS"):  # notebooks run in a folder of their own

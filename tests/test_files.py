@@ -6,9 +6,21 @@ import sys
 import threading
 from pathlib import Path
 
+import cv2
+import numpy as np
+import pandas as pd
 import pytest
 
-from chexnet.files import locked
+from chexnet.files import (
+    check_image_id,
+    locked,
+    read_image,
+    read_table,
+    refuse,
+    remove_unfinished,
+    summarize,
+    write_atomic,
+)
 
 ROOT = Path(__file__).parents[1]
 HOLDING = """
@@ -19,6 +31,125 @@ with locked(Path(sys.argv[1]), "taken"):
     print("locked", flush=True)
     sys.stdin.read()
 """
+
+
+@pytest.mark.parametrize(
+    "image_id",
+    ["0004cfab-14fd-4e49-80ba-63a80b6bddd6", "00000001_000.png", "_", "a..b", "7", "x" * 128],
+)
+def test_a_plain_name_is_an_image_id(image_id):
+    assert check_image_id(image_id, "here") == image_id
+
+
+@pytest.mark.parametrize(
+    "image_id",
+    [
+        *(
+            "",
+            ".",
+            "..",
+            "../x",
+            "/etc/passwd",
+            "a/b",
+            "a\\b",
+            "a\0b",
+            "a b",
+            "ä",
+            "-rf",
+            ".hidden",
+        ),
+        *("x" * 129, "x" * 300, "x\n", "C:x", "٣", None, 3, float("nan"), ["a"]),
+    ],
+)
+def test_a_name_that_could_lead_elsewhere_is_no_image_id(image_id):
+    with pytest.raises(ValueError, match=r"^a\.csv: invalid image_id .*; expected 1 to 128 of"):
+        check_image_id(image_id, "a.csv")
+
+
+def test_a_file_is_complete_or_not_there(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    write_atomic(path, b"first")
+
+    def disk_full(self, target):
+        raise OSError("full")
+
+    monkeypatch.setattr(Path, "replace", disk_full)
+    with pytest.raises(OSError, match="full"):
+        write_atomic(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_synchronized_file_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(os, "fsync", lambda _: done.append("on disk"))
+    monkeypatch.setattr(Path, "replace", lambda *_: done.append("named"))
+    write_atomic(tmp_path / "a", b"", sync=True)
+    assert done == ["on disk", "named"]
+
+
+def test_what_a_killed_process_left_unfinished_is_removed_and_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / "mine.part").touch()
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        killed.setattr(Path, "unlink", lambda *_: (_ for _ in ()).throw(OSError))
+        with pytest.raises(KeyboardInterrupt):
+            write_atomic(tmp_path / "a.jpg", b"")
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_unfinished(tmp_path)
+    assert list(tmp_path.iterdir()) == [tmp_path / "mine.part"]
+
+
+def jpeg(pixels, suffix=".jpg"):
+    return cv2.imencode(suffix, pixels)[1].tobytes()
+
+
+def test_an_image_is_read_as_grey_in_stored_orientation(tmp_path):
+    pixels = np.tile(np.arange(0, 240, 5, np.uint8), (32, 1))
+    stream = jpeg(np.dstack([pixels] * 3))
+    # EXIF that asks for a rotation by 90 degrees: tag 0x0112 is 6.
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    rotated = stream[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + stream[2:]
+    (tmp_path / "a.jpg").write_bytes(rotated)
+    assert cv2.imread(str(tmp_path / "a.jpg")).shape == (48, 32, 3)  # the rotation is there
+    film = read_image(tmp_path / "a.jpg")
+    assert (film.dtype, film.shape) == (np.uint8, (32, 48))
+    assert np.abs(film.astype(int) - pixels).max() <= 3
+
+
+FILM = np.zeros((32, 32), np.uint8)
+NO_IMAGES = {
+    "not a JPEG file$": b"Dear colleague",
+    r"not a JPEG file \(looks like PNG\)$": jpeg(FILM, ".png"),
+    r"truncated JPEG file \(no end-of-image marker\)$": jpeg(FILM)[:-20],
+    "JPEG file that OpenCV cannot decode$": b"\xff\xd8 no image \xff\xd9",
+}
+
+
+@pytest.mark.parametrize("message", NO_IMAGES)
+def test_an_image_that_cannot_be_read_is_an_error_that_names_the_file(tmp_path, message):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(NO_IMAGES[message])
+    with pytest.raises(ValueError, match=rf"a\.jpg: {message}"):
+        read_image(path)
+    with pytest.raises(FileNotFoundError, match=r"b\.jpg"):
+        read_image(tmp_path / "b.jpg")
+
+
+def test_ids_of_a_table_stay_text(tmp_path):
+    (tmp_path / "a.csv").write_text("image_id,patient_id,view,age\n007,1e5,NA,50\nnan,,,\n")
+    table = read_table(tmp_path / "a.csv")
+    assert table["image_id"].tolist() == ["007", "nan"]
+    assert table["patient_id"].tolist()[0] == "1e5" and pd.isna(table["patient_id"][1])
+    assert table["view"].tolist()[0] == "NA" and pd.isna(table["view"][1])
+    assert table["age"].tolist()[0] == 50 and pd.isna(table["age"][1])
+
+
+def test_many_names_are_counted_and_a_few_are_listed():
+    assert summarize(range(5)) == "0, 1, 2, 3, 4"
+    assert summarize(range(12)) == "0, 1, 2, 3, 4 and 7 more"
+    with pytest.raises(ValueError, match=r"^here: 2 odd names: a, b; expected: even ones$"):
+        refuse("here", ["a", "b", "a"], "odd names", "even ones")
 
 
 def test_a_lock_keeps_out_other_threads_and_other_calls(tmp_path):

@@ -40,7 +40,7 @@ from chexnet.dicom.table import (
     stem,
     write_films,
 )
-from chexnet.files import UNFINISHED, cores, write_atomic
+from chexnet.files import UNFINISHED, write_atomic
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -75,7 +75,7 @@ def work_off(
         RuntimeWarning: no process can be started, or the executor has failed some or all tasks; the
             work goes on without.
     """
-    workers = workers or cores()
+    workers = workers or cv2.getNumberOfCPUs()
     began, done = time.monotonic(), 0
     while executor is None and done < len(items):
         # Copying a few hundred films takes less than starting a process.

@@ -87,7 +87,7 @@ def find_files(folder: Path, leave_out: Path) -> tuple[list[Source], list[Row]]:
             source = Source(prefix + _shown(entry.name), entry.path, stem(entry.name), 0, 0)
             try:
                 source = source._replace(**_facts(entry, folder))
-                check_image_id(source.image_id)
+                check_image_id(source.image_id, "file name")
             except (OSError, ValueError) as error:
                 why = _why(error) if isinstance(error, OSError) else str(error)
                 refused.append(row_of(source._replace(image_id=""), "failed", why))

@@ -29,7 +29,7 @@ import pandas as pd
 from numba import njit
 from tqdm.auto import tqdm
 
-from chexnet.files import check_image_ids, cores, read_image, summarize
+from chexnet.files import check_image_id, read_image, summarize
 
 
 def equalise(
@@ -358,7 +358,7 @@ class ImageStore:
 
         Args:
             folder: where the films lie as ``<image_id>.jpg``.
-            image_ids: plain names (`chexnet.files.check_image_ids`), each once.
+            image_ids: names (`chexnet.files.check_image_id`), each once.
             image_size: side of the square film in pixels, at least 8.
             cache: folder of the cache file, made if need be; ``cache`` beside ``folder`` if None.
             clip_limit: of CLAHE (Zuiderveld, Graphics Gems IV, 1994), as OpenCV counts it; None
@@ -373,7 +373,7 @@ class ImageStore:
                 cache file was cut short or overwritten.
             OSError: the disk has no room for the cache, or other processes remove it each time.
         """
-        workers = cores() if workers is None else workers
+        workers = cv2.getNumberOfCPUs() if workers is None else workers
         whole = all(isinstance(number, Integral) for number in (image_size, tiles, workers))
         limit = clip_limit is None or clip_limit > 0
         if not (whole and image_size >= 8 and tiles >= 1 and workers >= 1 and limit):
@@ -385,7 +385,8 @@ class ImageStore:
         self.folder = Path(folder)
         self.image_size = int(image_size)
         self.image_ids = [str(image_id) for image_id in image_ids]
-        check_image_ids(self.image_ids, "ImageStore")
+        for image_id in self.image_ids:
+            check_image_id(image_id, "ImageStore")
         self._row = {image_id: row for row, image_id in enumerate(self.image_ids)}
         if len(self._row) < len(self.image_ids):
             twice = pd.Series(self.image_ids)[pd.Series(self.image_ids).duplicated()].unique()
@@ -481,7 +482,7 @@ class ImageStore:
                 film = read_image(path)
                 prepare_film(film, self.image_size, *self._equalise, out=rows[row], overwrite=True)
             except (OSError, ValueError, cv2.error) as error:
-                return f"{path.name} ({error})"
+                return str(error)
             return None
 
         bar = {"desc": f"films at {self.image_size} px", "unit": "film", "disable": not progress}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from chexnet.files import check_image_ids, refuse, summarize
+from chexnet.files import check_image_id, refuse, summarize
 
 # The files of Kaggle's 'RSNA Pneumonia Detection Challenge' (2018), and RSNA's own mapping.
 LABELS = "stage_2_train_labels.csv"
@@ -93,7 +93,8 @@ def read_nih_mapping(path: str | Path) -> pd.Series:
             f"{path}: not the RSNA mapping ({error}); allowed is a JSON list of objects with "
             "subset_img_id and img_id"
         ) from None
-    check_image_ids(table["subset_img_id"], path)
+    for image_id in table["subset_img_id"]:
+        check_image_id(image_id, path)
     patient = table["img_id"].astype(str).str.extract(f"^{NIH_FILE.pattern}$", expand=False)
     bad = table.loc[patient.isna(), "img_id"]
     refuse(path, bad, "img_id that are no NIH file", "eight digits, _, three digits, .png")
@@ -206,7 +207,8 @@ def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
         raise ValueError(f"{path}: not a CSV file ({error}); allowed columns: {columns}") from None
     if set(rows.columns) != set(columns):
         raise ValueError(f"{path}: columns {', '.join(rows.columns)}; allowed are {columns}")
-    check_image_ids(rows["patientId"], path)
+    for image_id in rows["patientId"]:
+        check_image_id(image_id, path)
     return rows[columns]
 
 

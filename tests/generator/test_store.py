@@ -131,14 +131,16 @@ def test_films_that_cannot_be_decoded_are_all_named_and_leave_no_cache(folder, c
     for name in ("film1.jpg", "film4.jpg"):
         path = folder / name
         path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(ValueError, match=r"2 of 6 films cannot be decoded: film1\.jpg.*film4\.jpg"):
+    with pytest.raises(
+        ValueError, match=r"2 of 6 films cannot be decoded: .*film1\.jpg.*film4\.jpg"
+    ):
         open_store(folder)
     assert caches(folder) == []
 
 
 def test_a_file_that_only_ends_like_a_jpg_is_named(folder):
     (folder / "film2.jpg").write_bytes(b"no picture\xff\xd9")
-    with pytest.raises(ValueError, match=r"film2\.jpg \(not a picture"):
+    with pytest.raises(ValueError, match=r"film2\.jpg: not a JPEG file"):
         open_store(folder)
 
 
@@ -195,7 +197,7 @@ def test_films_that_change_while_they_are_read_make_no_cache(folder, monkeypatch
 
 @pytest.mark.parametrize("image_id", ["../film0", "/etc/passwd", "a\0b", "a" * 300, "", ".hidden"])
 def test_an_id_that_is_no_plain_name_is_refused(folder, image_id):
-    with pytest.raises(ValueError, match="plain names"):
+    with pytest.raises(ValueError, match="invalid image_id"):
         open_store(folder, ["film0", image_id])
 
 
