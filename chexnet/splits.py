@@ -1,4 +1,4 @@
-"""Patient-disjoint, stratified splits and folds."""
+"""Patient-disjoint, stratified splits and folds, and the files that keep them."""
 
 import warnings
 from collections.abc import Sequence
@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
 
 from chexnet.files import summarize, write_atomic
 
+__all__ = ["check_disjoint", "folds_by_patient", "read_split", "split_by_patient", "write_split"]
+
 STRATIFY = ("Pneumonia", "detailed_class", "view")
-# Patients who hold this share of the films, those with the most first, are placed by lot; the rest
-# are placed where they are needed most.
-BY_LOT = 0.5
+# A split is made of equal folds: as few as meet its shares to 0.2 points, since time grows with
+# the number of folds, and at most 100.
+CLOSE_ENOUGH, MOST_FOLDS = 0.002, 100
 
 
 def split_by_patient(
@@ -24,43 +27,62 @@ def split_by_patient(
     seed: int = 0,
     stratify: Sequence[str] = STRATIFY,
 ) -> pd.Series:
-    """Splits films so that no patient stands in two splits and the splits are alike.
+    """Splits images so that no patient is in two splits and the splits are alike.
 
-    Alike in size (by films), in the share of each value of each stratum and of each combination of
-    them. Depends on the films and the seed, not on the order of rows.
+    Equal folds from `sklearn.model_selection.StratifiedGroupKFold` are shared out to the splits.
+    They are alike in size and in the share of each combination of values of ``stratify``. The
+    result depends on the images and the seed, not on the order of rows.
 
     Args:
-        images: one row a film: ``image_id``, ``patient_id`` and, as far as they are there, the
-            columns of ``stratify``.
-        train: share of films, above 0.
-        val: share of films, above 0.
-        test: share of films; 0 where the test films were set aside before. The three sum to 1.
+        images: one row an image: ``image_id``, ``patient_id`` and those columns of ``stratify``
+            that are known.
+        train: share of images, above 0.
+        val: share of images, above 0.
+        test: share of images, 0 or above; 0 if the test set is kept elsewhere. The three sum to 1.
         seed: 0 or above.
-        stratify: columns to balance; a missing value counts as a value.
+        stratify: columns to balance, the most important first; a missing value counts as a value.
 
     Returns:
         str Series ``"train"``, ``"val"`` or ``"test"`` named ``split``; index as ``images``.
-        Without any ``patient_id`` it is split by film, with a warning.
+        Without any ``patient_id``, images are split one by one, with a warning.
 
     Raises:
-        ValueError: the shares do not sum to 1, a film is listed twice, or there are too few
-            patients for a film in each split.
+        ValueError: the shares do not sum to 1, an image is listed twice, or there are too few
+            patients for one in each split.
+
+    Example:
+        >>> import pandas as pd
+        >>> images = pd.DataFrame({"image_id": [f"film-{k}" for k in range(40)]})
+        >>> images["patient_id"] = [f"patient-{k // 2}" for k in range(40)]
+        >>> from chexnet.splits import split_by_patient
+        >>> split_by_patient(images, train=0.5, val=0.25, test=0.25).value_counts().to_dict()
+        {'train': 20, 'test': 10, 'val': 10}
     """
-    shares = {"train": train, "val": val, "test": test}
-    if min(train, val) <= 0 or test < 0 or not np.isclose(sum(shares.values()), 1):
+    asked = {"train": train, "val": val, "test": test}
+    if min(train, val) <= 0 or test < 0 or not np.isclose(sum(asked.values()), 1):
         raise ValueError(
-            f"train={train}, val={val}, test={test}; allowed are train and val above 0, test from "
-            "0, together 1"
+            f"train={train}, val={val}, test={test}: expected train and val above 0, test 0 or "
+            "above, and a sum of 1"
         )
-    names = np.array([name for name, share in shares.items() if share])
-    places = _place(images, np.array([shares[name] for name in names]), seed, stratify)
-    return pd.Series(names[places], images.index, name="split")
+    _check(images)
+    shares = {name: share for name, share in asked.items() if share}
+    patients = _patient_of(images).nunique()
+    few = f"images: {patients} patients with {len(images)} images are too few for {shares}"
+    if patients < len(shares):
+        raise ValueError(few)
+    counts = _folds_of_splits(np.array(list(shares.values())), patients)
+    # The patients with the most images are always in the first folds, so these go to any split.
+    names = np.random.default_rng(seed).permutation(np.repeat(list(shares), counts))
+    split = pd.Series(names[_folds(images, len(names), seed, stratify)], images.index, name="split")
+    if set(split) != set(shares):
+        raise ValueError(f"{few}: a split would be empty")
+    return split
 
 
 def folds_by_patient(
     images: pd.DataFrame, *, folds: int, seed: int = 0, stratify: Sequence[str] = STRATIFY
 ) -> pd.Series:
-    """Divides films into equal folds for cross-validation, as `split_by_patient` does.
+    """Divides images into equal folds for cross-validation, as `split_by_patient` does.
 
     Args:
         images: as for `split_by_patient`.
@@ -72,133 +94,185 @@ def folds_by_patient(
         int Series 0 to ``folds - 1`` named ``fold``; index as ``images``.
 
     Raises:
-        ValueError: as `split_by_patient`.
+        ValueError: ``folds`` is below 2 or above the number of patients, or an image is listed
+            twice.
+
+    Example:
+        >>> import pandas as pd
+        >>> images = pd.DataFrame({"image_id": [f"film-{k}" for k in range(30)]})
+        >>> images["patient_id"] = [f"patient-{k // 2}" for k in range(30)]
+        >>> from chexnet.splits import folds_by_patient
+        >>> folds_by_patient(images, folds=3).value_counts().to_dict()
+        {0: 10, 2: 10, 1: 10}
     """
     if folds < 2:
-        raise ValueError(f"folds={folds}; allowed is 2 or more")
-    places = _place(images, np.full(folds, 1 / folds), seed, stratify)
-    return pd.Series(places, images.index, name="fold")
+        raise ValueError(f"folds={folds}: expected 2 or more")
+    _check(images)
+    return pd.Series(_folds(images, folds, seed, stratify), images.index, name="fold")
 
 
 def check_disjoint(images: pd.DataFrame, split: pd.Series) -> None:
-    """Makes sure that no patient and no film stands in two splits.
+    """Makes sure that no patient and no image is in two splits.
 
     Args:
-        images: ``image_id`` and ``patient_id``; a film without patient counts as one of its own.
+        images: ``image_id`` and ``patient_id``; an image without patient counts as one of its own.
         split: the split or fold of each row; index as ``images``.
 
     Raises:
-        ValueError: patients stand in two splits; or a row has no split.
+        ValueError: patients are in two splits, or a row has no split.
+
+    Example:
+        >>> import pandas as pd
+        >>> images = pd.DataFrame({"image_id": ["a", "b"], "patient_id": ["1", "1"]})
+        >>> from chexnet.splits import check_disjoint
+        >>> check_disjoint(images, pd.Series(["train", "test"]))
+        Traceback (most recent call last):
+        ...
+        ValueError: 1 patients in two splits: patient 1 (train and test)
     """
     if not split.index.equals(images.index) or split.isna().any():
-        raise ValueError("check_disjoint: every row of images needs its split, with the same index")
-    for column, ids in (("films", images["image_id"]), ("patients", _patient_of(images))):
+        raise ValueError("check_disjoint: expected a split for every row, with the same index")
+    for column, ids in (("images", images["image_id"]), ("patients", _patient_of(images))):
         splits = split.groupby(ids.to_numpy()).unique()
         shared = splits[splits.map(len) > 1]
         if len(shared):
             named = [f"{name} ({' and '.join(map(str, both))})" for name, both in shared.items()]
-            raise ValueError(f"{len(shared)} {column} stand in two splits: {summarize(named)}")
-
-
-def _place(
-    images: pd.DataFrame, shares: np.ndarray, seed: int, stratify: Sequence[str]
-) -> np.ndarray:
-    twice = images.loc[images["image_id"].duplicated(), "image_id"].unique()
-    if len(twice):
-        raise ValueError(f"images: films listed more than once: {summarize(twice)}")
-    _warn_of_films_without_patient(images)
-    patients, names = pd.factorize(_patient_of(images), sort=True)
-    films = _strata(images, [column for column in stratify if column in images])
-    held_by = np.zeros((len(names), films.shape[1]))  # films of each patient, by stratum
-    np.add.at(held_by, patients, films)
-    of_patient = _greedy(held_by, shares, np.random.default_rng(seed))
-    places = of_patient[patients]
-    if len(np.unique(places)) < len(shares):
-        raise ValueError(
-            f"images: {len(names)} patients with {len(images)} films are too few for splits of "
-            f"{shares.round(3).tolist()}: one would be empty"
-        )
-    return places
-
-
-def _greedy(held_by: np.ndarray, shares: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    films = held_by[:, 0]
-    order = draw.permutation(len(held_by))
-    order = order[np.argsort(-films[order], kind="stable")]
-    # Always giving the patient with most films where there is most room would give all such
-    # patients, the sickest, to train. By lot, test has its share of them; those with few films,
-    # who come last, even out what the lot has done.
-    before = np.cumsum(films[order]) - films[order]
-    wanted = shares[:, np.newaxis] * held_by.sum(axis=0)  # (splits, strata)
-    held = np.zeros_like(wanted)
-    places = np.empty(len(held_by), int)
-    for patient, by_lot in zip(order, before < BY_LOT * films.sum(), strict=True):
-        new = held_by[patient]
-        chance = shares * (held[:, 0] + new[0] <= wanted[:, 0])
-        if by_lot and chance.any():
-            place = draw.choice(len(shares), p=chance / chance.sum())
-        else:
-            # What this patient adds to the chi-square distance between held and wanted.
-            place = np.argmin(((2 * (held - wanted) + new) * new / wanted).sum(axis=1))
-        places[patient] = place
-        held[place] += new
-    return places
-
-
-def _strata(images: pd.DataFrame, columns: list[str]) -> np.ndarray:
-    values = images[columns].astype(object).where(images[columns].notna(), "missing").astype(str)
-    parts = [pd.Series(1.0, images.index)]  # the number of films is the first stratum
-    parts += [pd.get_dummies(values[column], dtype=float) for column in columns]
-    if len(columns) > 1:
-        parts.append(pd.get_dummies(values.agg("|".join, axis=1), dtype=float))
-    return pd.concat(parts, axis=1).to_numpy()
-
-
-def _patient_of(images: pd.DataFrame) -> pd.Series:
-    own = "film " + images["image_id"].astype(str)
-    if "patient_id" not in images:
-        return own
-    known = images["patient_id"].notna()
-    return own.where(~known, "patient " + images["patient_id"].astype(str))
-
-
-def _warn_of_films_without_patient(images: pd.DataFrame) -> None:
-    if "patient_id" not in images or images["patient_id"].isna().all():
-        warnings.warn(
-            "no patient_id is known, so the split is by film: films of one patient will land on "
-            "both sides, the network may know the patient instead of the disease, and the test "
-            "score will be too good. Behind the 26,684 films of RSNA stand about 11,400 patients. "
-            "Put RSNA's mapping (pneumonia-challenge-dataset-mappings_2018.json) beside the CSV "
-            "files.",
-            stacklevel=4,
-        )
-    elif images["patient_id"].isna().any():
-        unknown = images.loc[images["patient_id"].isna(), "image_id"]
-        warnings.warn(
-            f"{len(unknown)} of {len(images)} films have no patient_id and count as a patient of "
-            f"their own: {summarize(unknown)}",
-            stacklevel=4,
-        )
+            raise ValueError(f"{len(shared)} {column} in two splits: {summarize(named)}")
 
 
 def write_split(folder: str | Path, images: pd.DataFrame, boxes: pd.DataFrame) -> tuple[Path, Path]:
-    """Writes what notebook 03 trains on: ``images.csv`` and ``boxes.csv``.
+    """Writes what the training reads: ``images.csv`` and ``boxes.csv``.
 
     Args:
         folder: made if need be.
-        images: one row a film, with ``image_id`` and ``split``.
-        boxes: ``image_id, x, y, width, height``; those of films not in ``images`` are left out.
+        images: one row an image, with ``image_id`` and ``split``.
+        boxes: ``image_id, x, y, width, height``; those of images not in ``images`` are left out.
 
     Returns:
         the paths of the two files.
 
     Raises:
-        ValueError: a patient stands in two splits, or a film has none.
+        ValueError: a patient is in two splits, or an image has none.
+
+    Example:
+        >>> from chexnet.splits import read_split, write_split
+        >>> images, boxes = read_split("data/phantom")
+        >>> [path.name for path in write_split("data/copy", images, boxes)]
+        ['images.csv', 'boxes.csv']
     """
     check_disjoint(images, images["split"])
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     kept = boxes[boxes["image_id"].isin(images["image_id"])]
-    write_atomic(folder / "images.csv", images.to_csv(index=False).encode())
-    write_atomic(folder / "boxes.csv", kept.to_csv(index=False).encode())
-    return folder / "images.csv", folder / "boxes.csv"
+    paths = folder / "images.csv", folder / "boxes.csv"
+    for path, table in zip(paths, (images, kept), strict=True):
+        write_atomic(path, table.to_csv(index=False).encode())
+    return paths
+
+
+def read_split(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Reads what `write_split` wrote.
+
+    Args:
+        folder: holds ``images.csv`` and ``boxes.csv``.
+
+    Returns:
+        images and boxes; ``image_id`` and ``patient_id`` are text.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file has no such columns, or a patient is in two splits; the file is named.
+
+    Example:
+        >>> from chexnet.splits import read_split
+        >>> images, boxes = read_split("data/phantom")
+        >>> sorted(images["split"].unique())
+        ['test', 'train', 'val']
+    """
+    images = _read(Path(folder) / "images.csv", ["image_id", "split"])
+    boxes = _read(Path(folder) / "boxes.csv", ["image_id", "x", "y", "width", "height"])
+    try:
+        check_disjoint(images, images["split"])
+    except ValueError as error:
+        raise ValueError(f"{Path(folder) / 'images.csv'}: {error}") from None
+    return images, boxes
+
+
+def _read(path: Path, columns: list[str]) -> pd.DataFrame:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: missing; notebook 02 (write_split) writes it")
+    ids = {"image_id": str, "patient_id": str}
+    table = pd.read_csv(path, dtype=ids, keep_default_na=False, na_values=[""])
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise ValueError(
+            f"{path}: no column {', '.join(missing)}; expected {', '.join(columns)}, found "
+            f"{', '.join(table.columns)}"
+        )
+    return table
+
+
+def _folds(images: pd.DataFrame, folds: int, seed: int, stratify: Sequence[str]) -> np.ndarray:
+    """The fold of each image, int ``(N,)``."""
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    strata = _strata(images, [column for column in stratify if column in images], folds)
+    found = np.empty(len(images), int)
+    for fold, (_, rows) in enumerate(splitter.split(images, strata, _patient_of(images))):
+        found[rows] = fold
+    return found
+
+
+def _strata(images: pd.DataFrame, columns: Sequence[str], folds: int) -> pd.Series:
+    """Each image's combination of values; a rare one, below one a fold, counts as the commonest."""
+    strata = pd.Series("", images.index)
+    for column in columns:
+        values = images[column].astype(object).where(images[column].notna(), "missing").astype(str)
+        finer = strata + "|" + values
+        common = finer.groupby(strata).transform(lambda values: values.mode()[0])
+        strata = finer.where(finer.map(finer.value_counts()) >= folds, common)
+    return strata
+
+
+def _folds_of_splits(shares: np.ndarray, patients: int) -> np.ndarray:
+    """How many equal folds each split gets, at least one, to meet its share."""
+
+    def counts(folds: int) -> np.ndarray:
+        rounded = np.maximum(np.rint(shares * folds), 1).astype(int)
+        rounded[shares.argmax()] += folds - rounded.sum()
+        return rounded
+
+    def error(folds: int) -> float:
+        largest = np.abs(counts(folds) / folds - shares).max()
+        return largest if largest > CLOSE_ENOUGH else 0.0
+
+    return counts(min(range(len(shares), min(MOST_FOLDS, patients) + 1), key=error))
+
+
+def _check(images: pd.DataFrame) -> None:
+    """Refuses images listed twice; warns of images without patient."""
+    twice = images.loc[images["image_id"].duplicated(), "image_id"].unique()
+    if len(twice):
+        raise ValueError(f"images: duplicate image_id {summarize(twice)}")
+    if "patient_id" not in images or images["patient_id"].isna().all():
+        warnings.warn(
+            "no patient_id is known, so the split is by image: images of one patient will be in "
+            "several splits, the network may recognize the patient instead of the disease, and "
+            "the test score will be too good. RSNA's 26,684 images are of 11,439 patients; put "
+            "RSNA's mapping (pneumonia-challenge-dataset-mappings_2018.json) beside the CSV files.",
+            stacklevel=3,
+        )
+    elif images["patient_id"].isna().any():
+        unknown = images.loc[images["patient_id"].isna(), "image_id"]
+        warnings.warn(
+            f"{len(unknown)} of {len(images)} images have no patient_id and count as a patient of "
+            f"their own: {summarize(unknown)}",
+            stacklevel=3,
+        )
+
+
+def _patient_of(images: pd.DataFrame) -> pd.Series:
+    own = "image " + images["image_id"].astype(str)
+    if "patient_id" not in images:
+        return own
+    known = images["patient_id"].notna()
+    return own.where(~known, "patient " + images["patient_id"].astype(str))

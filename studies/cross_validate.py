@@ -15,9 +15,8 @@ on the same films.
 import argparse
 from pathlib import Path
 
-import pandas as pd
-
 from chexnet.generator import ImageStore
+from chexnet.splits import read_split
 from chexnet.training import recipe
 from studies.cross_validation import cross_validate
 
@@ -59,8 +58,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="instead of the recipe's number")
     parser.add_argument("--seed", type=int, default=0, help="of folds, weights and augmentation")
     given = parser.parse_args()
-    images = pd.read_csv(given.study / "images.csv", dtype={"image_id": str, "patient_id": str})
-    boxes = pd.read_csv(given.study / "boxes.csv", dtype={"image_id": str})
+    images, boxes = read_split(given.study)
     class_names = ["Pneumonia"]
     if given.recipe.startswith("original"):
         images["No pneumonia"] = 1 - images["Pneumonia"]

@@ -16,6 +16,7 @@ import pandas as pd
 from chexnet.evaluation import interval_text
 from chexnet.generator import ImageStore
 from chexnet.runs import Run
+from chexnet.splits import read_split
 from chexnet.training import recipe
 from studies.cross_validation import cross_validate, fold_splits
 from studies.out_of_fold import (
@@ -49,8 +50,7 @@ ARMS = {
 
 def train_arm(name: str, study: Path, output: Path) -> None:
     """Trains and scores the folds of one arm, where that is not done yet."""
-    images = pd.read_csv(study / "images.csv", dtype={"image_id": str, "patient_id": str})
-    boxes = pd.read_csv(study / "boxes.csv", dtype={"image_id": str})
+    images, boxes = read_split(study)
     images["Normal"] = (images["detailed_class"] == "Normal").astype(int)
     images = images[fold_splits(images, folds=3)[0] != "test"].reset_index(drop=True)
     boxes = boxes[boxes["image_id"].isin(images["image_id"])].reset_index(drop=True)

@@ -3,7 +3,13 @@ import pandas as pd
 import pytest
 
 from chexnet.labels import read_rsna
-from chexnet.splits import check_disjoint, folds_by_patient, split_by_patient
+from chexnet.splits import (
+    check_disjoint,
+    folds_by_patient,
+    read_split,
+    split_by_patient,
+    write_split,
+)
 
 
 def study(films=600, patients=380, seed=0):
@@ -75,7 +81,7 @@ def test_prevalence_does_not_drift_along_sorted_ids():
 
 
 def test_patients_with_many_films_reach_every_split():
-    # Greed alone gives the patient with the most films to train, whatever the seed.
+    # The splitter always puts the patient with the most films into the first fold.
     images = study()
     films_of = images["patient_id"].map(images["patient_id"].value_counts())
     busiest = images.index[films_of == films_of.max()][0]
@@ -96,19 +102,44 @@ def test_a_test_set_kept_aside_needs_no_test_split():
 
 @pytest.mark.parametrize("shares", [(0.8, 0.1, 0.2), (1.0, 0, 0), (0, 0.5, 0.5), (1.2, 0.1, -0.3)])
 def test_fractions_that_make_no_sense_are_refused(shares):
-    with pytest.raises(ValueError, match="together 1"):
+    with pytest.raises(ValueError, match="a sum of 1"):
         split_by_patient(study(), **dict(zip(("train", "val", "test"), shares, strict=True)))
 
 
 def test_too_few_patients_are_an_error():
     images = study().assign(patient_id="00000001")
-    with pytest.raises(ValueError, match="1 patients with 600 films are too few"):
+    with pytest.raises(ValueError, match="1 patients with 600 images are too few"):
         split_by_patient(images)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_twenty_films_and_rare_values_can_be_split(seed):
+    images = study(20, 14, seed)
+    images.loc[:1, "detailed_class"] = "Rare"
+    split = split_by_patient(images, train=0.6, val=0.2, test=0.2, seed=seed)
+    check_disjoint(images, split)
+    counts = split.value_counts()
+    # One patient may have six of the films.
+    assert counts.to_dict() == pytest.approx({"train": 12, "val": 4, "test": 4}, abs=3)
+
+
+@pytest.mark.parametrize("patients", [3, 4, 5, 7])
+def test_as_many_patients_as_splits_are_enough(patients):
+    images = study(3 * patients, patients)
+    split = split_by_patient(images)
+    check_disjoint(images, split)
+    assert set(split) == {"train", "val", "test"}
+
+
+def test_shares_are_met_whatever_they_are():
+    split = split_by_patient(study(2000, 2000), train=0.83, val=0.15, test=0.02)
+    expected = {"train": 0.83, "val": 0.15, "test": 0.02}
+    assert split.value_counts(normalize=True).to_dict() == pytest.approx(expected, abs=0.005)
 
 
 def test_a_film_listed_once_per_box_is_refused():
     images = study()
-    with pytest.raises(ValueError, match="more than once: film"):
+    with pytest.raises(ValueError, match="duplicate image_id film"):
         split_by_patient(pd.concat([images, images[:3]], ignore_index=True))
 
 
@@ -118,7 +149,7 @@ def without_patients():
 
 @pytest.mark.parametrize("images", without_patients(), ids=["no column", "all missing"])
 def test_without_patients_it_is_split_by_film_and_says_what_that_costs(images):
-    with pytest.warns(UserWarning, match=r"split is by film.*both sides.*too good.*mapping"):
+    with pytest.warns(UserWarning, match=r"split is by image.*several splits.*too good.*mapping"):
         split = split_by_patient(images)
     assert split.value_counts()["test"] == 60
     assert_alike(images, split, 0.02)
@@ -126,16 +157,16 @@ def test_without_patients_it_is_split_by_film_and_says_what_that_costs(images):
 
 def test_a_split_by_film_would_show_the_same_patients_on_both_sides():
     images = study()
-    with pytest.warns(UserWarning, match="by film"):
+    with pytest.warns(UserWarning, match="by image"):
         split = split_by_patient(images.drop(columns="patient_id"))
-    with pytest.raises(ValueError, match="patients stand in two splits"):
+    with pytest.raises(ValueError, match="patients in two splits"):
         check_disjoint(images, split)
 
 
 def test_films_without_patient_are_patients_of_their_own():
     images = study()
     images.loc[:9, "patient_id"] = None
-    with pytest.warns(UserWarning, match="10 of 600 films have no patient_id"):
+    with pytest.warns(UserWarning, match="10 of 600 images have no patient_id"):
         split = split_by_patient(images)
     check_disjoint(images, split)
 
@@ -164,14 +195,14 @@ def test_overlap_is_found_and_named():
     twice = images["patient_id"].value_counts().index[0]
     rows = images.index[images["patient_id"] == twice]
     split[rows[0]], split[rows[1]] = "train", "test"
-    with pytest.raises(ValueError, match=rf"1 patients stand in two splits: patient {twice}"):
+    with pytest.raises(ValueError, match=rf"1 patients in two splits: patient {twice}"):
         check_disjoint(images, split)
     with pytest.raises(ValueError, match="same index"):
         check_disjoint(images, split[1:])
     again = pd.concat([images, images[:1]], ignore_index=True)
     other = pd.concat([split, pd.Series(["val"])], ignore_index=True)
     other[0] = "train"
-    with pytest.raises(ValueError, match="1 films stand in two splits"):
+    with pytest.raises(ValueError, match="1 images in two splits"):
         check_disjoint(again, other)
 
 
@@ -185,6 +216,52 @@ def test_folds_are_patient_disjoint_and_alike():
     assert_alike(images, folds, 0.02)
     with pytest.raises(ValueError, match="2 or more"):
         folds_by_patient(images, folds=1)
+
+
+BOXES = pd.DataFrame(
+    [("0001", 1.5, 2.0, 3.0, 4.0), ("other", 0.0, 0.0, 1.0, 1.0)],
+    columns=["image_id", "x", "y", "width", "height"],
+)
+
+
+def test_a_split_that_was_written_is_read_again_with_ids_as_text(tmp_path):
+    images = study(40, 30)
+    images["image_id"] = [f"{k:04d}" for k in range(40)]
+    images["age"] = np.arange(40.0)
+    images.loc[3, ["patient_id", "view"]] = None, "NA"
+    with pytest.warns(UserWarning, match="1 of 40"):
+        images["split"] = split_by_patient(images, train=0.6, val=0.2, test=0.2)
+    paths = write_split(tmp_path / "data", images, BOXES)
+    assert [path.name for path in paths] == ["images.csv", "boxes.csv"]
+    again, boxes = read_split(tmp_path / "data")
+    pd.testing.assert_frame_equal(again, images, check_dtype=False)
+    assert again["image_id"].tolist() == images["image_id"].tolist()
+    pd.testing.assert_frame_equal(boxes, BOXES[:1], check_dtype=False)
+
+
+def test_a_split_with_a_patient_in_two_parts_is_neither_written_nor_read(tmp_path):
+    images = study(40, 30)
+    images["split"] = split_by_patient(images, train=0.6, val=0.2, test=0.2)
+    write_split(tmp_path, images, BOXES)
+    images["split"] = np.where(np.arange(40) % 2, "train", "test")
+    with pytest.raises(ValueError, match="patients in two splits"):
+        write_split(tmp_path, images, BOXES)
+    images.to_csv(tmp_path / "images.csv", index=False)
+    with pytest.raises(ValueError, match=r"images\.csv: \d+ patients in two splits"):
+        read_split(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "column"), [("images.csv", "split"), ("boxes.csv", "width")])
+def test_a_file_that_is_missing_or_lacks_a_column_is_named(tmp_path, name, column):
+    images = study(40, 30)
+    images["split"] = split_by_patient(images, train=0.6, val=0.2, test=0.2)
+    write_split(tmp_path, images, BOXES)
+    pd.read_csv(tmp_path / name).drop(columns=column).to_csv(tmp_path / name, index=False)
+    with pytest.raises(ValueError, match=rf"{name}: no column {column}; expected image_id"):
+        read_split(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{name}: missing"):
+        read_split(tmp_path)
 
 
 @pytest.fixture(scope="module")

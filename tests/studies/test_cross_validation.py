@@ -56,7 +56,7 @@ def test_no_patient_stands_on_two_sides_of_a_fold(patients):
 
 
 def test_films_without_patients_warn_once(patients):
-    with pytest.warns(UserWarning, match="split is by film") as caught:
+    with pytest.warns(UserWarning, match="split is by image") as caught:
         fold_splits(patients.drop(columns="patient_id"), folds=3)
     assert len(caught) == 1
 
