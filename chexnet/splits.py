@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from chexnet.files import summarize, write_atomic
+from chexnet.files import read_table, summarize, write_atomic
 
 __all__ = ["check_disjoint", "folds_by_patient", "read_split", "split_by_patient", "write_split"]
 
@@ -201,8 +201,7 @@ def read_split(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _read(path: Path, columns: list[str]) -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing; notebook 02 (write_split) writes it")
-    ids = {"image_id": str, "patient_id": str}
-    table = pd.read_csv(path, dtype=ids, keep_default_na=False, na_values=[""])
+    table = read_table(path)
     missing = [column for column in columns if column not in table]
     if missing:
         raise ValueError(

@@ -21,7 +21,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from chexnet.cam import CANVAS, brightest_points, min_max, upsample
-from chexnet.labels import box_masks, points_in_boxes, unit_boxes
+from chexnet.labels import box_masks, boxes_by_film, points_in_boxes
 
 # Thresholds of a min-max normalised map that are tried on validation.
 LEVELS = np.arange(1, 50) / 50
@@ -201,10 +201,7 @@ def _scores_by_threshold(
     thresholds: np.ndarray,
 ) -> np.ndarray:
     its_boxes = boxes[boxes["image_id"].isin(image_ids)]
-    true = {
-        image_id: group[["x", "y", "width", "height"]].to_numpy(np.float64)
-        for image_id, group in unit_boxes(its_boxes, films).groupby("image_id")
-    }
+    true = boxes_by_film(its_boxes, films)
     none = np.empty((0, 4))
     scores = np.empty((len(maps), len(thresholds)))
     for row, raw, image_id, predicted in zip(scores, maps, image_ids, positive, strict=True):

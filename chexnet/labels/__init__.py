@@ -6,11 +6,10 @@ from chexnet.labels.boxes import (
     masks_by_film,
     points_in_boxes,
     scale_boxes,
-    unit_boxes,
 )
 from chexnet.labels.rsna import add_film_facts, read_nih_mapping, read_rsna
 
 __all__ = [
     "add_film_facts", "box_masks", "boxes_by_film", "masks_by_film", "points_in_boxes",
-    "read_nih_mapping", "read_rsna", "scale_boxes", "unit_boxes",
+    "read_nih_mapping", "read_rsna", "scale_boxes",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Radiologists' boxes on another canvas: scaled, or as the share of each cell that they cover."""
+"""Radiologists' boxes: scaled to another image size, as masks, and whether a point lies in one."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,9 @@ import pandas as pd
 
 from chexnet.files import summarize
 
+BOX = ["x", "y", "width", "height"]
+_ROUNDING = 1e-9  # share of a film: a millionth of a pixel
+
 
 def scale_boxes(
     boxes: pd.DataFrame,
@@ -14,24 +17,31 @@ def scale_boxes(
     columns: int | Sequence[int] | pd.Series,
     size: int | tuple[int, ...],
 ) -> pd.DataFrame:
-    """Boxes in pixels of the original film, in pixels of another canvas.
+    """Scales boxes from the original film to another size.
 
     Args:
-        boxes: with ``x, y, width, height`` (left, top; original pixels).
+        boxes: with ``x, y, width, height`` (left, top; pixels of the original film).
         rows: height of the original film, or of each box's film, in the order of ``boxes``.
         columns: its width.
-        size: the canvas as ``(height, width)`` (an array's shape will do), or one side if square.
+        size: new size as ``(height, width, ...)``, such as an array's shape, or one side if square.
 
     Returns:
-        a copy of ``boxes`` with the four columns as float in pixels of the canvas.
+        a copy of ``boxes`` with the four columns as float in pixels of the new size.
 
     Raises:
-        ValueError: a film has no height or width above 0.
+        ValueError: ``rows`` or ``columns`` is 0, negative or missing.
+
+    Example:
+        >>> import pandas as pd
+        >>> from chexnet.labels import scale_boxes
+        >>> boxes = pd.DataFrame({"x": [256], "y": [512], "width": [128], "height": [64]})
+        >>> scale_boxes(boxes, 1024, 1024, 512).to_numpy().tolist()
+        [[128.0, 256.0, 64.0, 32.0]]
     """
     height, width = (size, size) if isinstance(size, int | np.integer) else size[:2]
     rows, columns = np.asarray(rows, dtype=float), np.asarray(columns, dtype=float)
     if not (np.all(rows > 0) and np.all(columns > 0)):
-        raise ValueError("scale_boxes: rows and columns of every film must be above 0")
+        raise ValueError("scale_boxes: expected rows and columns above 0 for every film")
     across, down = width / columns, height / rows
     return boxes.assign(
         x=boxes["x"] * across,
@@ -50,17 +60,25 @@ def box_masks(
     """Share of each cell of a grid that the boxes of a film cover together.
 
     Args:
-        boxes: ``image_id, x, y, width, height`` in original pixels; may name other films too.
-        images: ``image_id, rows, columns`` of at least the films asked for that have boxes.
-        image_ids: films, in the order of the result.
+        boxes: ``image_id, x, y, width, height`` in pixels of the original films; boxes of films
+            not in ``image_ids`` are ignored.
+        images: ``image_id, rows, columns`` of the films with boxes.
+        image_ids: ``(n,)``, films in the order of the result.
         size: the grid as ``(h, w)``, or one side if square.
 
     Returns:
-        float32 ``(n, h, w)`` in [0, 1]; exact, overlapping boxes count once; zero for a film
-        without boxes.
+        float32 ``(n, h, w)`` in [0, 1]. The shares are exact and an overlap counts once. A film
+        without boxes has zeros.
 
     Raises:
-        ValueError: a film with boxes is not in ``images`` or has no rows and columns there.
+        ValueError: as `boxes_by_film`.
+
+    Example:
+        >>> from chexnet.labels import box_masks
+        >>> from chexnet.splits import read_split
+        >>> images, boxes = read_split("data/phantom")
+        >>> box_masks(boxes, images, images["image_id"][:2], (8, 8)).shape
+        (2, 8, 8)
     """
     height, width = (size, size) if isinstance(size, int | np.integer) else size
     its_boxes = boxes_by_film(boxes[boxes["image_id"].isin(image_ids)], images)
@@ -72,7 +90,24 @@ def masks_by_film(
     image_ids: Sequence[str] | np.ndarray | pd.Series,
     size: tuple[int, int],
 ) -> np.ndarray:
-    """What `box_masks` gives, from boxes as `boxes_by_film` has them, once for many grids."""
+    """Does what `box_masks` does, from the result of `boxes_by_film`.
+
+    Use it to make masks many times from the same boxes.
+
+    Args:
+        boxes: from `boxes_by_film`.
+        image_ids: ``(n,)``, films in the order of the result.
+        size: the grid as ``(h, w)``.
+
+    Returns:
+        float32 ``(n, h, w)`` in [0, 1].
+
+    Example:
+        >>> import numpy as np
+        >>> from chexnet.labels import masks_by_film
+        >>> masks_by_film({"a": np.array([[0, 0, 0.5, 1]])}, ["a"], (1, 2))
+        array([[[1., 0.]]], dtype=float32)
+    """
     masks = np.zeros((len(image_ids), *size), np.float32)
     for mask, image_id in zip(masks, image_ids, strict=True):
         if image_id in boxes:
@@ -84,14 +119,22 @@ def boxes_by_film(boxes: pd.DataFrame, images: pd.DataFrame) -> dict[str, np.nda
     """Boxes of each film as shares of its width and height.
 
     Args:
-        boxes: ``image_id, x, y, width, height`` in original pixels.
-        images: ``image_id, rows, columns`` of at least the films of ``boxes``.
+        boxes: ``image_id, x, y, width, height`` in pixels of the original films.
+        images: ``image_id, rows, columns`` of the films with boxes.
 
     Returns:
         image_id to float ``(k, 4)``: x, y, width, height in [0, 1].
 
     Raises:
         ValueError: a film with boxes is not in ``images`` or has no rows and columns there.
+
+    Example:
+        >>> from chexnet.labels import boxes_by_film
+        >>> from chexnet.splits import read_split
+        >>> images, boxes = read_split("data/phantom")
+        >>> shares = boxes_by_film(boxes, images)
+        >>> shares[boxes["image_id"][0]].shape[1]
+        4
     """
     films = images.drop_duplicates("image_id").set_index("image_id")[["rows", "columns"]]
     sizes = films.reindex(boxes["image_id"])
@@ -100,25 +143,24 @@ def boxes_by_film(boxes: pd.DataFrame, images: pd.DataFrame) -> dict[str, np.nda
         raise ValueError(f"images: no rows and columns of films with boxes: {summarize(unknown)}")
     shares = scale_boxes(boxes, sizes["rows"].to_numpy(), sizes["columns"].to_numpy(), 1)
     return {
-        image_id: group[["x", "y", "width", "height"]].to_numpy(dtype=float)
-        for image_id, group in shares.groupby("image_id")
+        image_id: group[BOX].to_numpy(dtype=float) for image_id, group in shares.groupby("image_id")
     }
 
 
 def coverage(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Share of each cell of a grid over the film that some boxes cover together.
+    """Share of each cell of a grid that the boxes of one film cover together.
 
     Args:
-        boxes: float ``(k, 4)``: x, y, width, height as shares of the film, as `boxes_by_film` has
-            them; what lies outside the film is cut off.
+        boxes: float ``(k, 4)``: x, y, width, height as shares of the film. What lies outside the
+            film is ignored.
         size: the grid as ``(h, w)``.
 
     Returns:
         float64 ``(h, w)`` in [0, 1].
     """
     height, width = size
-    # Box and cell borders together cut the canvas into rectangles that lie wholly inside or outside
-    # a box and a cell, so summing areas is exact and an overlap counts once.
+    # The edges of boxes and cells divide the film into rectangles, each wholly inside or outside a
+    # box and a cell. So the sum of their areas is exact, and an overlap counts once.
     x, y, box_width, box_height = boxes.T
     left, right = (width * edge.clip(0, 1) for edge in (x, x + box_width))
     top, bottom = (height * edge.clip(0, 1) for edge in (y, y + box_height))
@@ -136,49 +178,40 @@ def coverage(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.add.reduceat(area, np.searchsorted(xs, np.arange(width)), axis=1)
 
 
-_ROUNDING = 1e-9  # share of a film: a millionth of a pixel
-
-
 def points_in_boxes(
-    points: np.ndarray, image_ids: np.ndarray, boxes: pd.DataFrame, films: pd.DataFrame
+    points: np.ndarray, image_ids: np.ndarray, boxes: pd.DataFrame, images: pd.DataFrame
 ) -> np.ndarray:
-    """Whether each film's point lies in one of its boxes (the pointing game).
+    """Whether each film's point lies in one of its boxes (pointing game).
 
-    A box holds its left and upper edge, not its right and lower one.
+    A box includes its left and upper edge, not its right and lower one.
 
     Args:
-        points: ``(N, 2)``: x, y as shares of the film; NaN lies in no box.
+        points: ``(N, 2)``: x, y as shares of the film's width and height; NaN lies in no box.
         image_ids: ``(N,)``, the film of each point.
-        boxes: ``image_id, x, y, width, height``, pixels of the original film.
-        films: ``image_id, rows, columns`` of the films.
+        boxes: ``image_id, x, y, width, height`` in original pixels.
+        images: ``image_id, rows, columns`` of the films with boxes.
 
     Returns:
         bool ``(N,)``.
-    """
-    boxes = boxes[boxes["image_id"].isin(image_ids)]
-    share = unit_boxes(boxes, films)
-    # A point on an edge must not fall off it by the rounding of shares.
-    where = pd.DataFrame(np.asarray(points, np.float64) + _ROUNDING, columns=["px", "py"])
-    where["image_id"] = np.asarray(image_ids, dtype=object)
-    both = share.merge(where.drop_duplicates("image_id"), on="image_id")
-    inside = (
-        (both["px"] >= both["x"])
-        & (both["px"] < both["x"] + both["width"])
-        & (both["py"] >= both["y"])
-        & (both["py"] < both["y"] + both["height"])
-    )
-    return np.isin(where["image_id"].to_numpy(str), both.loc[inside, "image_id"].to_numpy(str))
-
-
-def unit_boxes(boxes: pd.DataFrame, films: pd.DataFrame) -> pd.DataFrame:
-    """Boxes with ``x, y, width, height`` as shares of their film's width and height.
 
     Raises:
-        ValueError: a film with boxes has no size in ``films``.
+        ValueError: as `boxes_by_film`.
+
+    Example:
+        >>> import numpy as np
+        >>> from chexnet.labels import points_in_boxes
+        >>> from chexnet.splits import read_split
+        >>> images, boxes = read_split("data/phantom")
+        >>> box = boxes.iloc[0]
+        >>> point = np.array([[box["x"] + 1, box["y"] + 1]]) / 256
+        >>> points_in_boxes(point, [box["image_id"]], boxes, images)
+        array([ True])
     """
-    sizes = films.drop_duplicates("image_id").set_index("image_id")[["rows", "columns"]]
-    sizes = sizes.reindex(boxes["image_id"])
-    if sizes.isna().any(axis=None):
-        unknown = sizes.index[sizes.isna().any(axis=1)].unique()
-        raise ValueError(f"{len(unknown)} films with boxes have no size, such as {unknown[0]}")
-    return scale_boxes(boxes, sizes["rows"].to_numpy(), sizes["columns"].to_numpy(), 1)
+    shares = boxes_by_film(boxes[boxes["image_id"].isin(image_ids)], images)
+    inside = np.zeros(len(points), bool)
+    for row, (point, image_id) in enumerate(zip(points, image_ids, strict=True)):
+        if image_id in shares:
+            # A point on an edge must not fall off it by the rounding of shares.
+            beyond = point + _ROUNDING - shares[image_id][:, :2]
+            inside[row] = ((beyond >= 0) & (beyond < shares[image_id][:, 2:])).all(axis=1).any()
+    return inside

@@ -8,40 +8,49 @@ from pathlib import Path
 import pandas as pd
 
 from chexnet.files import check_image_id, refuse, summarize
+from chexnet.labels.boxes import BOX
 
 # The files of Kaggle's 'RSNA Pneumonia Detection Challenge' (2018), and RSNA's own mapping.
 LABELS = "stage_2_train_labels.csv"
 CLASSES = "stage_2_detailed_class_info.csv"
 MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
-BOX = ["x", "y", "width", "height"]
 # Shih et al. 2019, doi:10.1148/ryai.2019180041: every film is of one of three classes.
 OPACITY = "Lung Opacity"
 DETAILED_CLASSES = (OPACITY, "No Lung Opacity / Not Normal", "Normal")
 # An NIH file is 'patient_follow-up.png', Wang et al. 2017, arXiv:1705.02315.
 NIH_FILE = re.compile(r"(\d{8})_\d{3}\.png")
-# What the converter knows of a film (DICOM tags 0018,5101; 0010,0040; 0010,1010; 0028,0010 and 11).
+# What the converter reads of each film (DICOM tags 0018,5101; 0010,0040; 0010,1010; 0028,0010 and 11).
 FACTS = ["view", "sex", "age", "rows", "columns"]
 
 
 def read_rsna(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Reads the annotations of the RSNA challenge as Kaggle hands them out.
+    """Reads the annotations of the RSNA challenge as Kaggle distributes them.
 
-    `LABELS` has one row a box, so a film comes up to four times; `CLASSES` repeats its rows the
-    same way. The complete files hold 30,227 rows of 26,684 films, 6,012 of them with opacity.
+    ``stage_2_train_labels.csv`` has one row per box, so up to four rows per film.
+    ``stage_2_detailed_class_info.csv`` repeats its rows in the same way. The complete files have
+    30,227 rows of 26,684 films, 6,012 of them with opacity.
 
     Args:
-        folder: holds `LABELS` and `CLASSES` and, for the patients, `MAPPING`.
+        folder: with the two CSV files and, for the patients, RSNA's mapping
+            ``pneumonia-challenge-dataset-mappings_2018.json``.
 
     Returns:
-        Images, one row a film, sorted by id: ``image_id`` (RSNA's ``patientId``, which names an
-        image), ``patient_id`` (NIH's eight digits as str; None for all without `MAPPING`),
+        Images, one row per film, sorted by id: ``image_id`` (RSNA's ``patientId``, which names an
+        image), ``patient_id`` (NIH's eight digits as str; None without the mapping),
         ``Pneumonia`` (int, 0 or 1), ``detailed_class`` (one of `DETAILED_CLASSES`).
         Boxes, one row each: ``image_id`` and ``x, y, width, height`` (left, top; float, pixels of
         the original film).
 
     Raises:
         FileNotFoundError: one of the two CSV files is missing.
-        ValueError: a file says what cannot be; file, film and what is allowed are named.
+        ValueError: a file contradicts itself or the other one; file, films and what is expected
+            are named.
+
+    Example:
+        >>> from chexnet.labels import read_rsna
+        >>> images, boxes = read_rsna("data/phantom/study")
+        >>> len(images), list(boxes)
+        (40, ['image_id', 'x', 'y', 'width', 'height'])
     """
     folder = Path(folder)
     rows = _read_labels(folder / LABELS)
@@ -49,12 +58,12 @@ def read_rsna(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     target = rows.groupby("patientId")["Target"].first()
     for ids, here, there in ((target.index, LABELS, CLASSES), (classes.index, CLASSES, LABELS)):
         other = classes.index if there == CLASSES else target.index
-        refuse(folder / here, ids.difference(other), f"films that {there} does not know")
+        refuse(folder / here, ids.difference(other), f"films that are not in {there}")
     contradict = target.index[(target == 1) != (classes.reindex(target.index) == OPACITY)]
     refuse(
         folder / CLASSES,
         contradict,
-        f"films whose class contradicts their Target in {LABELS}",
+        f"films whose class contradicts the Target in {LABELS}",
         f"class {OPACITY!r} with Target 1, another with Target 0",
     )
     images = pd.DataFrame(
@@ -71,7 +80,7 @@ def read_rsna(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def read_nih_mapping(path: str | Path) -> pd.Series:
-    """Reads which patient of the NIH collection a film of the challenge shows.
+    """Reads which NIH patient each film of the RSNA challenge shows.
 
     Args:
         path: RSNA's JSON file, a list of objects with ``subset_img_id`` (the film's id in the
@@ -83,6 +92,13 @@ def read_nih_mapping(path: str | Path) -> pd.Series:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no such list, or names two patients for one film.
+
+    Example:
+        >>> from chexnet.labels import read_nih_mapping
+        >>> path = "data/phantom/study/pneumonia-challenge-dataset-mappings_2018.json"
+        >>> patients = read_nih_mapping(path)
+        >>> len(patients), patients.nunique()
+        (40, 21)
     """
     path = Path(path)
     try:
@@ -90,14 +106,14 @@ def read_nih_mapping(path: str | Path) -> pd.Series:
         table = table[["subset_img_id", "img_id"]]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{path}: not the RSNA mapping ({error}); allowed is a JSON list of objects with "
+            f"{path}: not the RSNA mapping ({error}); expected a JSON list of objects with "
             "subset_img_id and img_id"
         ) from None
     for image_id in table["subset_img_id"]:
         check_image_id(image_id, path)
     patient = table["img_id"].astype(str).str.extract(f"^{NIH_FILE.pattern}$", expand=False)
     bad = table.loc[patient.isna(), "img_id"]
-    refuse(path, bad, "img_id that are no NIH file", "eight digits, _, three digits, .png")
+    refuse(path, bad, "img_id that are not NIH files", "eight digits, _, three digits, .png")
     mapping = pd.Series(
         patient.to_numpy(), pd.Index(table["subset_img_id"], name="image_id"), name="patient_id"
     )
@@ -107,19 +123,26 @@ def read_nih_mapping(path: str | Path) -> pd.Series:
 
 
 def add_film_facts(images: pd.DataFrame, films: pd.DataFrame) -> pd.DataFrame:
-    """Joins what the converter knows of each film, and leaves out those it could not convert.
+    """Adds view, sex, age and size of each film, and drops films that were not converted.
 
     Args:
-        images: one row a film, with ``image_id``.
+        images: one row per film, with ``image_id``.
         films: the table of `chexnet.dicom.convert_folder`: ``image_id, status, reason`` and
-            `FACTS`. Films that are not in ``images`` do not matter.
+            ``view, sex, age, rows, columns``. Films not in ``images`` are ignored.
 
     Returns:
-        ``images`` with the columns `FACTS`, without the films that have no JPG; a warning says
-        which and why.
+        ``images`` with the five columns, without the films that have no JPG. A warning names them
+        and the reason.
 
     Raises:
-        ValueError: columns are missing, a film is there twice, or no film is left.
+        ValueError: columns are missing, a film was converted twice, or no film is left.
+
+    Example:
+        >>> from chexnet.dicom import read_films
+        >>> from chexnet.labels import add_film_facts, read_rsna
+        >>> images, _ = read_rsna("data/phantom/study")
+        >>> list(add_film_facts(images, read_films("data/phantom/jpg")))[4:]
+        ['view', 'sex', 'age', 'rows', 'columns']
     """
     missing = {"image_id", "status", "reason", *FACTS} - set(films.columns)
     if missing:
@@ -130,13 +153,14 @@ def add_film_facts(images: pd.DataFrame, films: pd.DataFrame) -> pd.DataFrame:
     lost = images.loc[~images["image_id"].isin(made["image_id"]), "image_id"]
     if len(lost) == len(images):
         raise ValueError(
-            f"films: none of the {len(images)} films was converted, such as {summarize(lost, 1)}"
+            f"films: none of the {len(images)} images was converted: {summarize(lost)}"
         )
     if len(lost):
         reasons = films.drop_duplicates("image_id").set_index("image_id")["reason"]
         listed = [f"{film} ({reasons.get(film, 'no such file')})" for film in lost]
+        skipped = f"{len(lost)} of {len(images)} images were not converted and are skipped"
         warnings.warn(
-            f"{len(lost)} of {len(images)} films have no JPG and are left out: {summarize(listed)}",
+            f"{skipped}: {summarize(listed)}",
             stacklevel=2,
         )
     kept = images.drop(columns=FACTS, errors="ignore").drop(index=lost.index)
@@ -145,51 +169,29 @@ def add_film_facts(images: pd.DataFrame, films: pd.DataFrame) -> pd.DataFrame:
 
 def _read_labels(path: Path) -> pd.DataFrame:
     rows = _read_csv(path, ["patientId", *BOX, "Target"])
-    refuse(
-        path,
-        _film_and_value(rows, "Target", ~rows["Target"].isin(["0", "1"])),
-        "Target of films",
-        "0 or 1",
-    )
+    unknown = _film_and_value(rows, "Target", ~rows["Target"].isin(["0", "1"]))
+    refuse(path, unknown, "films with another Target", "0 or 1")
     boxes = rows[BOX].apply(pd.to_numeric, errors="coerce")
-    refuse(
-        path,
-        rows.loc[(boxes.isna() & rows[BOX].notna()).any(axis=1), "patientId"],
-        "films with a box that is not made of numbers",
-    )
     positive = rows["Target"] == "1"
-    refuse(
-        path,
-        rows.loc[positive & boxes.isna().any(axis=1), "patientId"],
-        "films with Target 1 and no box",
-        "x, y, width and height in each row with Target 1",
-    )
-    refuse(
-        path,
-        rows.loc[~positive & boxes.notna().any(axis=1), "patientId"],
-        "films with Target 0 and a box",
-        "a box with Target 1 only",
-    )
-    inside = (boxes[["x", "y"]] >= 0).all(axis=1) & (boxes[["width", "height"]] > 0).all(axis=1)
-    finite = boxes.abs().max(axis=1) < float("inf")
-    refuse(
-        path,
-        rows.loc[positive & ~(inside & finite), "patientId"],
-        "films with an impossible box",
-        "x and y from 0, width and height above 0",
-    )
-    both = rows.groupby("patientId")["Target"].nunique()
-    refuse(path, both.index[both > 1], "films with Target 0 and 1", "one of them")
-    rows = rows.assign(Target=positive.astype(int), **boxes)
-    twice = rows.loc[rows.duplicated(), "patientId"]
-    refuse(path, twice, "films with the same row twice", "a box once, a film without box once")
-    return rows
+    possible = (boxes[["x", "y"]] >= 0).all(axis=1) & (boxes[["width", "height"]] > 0).all(axis=1)
+    possible &= boxes.abs().max(axis=1) < float("inf")
+    both = rows.groupby("patientId")["Target"].transform("nunique") > 1
+    for wrong, what, expected in (
+        ((boxes.isna() & rows[BOX].notna()).any(axis=1), "a box that is not four numbers", ""),
+        (positive & boxes.isna().any(axis=1), "Target 1 and no box", "x, y, width and height"),
+        (~positive & boxes.notna().any(axis=1), "Target 0 and a box", "a box with Target 1 only"),
+        (positive & ~possible, "an impossible box", "x and y from 0, width and height above 0"),
+        (both, "Target 0 and 1", "one of them"),
+        (rows.duplicated(), "a duplicate row", "each box once, a film without box once"),
+    ):
+        refuse(path, rows.loc[wrong, "patientId"], f"films with {what}", expected)
+    return rows.assign(Target=positive.astype(int), **boxes)
 
 
 def _read_classes(path: Path) -> pd.Series:
     rows = _read_csv(path, ["patientId", "class"])
-    strange = _film_and_value(rows, "class", ~rows["class"].isin(DETAILED_CLASSES))
-    refuse(path, strange, "class of films", " | ".join(DETAILED_CLASSES))
+    unknown = _film_and_value(rows, "class", ~rows["class"].isin(DETAILED_CLASSES))
+    refuse(path, unknown, "films with another class", " | ".join(DETAILED_CLASSES))
     rows = rows.drop_duplicates()
     twice = rows.loc[rows["patientId"].duplicated(), "patientId"]
     refuse(path, twice, "films with two classes", "one each")
@@ -199,14 +201,16 @@ def _read_classes(path: Path) -> pd.Series:
 def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: missing; it comes with Kaggle's 'RSNA Pneumonia Detection Challenge'"
+            f"{path}: missing; it is part of Kaggle's 'RSNA Pneumonia Detection Challenge'"
         )
     try:
         rows = pd.read_csv(path, dtype=str, skipinitialspace=True)
     except ValueError as error:
-        raise ValueError(f"{path}: not a CSV file ({error}); allowed columns: {columns}") from None
+        raise ValueError(f"{path}: not a CSV file ({error})") from None
     if set(rows.columns) != set(columns):
-        raise ValueError(f"{path}: columns {', '.join(rows.columns)}; allowed are {columns}")
+        raise ValueError(
+            f"{path}: columns {', '.join(rows.columns)}; expected {', '.join(columns)}"
+        )
     for image_id in rows["patientId"]:
         check_image_id(image_id, path)
     return rows[columns]
@@ -224,9 +228,9 @@ def _patients(path: Path, image_ids: pd.Index) -> list[str | None]:
     unknown = patients.index[patients.isna()]
     if len(unknown):
         warnings.warn(
-            f"{path}: {len(unknown)} of {len(image_ids)} films are not in it and count as a "
-            f"patient of their own: {summarize(unknown)}",
+            f"{path}: {len(unknown)} of {len(image_ids)} images are missing and count as a patient "
+            f"of their own: {summarize(unknown)}",
             stacklevel=3,
         )
-    # NIH patients are digits only, so an own patient can never be taken for one of them.
+    # NIH patients are digits only, so "film-" cannot be one of them.
     return [f"film-{i}" if i in unknown else patient for i, patient in patients.items()]

@@ -4,7 +4,7 @@ import pytest
 
 from chexnet.cam import brightest_points, min_max, upsample
 from chexnet.evaluation import overlaps
-from chexnet.labels import box_masks, points_in_boxes, unit_boxes
+from chexnet.labels import box_masks, points_in_boxes
 
 # A tall film, 1000 x 400 pixels, whose box is wide of the mark if x and y change places.
 FILMS = pd.DataFrame({"image_id": ["tall", "wide"], "rows": [1000, 300], "columns": [400, 900]})
@@ -72,14 +72,6 @@ def test_all_negative_maps_have_a_brightest_point_and_heat_from_0_to_1():
     maps = -1 - one_hot((4, 4), 0, 0) + 2 * one_hot((4, 4), 2, 3)
     assert brightest_points(maps).tolist() == [[0.875, 0.625]]
     assert (min_max(maps).min(), min_max(maps).max()) == (0, 1)
-
-
-def test_boxes_are_shares_of_their_own_film():
-    share = unit_boxes(BOXES, FILMS)[["x", "y", "width", "height"]].to_numpy()
-    expected = [[0.1, 0.7, 0.2, 0.2], [600 / 900, 0.1, 150 / 900, 0.2]]
-    np.testing.assert_allclose(share, expected, atol=1e-12)
-    with pytest.raises(ValueError, match="1 films with boxes have no size, such as wide"):
-        unit_boxes(BOXES, FILMS[:1])
 
 
 @pytest.mark.parametrize(

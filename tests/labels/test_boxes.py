@@ -82,6 +82,14 @@ def test_masks_come_in_the_order_asked_for_and_are_zero_without_a_box():
     assert masks[2].sum() == masks[2, 1, 1]
 
 
+def test_boxes_are_shares_of_their_own_film():
+    tall = pd.DataFrame({"image_id": ["a", "b"], "rows": [1024, 2048], "columns": [512, 1024]})
+    shares = boxes_by_film(pd.concat([BOXES, BOXES[:1]]), tall)
+    assert set(shares) == {"a", "b"}
+    assert shares["a"].tolist() == [[0.5, 0.5, 0.25, 0.0625]] * 2
+    assert shares["b"].tolist() == [[0, 0, 1, 0.25]]
+
+
 def test_a_box_whose_film_has_no_known_size_is_named():
     with pytest.raises(ValueError, match=r"rows and columns.*: b$"):
         boxes_by_film(BOXES, IMAGES[IMAGES["image_id"] != "b"])

@@ -83,7 +83,7 @@ def test_without_the_mapping_the_patients_are_unknown(tmp_path):
 
 def test_films_that_the_mapping_leaves_out_are_patients_of_their_own(tmp_path):
     write_study(tmp_path, patients={"a": "00000007", "c": "00019124"})
-    with pytest.warns(UserWarning, match=r"2 of 4 films are not in it.*own: b, d"):
+    with pytest.warns(UserWarning, match=r"2 of 4 images are missing.*own: b, d"):
         images, _ = read_rsna(tmp_path)
     assert images["patient_id"].tolist() == ["00000007", "film-b", "00019124", "film-d"]
 
@@ -99,8 +99,8 @@ WRONG_ROWS = {
     "films with Target 1 and no box: c": (0, {"x": "", "y": "", "width": "", "height": ""}),
     "films with Target 1 and no box: d": (4, {"height": ""}),
     "films with Target 0 and a box: a": (2, {"x": "1"}),
-    "Target of films: a (2); expected: 0 or 1": (2, {"Target": "2"}),
-    "Target of films: a (nan)": (2, {"Target": ""}),
+    "films with another Target: a (2); expected: 0 or 1": (2, {"Target": "2"}),
+    "films with another Target: a (nan)": (2, {"Target": ""}),
     "films with Target 0 and 1: c": (
         0,
         {"Target": "0", "x": "", "y": "", "width": "", "height": ""},
@@ -109,11 +109,11 @@ WRONG_ROWS = {
     "films with an impossible box: c": (1, {"height": "-3"}),
     "1 films with an impossible box: d;": (4, {"x": "-0.5"}),
     "films with an impossible box: d": (4, {"y": "inf"}),
-    "films with a box that is not made of numbers: d": (4, {"x": "ten"}),
-    "films with the same row twice: c": (1, {"x": "264", "y": "152.5", "width": "213",
+    "films with a box that is not four numbers: d": (4, {"x": "ten"}),
+    "films with a duplicate row: c": (1, {"x": "264", "y": "152.5", "width": "213",
                                              "height": "379"}),
-    "class of films: b (Ill); expected: Lung Opacity | No Lung": (3, {"class": "Ill"}),
-    "films whose class contradicts their Target": (3, {"class": "Lung Opacity"}),
+    "films with another class: b (Ill); expected: Lung Opacity | No Lung": (3, {"class": "Ill"}),
+    "films whose class contradicts the Target": (3, {"class": "Lung Opacity"}),
     "films with two classes: c": (0, {"class": "Normal"}),
     "invalid image_id '../b'": (3, {"patientId": "../b"}),
     "invalid image_id '/b'": (3, {"patientId": "/b"}),
@@ -133,15 +133,15 @@ def test_what_cannot_be_is_refused_with_file_and_film(tmp_path, message):
 
 
 def test_a_film_without_box_listed_twice_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="the same row twice: a"):
+    with pytest.raises(ValueError, match="a duplicate row: a"):
         read_rsna(write_study(tmp_path, [*ROWS, ROWS[2]]))
 
 
 def test_films_in_one_file_only_are_named(tmp_path):
     classes = [(row[0], row[6]) for row in ROWS]
-    with pytest.raises(ValueError, match=rf"{LABELS}: 1 films that .* does not know: d"):
+    with pytest.raises(ValueError, match=rf"{LABELS}: 1 films that are not in .*: d"):
         read_rsna(write_study(tmp_path, class_rows=classes[:-1]))
-    with pytest.raises(ValueError, match=rf"{CLASSES}: 1 films that .* does not know: e"):
+    with pytest.raises(ValueError, match=rf"{CLASSES}: 1 films that are not in .*: e"):
         read_rsna(write_study(tmp_path, class_rows=[*classes, ("e", "Normal")]))
 
 
@@ -159,7 +159,7 @@ def test_a_missing_file_is_named(tmp_path, name):
 def test_a_missing_or_unknown_column_is_refused(tmp_path, old, new):
     path = write_study(tmp_path) / LABELS
     path.write_text(path.read_text().replace(old, new, 1))
-    with pytest.raises(ValueError, match=r"stage_2_train_labels.csv: columns .*allowed are"):
+    with pytest.raises(ValueError, match=r"stage_2_train_labels.csv: columns .*expected patientId"):
         read_rsna(tmp_path)
 
 
@@ -185,8 +185,8 @@ def test_the_mapping_gives_eight_digits_of_the_patient(tmp_path):
         ("3", "not the RSNA mapping"),
         ("[]", "not the RSNA mapping"),
         ('[{"img_id": "00000001_000.png"}]', "subset_img_id"),
-        ('[{"img_id": "1_0.png", "subset_img_id": "a"}]', "no NIH file: 1_0.png"),
-        ('[{"img_id": null, "subset_img_id": "a"}]', "no NIH file"),
+        ('[{"img_id": "1_0.png", "subset_img_id": "a"}]', "not NIH files: 1_0.png"),
+        ('[{"img_id": null, "subset_img_id": "a"}]', "not NIH files"),
         ('[{"img_id": "00000001_000.png", "subset_img_id": "../a"}]', "invalid image_id"),
         ('[{"img_id": "00000001_000.png", "subset_img_id": ["a"]}]', "invalid image_id"),
         (
@@ -221,7 +221,7 @@ def films_table():
 
 def test_films_that_were_not_converted_are_left_out_and_named(tmp_path):
     images, _ = read_rsna(write_study(tmp_path))
-    with pytest.warns(UserWarning, match=r"2 of 4 films.*a \(no such file\), b \(truncated\)"):
+    with pytest.warns(UserWarning, match=r"2 of 4 images.*a \(no such file\), b \(truncated\)"):
         joined = add_film_facts(images, films_table())
     assert joined["image_id"].tolist() == ["c", "d"]
     assert joined["rows"].tolist() == [512, 1024]
@@ -240,7 +240,7 @@ def test_a_film_table_that_does_not_fit_is_refused(tmp_path):
     images, _ = read_rsna(write_study(tmp_path))
     with pytest.raises(ValueError, match="no column age, view"):
         add_film_facts(images, films_table().drop(columns=["view", "age"]))
-    with pytest.raises(ValueError, match="none of the 2 films"):
+    with pytest.raises(ValueError, match="none of the 2 images"):
         add_film_facts(images[:2], films_table())
     with pytest.raises(ValueError, match="converted twice: d"):
         add_film_facts(images, films_table().assign(status="copied"))
