@@ -22,10 +22,12 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import math
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -232,9 +234,61 @@ class Run:
 
     @property
     def metrics(self) -> dict:
-        """What the evaluation wrote so far; empty before it."""
+        """Results of the evaluation, without parts whose source files have changed since."""
+        content = self._metrics_json()
+        made_from = content.pop("made_from", {})
+        return {
+            part: value
+            for part, value in content.items()
+            if self._is_unchanged(made_from.get(part, {}))
+        }
+
+    def current_metrics(self, part: str) -> dict:
+        """One part of `metrics`.
+
+        Args:
+            part: ``"classes"`` (scores) or ``"localization"`` (maps).
+
+        Raises:
+            ValueError: the run has not been evaluated, or its files have changed since.
+        """
+        metrics = self.metrics
+        if part not in metrics:
+            missing = part not in self._metrics_json()
+            raise ValueError(
+                f"{self.folder / 'metrics.json'}: {part} "
+                + (
+                    "is missing; run evaluate"
+                    if missing
+                    else "was made from other scores or maps; run evaluate again"
+                )
+                + " (notebook 04)"
+            )
+        return metrics[part]
+
+    def write_metrics(self, parts: Mapping[str, object], made_from: Mapping[str, str]) -> None:
+        """Writes parts of ``metrics.json``; other parts stay if they are still current.
+
+        Args:
+            parts: by name; JSON values. A NaN, which JSON does not have, becomes null.
+            made_from: by file name, the `fingerprint` of each file that they were computed from.
+                Take it before reading the files.
+        """
+        kept = self.metrics
+        sources = {part: self._metrics_json()["made_from"][part] for part in kept}
+        sources |= {part: dict(made_from) for part in parts}
+        self.write_json("metrics.json", {**kept, **_nan_to_none(parts), "made_from": sources})
+
+    def _metrics_json(self) -> dict:
         path = self.folder / "metrics.json"
         return json.loads(path.read_text()) if path.is_file() else {}
+
+    def _is_unchanged(self, made_from: Mapping[str, str]) -> bool:
+        """Whether all these files are there with these fingerprints; not known is no."""
+        return bool(made_from) and all(
+            (self.folder / name).is_file() and self.fingerprint(name) == digest
+            for name, digest in made_from.items()
+        )
 
     def fingerprint(self, *names: str) -> str:
         """SHA-256 over the named files of the run, for what is made from them to record.
@@ -373,3 +427,12 @@ def _write(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, content)
     return path
+
+
+def _nan_to_none(value: Any) -> Any:
+    """JSON values with None in place of each float that is not finite."""
+    if isinstance(value, Mapping):
+        return {key: _nan_to_none(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nan_to_none(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

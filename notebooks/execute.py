@@ -103,9 +103,9 @@ def execute(
 
 def summary(run: Run) -> str:
     """The results figure, the AUROC and the hit rate on the test split, one line each."""
-    metrics = run.metrics
     name = run.class_names[0]
-    test, maps = metrics["classes"][name]["test"], metrics["localization"]
+    test = run.current_metrics("classes")[name]["test"]
+    maps = run.current_metrics("localization")
     lines = [f"results figure: {(run.folder / 'figures' / 'results.png').relative_to(ROOT)}"]
     for title, number, films in (
         (f"test AUROC of {name}, 95 % interval", test["auroc"] or test, test["n"]),

@@ -55,10 +55,11 @@ class RunOfNumbers:
 
     def __init__(self, auroc, reason, hit_rate):
         block = {"auroc": auroc, "n": 60} | ({"reason": reason} if reason else {})
-        self.metrics = {
+        metrics = {
             "classes": {"Pneumonia": {"test": block}},
             "localization": {"hit_rate": hit_rate},
         }
+        self.current_metrics = metrics.get
 
 
 def test_the_last_lines_are_the_figure_the_auroc_and_the_hit_rate():

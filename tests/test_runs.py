@@ -95,11 +95,11 @@ def test_a_run_made_anew_is_not_mixed_with_the_one_before_and_loses_nothing(run)
     run.write_film("b", np.zeros((8, 8), np.uint8))
     settings = {"class_names": ["Pneumonia"], "seed": 2}
     again = Run.create(run.folder, settings=settings, images=IMAGES, boxes=BOXES)
-    assert again.metrics == {}
+    assert not (again.folder / "metrics.json").exists()
     assert not (run.folder / "films").exists()
     before = Run(run.folder / "earlier" / "1")
     assert before.config["settings"]["seed"] == 1
-    assert before.metrics == {"auroc": 0.8}
+    assert (before.folder / "metrics.json").is_file()
     assert before.film("b").shape == (8, 8)
     Run.create(run.folder, settings=settings, images=IMAGES, boxes=BOXES)
     assert (run.folder / "earlier" / "2" / "config.json").is_file()
@@ -114,8 +114,32 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(run, monkeypatch):
     monkeypatch.setattr(Path, "replace", disk_full)
     with pytest.raises(OSError, match="no space"):
         run.write_json("metrics.json", {"auroc": 0.9})
-    assert run.metrics == {"auroc": 0.8}
+    assert json.loads((run.folder / "metrics.json").read_text()) == {"auroc": 0.8}
     assert not list(run.folder.glob(".metrics*"))
+
+
+def test_metrics_are_gone_once_a_file_they_were_made_from_has_changed(run):
+    images, boxes = ({name: run.fingerprint(name)} for name in ("images.csv", "boxes.csv"))
+    run.write_metrics({"classes": {"a": 1}, "overall": {"b": float("nan")}}, images)
+    run.write_metrics({"localization": {"c": 2}}, boxes)
+    assert run.metrics == {"classes": {"a": 1}, "overall": {"b": None}, "localization": {"c": 2}}
+    run.write_table("images.csv", IMAGES.assign(view="PA"))
+    assert run.metrics == {"localization": {"c": 2}}
+    assert run.current_metrics("localization") == {"c": 2}
+    with pytest.raises(ValueError, match=r"classes was made from other scores .* evaluate again"):
+        run.current_metrics("classes")
+    with pytest.raises(ValueError, match="subgroups is missing; run evaluate"):
+        run.current_metrics("subgroups")
+    run.write_metrics({"localization": {"c": 3}}, boxes)  # and what is out of date goes
+    assert run.metrics == {"localization": {"c": 3}}
+    assert "classes" not in json.loads((run.folder / "metrics.json").read_text())
+    (run.folder / "boxes.csv").unlink()
+    assert run.metrics == {}
+
+
+def test_metrics_that_do_not_say_what_they_were_made_from_are_not_used(run):
+    run.write_json("metrics.json", {"classes": {"a": 1}})
+    assert run.metrics == {}
 
 
 def test_not_a_number_never_becomes_json(run):

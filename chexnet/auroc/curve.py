@@ -163,7 +163,8 @@ def compare_auroc(
     else:
         codes, counts = bootstrap_patients(_units(groups, y), n_bootstrap=n_bootstrap, seed=seed)
         samples = bootstrap_auroc(y, a, codes, counts) - bootstrap_auroc(y, b, codes, counts)
-        error = float(np.nanstd(samples, ddof=1))
+        defined = samples[np.isfinite(samples)]
+        error = float(defined.std(ddof=1)) if len(defined) > 1 else np.nan
         low, high = percentile_interval(samples)
         method = _bootstrap_name(groups)
     if error > 0 or np.isnan(error):

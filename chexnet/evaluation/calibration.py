@@ -59,30 +59,30 @@ def apply_temperature(y_score: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def temperature_of(run: Run, *, class_name: str | None = None) -> float:
-    """The temperature that the evaluation of a run fitted on validation, from ``metrics.json``.
+    """The temperature of a run, fitted on its validation films.
 
     Args:
-        run: evaluated.
+        run: with predictions; it need not be evaluated.
         class_name: which class; ``None`` is the run's first.
 
     Raises:
-        ValueError: the run has no such class, is not evaluated yet, or has no temperature.
+        ValueError: the run has no such class, or validation has films of one class only.
     """
     name = run.chosen_class(class_name)
-    found = run.metrics.get("classes", {}).get(name, {}).get("calibration", {})
-    if "temperature" not in found:
-        why = found.get("reason", "notebook 04 evaluates a run (chexnet.evaluation.evaluate)")
-        raise ValueError(f"{run.folder / 'metrics.json'}: no temperature of {name!r}; {why}")
-    return found["temperature"]
+    val = run.predictions.query("class_name == @name and split == 'val'")
+    try:
+        return fit_temperature(val["y_true"], val["y_score"])
+    except ValueError as error:
+        raise ValueError(f"{run.folder}: no temperature for {name!r}, {error}") from error
 
 
 def calibrated_scores(run: Run, *, class_name: str | None = None) -> pd.DataFrame:
-    """The scores of a run as probabilities, by the temperature saved with it.
+    """The scores of a run as probabilities, by the temperature fitted on validation.
 
     A new film's score ``s`` becomes ``apply_temperature(s, temperature_of(run))``.
 
     Args:
-        run: evaluated.
+        run: with predictions.
         class_name: which class; ``None`` is the run's first.
 
     Returns:

@@ -82,6 +82,8 @@ def evaluate_maps(
     Raises:
         ValueError: the run has no such class, or a scored film has no map.
     """
+    files = ("predictions.csv", "maps.npz", "images.csv", "boxes.csv")
+    made_from = {name: run.fingerprint(name) for name in files}
     judged = localize_films(run, class_name=class_name)
     rows, thresholds, prior = judged.rows, judged.thresholds, judged.prior
     bootstrap = {"n_bootstrap": n_bootstrap, "seed": seed}
@@ -98,8 +100,8 @@ def evaluate_maps(
         )
     report["thresholds"] = {"chosen_on": "val", **thresholds}
     report["prior"] = prior and {"point": list(prior.point), "n_films": prior.n_films}
-    run.write_json("metrics.json", {**run.metrics, "localization": report})
-    return report
+    run.write_metrics({"localization": report}, made_from)
+    return run.metrics["localization"]
 
 
 def localize_films(run: Run, *, class_name: str | None = None) -> LocalizedFilms:

@@ -119,15 +119,17 @@ def evaluate(run: Run, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0) -> dict
         seed: of the bootstrap.
 
     Returns:
-        what ``metrics.json`` holds: under ``classes``, by class name, ``val`` and ``test`` (films,
+        `Run.metrics`: under ``classes``, by class name, ``val`` and ``test`` (films,
         prevalence, AUROC with DeLong's interval and by patient), ``average_precision``,
         ``operating_points``, ``calibration``, ``decision_curve``, ``subgroups`` and ``baselines``;
-        with several classes ``overall`` (macro, micro). A number that cannot be had is ``None``
-        with a ``reason`` beside it. Parts that others wrote (``localization``) are kept.
+        with several classes ``overall`` (macro, micro). A number that is not available is
+        ``None`` with a ``reason``. What `evaluate_maps` wrote (``localization``) is kept, unless
+        scores or maps have changed since.
 
     Raises:
         ValueError: there are no predictions for val or for test.
     """
+    made_from = {name: run.fingerprint(name) for name in ("predictions.csv", "images.csv")}
     predictions = _with_patient(run.predictions)
     images = run.images
     for split in ("val", "test"):
@@ -152,9 +154,8 @@ def evaluate(run: Run, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0) -> dict
             row["class_name"]: _finite(row)
             for row in table.tail(2).drop(columns=["n", "n_positive"]).to_dict("records")
         }
-    metrics = {**run.metrics, **metrics}
-    run.write_json("metrics.json", metrics)
-    return metrics
+    run.write_metrics(metrics, made_from)
+    return run.metrics
 
 
 def score_block(

@@ -32,16 +32,10 @@ def of_class(run: Run, class_name: str | None) -> tuple[str, dict, pd.DataFrame]
     """The class's name, its part of ``metrics.json`` and its predictions.
 
     Raises:
-        ValueError: the run has no such class or is not evaluated yet.
+        ValueError: the run has no such class, or is not evaluated with its present scores.
     """
     name = run.chosen_class(class_name)
-    classes = run.metrics.get("classes", {})
-    if name not in classes:
-        raise ValueError(
-            f"{run.folder / 'metrics.json'}: nothing about {name!r}; notebook 04 evaluates a run "
-            "(chexnet.evaluation.evaluate)"
-        )
-    return name, classes[name], run.predictions.query("class_name == @name")
+    return name, run.current_metrics("classes")[name], run.predictions.query("class_name == @name")
 
 
 def interval_label(block: dict) -> str:
@@ -318,12 +312,7 @@ def localization_figure(run: Run, *, axes: Sequence[Axes] | None = None) -> Figu
     Raises:
         ValueError: the maps have not been held against the boxes yet.
     """
-    found = run.metrics.get("localization")
-    if not found:
-        raise ValueError(
-            f"{run.folder / 'metrics.json'}: nothing about localization; notebook 04 writes it "
-            "(chexnet.evaluation.evaluate_maps)"
-        )
+    found = run.current_metrics("localization")
     films = {"all films with boxes": found, "true positives": found.get("true_positives", {})}
     if axes is None:
         axes = Figure(figsize=(9.5, 2.5), layout="constrained").subplots(1, 2)

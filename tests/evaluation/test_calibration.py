@@ -121,7 +121,7 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["Pneumonia", "Edema"])
-def test_the_temperature_fitted_on_validation_is_saved_with_the_run(run, name):
+def test_the_temperature_is_fitted_on_validation(run, name):
     films = run.predictions
     val = films[(films["split"] == "val") & (films["class_name"] == name)]
     reopened = Run(run.folder)
@@ -152,9 +152,16 @@ def test_a_run_without_a_temperature_says_why(run, tmp_path):
     with pytest.raises(ValueError, match=r"class_name=.Mass.: allowed are .*Edema"):
         temperature_of(run, class_name="Mass")
     bare = write_run(tmp_path / "bare", films=60)
-    with pytest.raises(ValueError, match=r"no temperature of .Pneumonia.; notebook 04"):
-        calibrated_scores(bare)
     bare.write_table("predictions.csv", bare.predictions.assign(y_true=0))
-    evaluate(bare, n_bootstrap=5)
-    with pytest.raises(ValueError, match=r"no temperature .*; validation has no positive films"):
+    with pytest.raises(ValueError, match=r"no temperature for .Pneumonia., .* films of both"):
         calibrated_scores(bare)
+
+
+def test_after_new_scores_the_temperature_is_fitted_again(tmp_path):
+    run = write_run(tmp_path / "run", signal=0.5)
+    evaluate(run, n_bootstrap=5)
+    scores = run.read_table("predictions.csv")
+    doubled = expit(2 * logit(scores["y_score"]))
+    before = temperature_of(run)
+    run.write_table("predictions.csv", scores.assign(y_score=doubled))
+    assert temperature_of(run) == pytest.approx(2 * before, rel=1e-4)

@@ -58,7 +58,7 @@ def test_localisation_stands_beside_its_floors(run):
 
 
 def test_a_run_whose_maps_were_not_held_against_boxes_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"metrics\.json: nothing about localization"):
+    with pytest.raises(ValueError, match=r"metrics\.json: localization is missing"):
         forests.localization_figure(write_run(tmp_path / "bare", films=40))
 
 
@@ -68,7 +68,7 @@ def test_a_localisation_without_numbers_shows_the_reasons(run, tmp_path):
     gap = {"value": None, "low": None, "high": None, "n": 0, "reason": "no films with boxes"}
     metrics["localization"] |= {"hit_rate": gap, "mean_iou": gap}
     del metrics["localization"]["true_positives"]
-    bare.write_json("metrics.json", metrics)
+    bare.write_metrics(metrics, {"maps.npz": bare.fingerprint("maps.npz")})
     figure = forests.localization_figure(bare)
     assert "– no films with boxes" in texts(figure.axes[0])
 
@@ -117,7 +117,7 @@ def test_the_model_and_what_needs_no_pixels_differ_in_colour_and_in_marker(run):
 def test_a_run_that_is_not_evaluated_and_an_unknown_class_are_refused(run, tmp_path):
     with pytest.raises(ValueError, match=r"class_name='Mass': allowed are \['Pneumonia'\]"):
         forests.subgroup_figure(run, class_name="Mass")
-    with pytest.raises(ValueError, match=r"metrics\.json: nothing about 'Pneumonia'"):
+    with pytest.raises(ValueError, match=r"metrics\.json: classes is missing"):
         forests.subgroup_figure(write_run(tmp_path / "bare", films=40))
 
 
@@ -129,3 +129,18 @@ def test_a_run_without_positives_draws_reasons(tmp_path):
     FigureCanvasAgg(figure).draw()
     assert "– no positive films" in texts(figure.axes[0])
     assert "No comparison with non-imaging" in figure.axes[0].get_title()
+
+
+def test_figures_refuse_metrics_of_other_scores_and_of_other_maps(tmp_path):
+    run = write_run(tmp_path / "run", films=60)
+    evaluate(run, n_bootstrap=5)
+    evaluate_maps(run, n_bootstrap=5)
+    ids, maps = run.maps()
+    run.write_arrays("maps.npz", image_id=ids, maps=-maps)
+    forests.subgroup_figure(run)
+    with pytest.raises(ValueError, match="localization was made from other scores or maps; run"):
+        forests.localization_figure(run)
+    scores = run.read_table("predictions.csv")
+    run.write_table("predictions.csv", scores.assign(y_score=scores["y_score"] ** 2))
+    with pytest.raises(ValueError, match="classes was made from other scores or maps; run"):
+        forests.subgroup_figure(run)

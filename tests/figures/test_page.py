@@ -95,5 +95,5 @@ def test_the_page_is_saved_as_a_picture_and_for_print(run):
 
 
 def test_a_run_that_is_not_evaluated_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"metrics\.json: nothing about 'Pneumonia'"):
+    with pytest.raises(ValueError, match=r"metrics\.json: classes is missing"):
         evidence_page(write_run(tmp_path / "bare", films=40))
