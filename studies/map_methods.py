@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 
 from chexnet.auroc import mean_interval
-from chexnet.cam import class_activation_map, upsample
-from chexnet.cam.gradient import GRADIENT_METHODS
+from chexnet.cam import METHODS, class_activation_map, upsample_map
 from chexnet.evaluation import interval_text, localization_scores
 from chexnet.evaluation.localization import choose_map_threshold
 from chexnet.generator import ImageStore
@@ -54,7 +53,7 @@ def maps_of(run: Run, films: Path, ids: np.ndarray, cache: str) -> Iterator[tupl
     for scale in SCALES:
         size = 32 * round(scale * side / 32)
         if size == side:
-            scaled.append(upsample(plain, FINE * plain.shape[1]))
+            scaled.append(upsample_map(plain, FINE * plain.shape[1]))
             continue
         other = build_chexnet(
             size,
@@ -62,18 +61,18 @@ def maps_of(run: Run, films: Path, ids: np.ndarray, cache: str) -> Iterator[tupl
             weights=run.folder / "model.keras",
             **settings["model"],
         )
-        scaled.append(upsample(cam(other, pixels(size)), FINE * plain.shape[1]))
+        scaled.append(upsample_map(cam(other, pixels(size)), FINE * plain.shape[1]))
         yield f"CAM, film at {size} pixels", scaled[-1]
     yield "CAM, mean of these sizes", np.mean(scaled, axis=0)
-    yield "Grad-CAM++ relu", class_activation_map(model, x, method="gradcam++")[1]
-    yield "LayerCAM relu", class_activation_map(model, x, method="layercam")[1]
+    yield "Grad-CAM++ relu", class_activation_map(model, x, method="Grad-CAM++", layer="relu")[1]
+    yield "LayerCAM relu", class_activation_map(model, x, method="LayerCAM", layer="relu")[1]
     for layer in LAYERS:
-        for method in GRADIENT_METHODS:
+        for method in [name for name in METHODS if name != PLAIN]:
             maps = class_activation_map(model, x, method=method, layer=layer)[1]
             yield f"{method} {layer}", maps
-            if method == "layercam":
-                finer = upsample(maps, FINE * plain.shape[1])
-                coarse = upsample(plain, FINE * plain.shape[1])
+            if method == "LayerCAM":
+                finer = upsample_map(maps, FINE * plain.shape[1])
+                coarse = upsample_map(plain, FINE * plain.shape[1])
                 yield (
                     f"CAM + {method} {layer}, each over its spread",
                     standard(coarse) + standard(finer),

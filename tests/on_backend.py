@@ -66,7 +66,7 @@ def road(folder: Path) -> dict[str, np.ndarray]:
     before = all_weights(model)
     films = store[ids.to_numpy(dtype=object)]
     scores, maps = class_activation_map(model, films)
-    _, grad_maps = class_activation_map(model, films[:4], method="gradcam", layer="pool4_conv")
+    _, grad_maps = class_activation_map(model, films[:4], method="Grad-CAM", layer="pool4_conv")
     with tempfile.TemporaryDirectory() as runs:
         settings = {"class_names": ["Pneumonia"]}
         run = Run.create(Path(runs) / "scored", settings=settings, images=images, boxes=boxes)

@@ -1,6 +1,6 @@
 """Gradient-based class activation maps, for layers below the one where the exact map is defined.
 
-Each weighs the features of a layer by the gradient of a class's logit and sums over channels:
+Each weights the features of a layer by the gradient of a class's logit and sums over channels:
 Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391), Grad-CAM++ (Chattopadhyay et al. 2018,
 arXiv:1710.11063), LayerCAM (Jiang et al. 2021, doi:10.1109/TIP.2021.3089943) and HiResCAM
 (Draelos and Carin 2020, arXiv:2011.08891).
@@ -15,23 +15,20 @@ import numpy as np
 if TYPE_CHECKING:
     import keras
 
-
-GRADIENT_METHODS = ("gradcam", "gradcam++", "layercam", "hirescam")
-
-# The network below and above a layer, for each model and layer asked about, so that a second call
-# does not compile again; it goes when the model goes.
+# For each model and layer, the network below and above the layer, so that a second call does not
+# compile again. An entry goes when its model goes.
 _halves: "weakref.WeakKeyDictionary" = weakref.WeakKeyDictionary()
 
 
 def gradient_forward(
     model: "keras.Model", *, layer: str, method: str, class_indices: Sequence[int]
 ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Prepares what scores and maps one batch of films.
+    """Returns a function that scores and maps one batch of films.
 
     Args:
         model: a flat graph that ends in the Dense layer ``predictions``.
         layer: the features to map; everything after it depends on it alone.
-        method: one of ``GRADIENT_METHODS``.
+        method: HiResCAM, LayerCAM, Grad-CAM or Grad-CAM++.
         class_indices: the classes to map, columns of the head.
 
     Returns:
@@ -39,7 +36,7 @@ def gradient_forward(
         ``(n, len(class_indices), h, w)``, before the final ReLU.
 
     Raises:
-        ValueError: there is no such layer, or part of the network goes round it.
+        ValueError: there is no such layer, or part of the network bypasses it.
     """
     import keras
 
@@ -53,7 +50,7 @@ def gradient_forward(
     def forward(films: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         activations = below.predict_on_batch(films).astype(np.float32)
         logits, gradients = _logits_and_gradients(logits_of, activations, class_indices)
-        maps = [_weigh(method, activations, gradient) for gradient in gradients]
+        maps = [_weight_features(method, activations, gradient) for gradient in gradients]
         return keras.ops.convert_to_numpy(head.activation(logits)), np.stack(maps, axis=1)
 
     return forward
@@ -69,7 +66,7 @@ def _split_at(model: "keras.Model", layer: str) -> tuple["keras.Model", "keras.M
     features = next((one.output for one in model.layers if one.name == layer), None)
     if features is None or len(features.shape) != 4:
         raise ValueError(
-            f"layer={layer!r}: allowed is the name of a layer of model {model.name!r} with an "
+            f"layer={layer!r}: expected the name of a layer of model {model.name!r} with an "
             "output (N, h, w, channels)"
         )
     below = keras.Model(model.inputs[0], features)
@@ -77,7 +74,7 @@ def _split_at(model: "keras.Model", layer: str) -> tuple["keras.Model", "keras.M
         above = keras.Model(features, model.get_layer("predictions").input)
     except ValueError as error:
         raise ValueError(
-            f"layer={layer!r}: part of the network goes round this layer; allowed are layers that "
+            f"layer={layer!r}: part of the network bypasses this layer; expected a layer that "
             "everything passes through, such as 'pool3_pool', 'pool4_pool' and 'relu'"
         ) from error
     known[layer] = below, above
@@ -119,17 +116,17 @@ def _logits_and_gradients(
     return logits, [keras.ops.convert_to_numpy(one) for one in pulled]
 
 
-def _weigh(method: str, activations: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+def _weight_features(method: str, activations: np.ndarray, gradients: np.ndarray) -> np.ndarray:
     """One map ``(n, h, w)`` from activations and gradients ``(n, h, w, channels)``."""
-    if method == "hirescam":
+    if method == "HiResCAM":
         weights = gradients
-    elif method == "layercam":
+    elif method == "LayerCAM":
         weights = np.maximum(gradients, 0)
-    elif method == "gradcam":
+    elif method == "Grad-CAM":
         weights = gradients.mean((1, 2), keepdims=True)
     else:
-        # Equation 19 with the score exponentiated, as in the paper: every derivative is then a
-        # power of the first.
+        # Grad-CAM++, equation 19 for the exponentiated score, as in the paper: every derivative is
+        # then a power of the first.
         total = activations.sum((1, 2), keepdims=True)
         below = 2 * gradients**2 + total * gradients**3
         share = np.divide(gradients**2, below, out=np.zeros_like(below), where=below != 0)

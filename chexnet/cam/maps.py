@@ -1,55 +1,84 @@
-"""Geometry and scale of class activation maps: enlarged to a film, stretched, shown as heat."""
+"""Geometry and scale of class activation maps."""
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 CANVAS = 256  # pixels along a side of the common canvas
+_PERCENTILE = 95  # of the maps' maxima, for the shared scale
 
 
-def upsample(maps: np.ndarray, size: int | tuple[int, int] = CANVAS) -> np.ndarray:
-    """Maps brought to the canvas, bilinearly, corners aligned by half pixels.
+def upsample_map(values: ArrayLike, size: int | tuple[int, int] = CANVAS) -> np.ndarray:
+    """Enlarges maps bilinearly to the film they belong to.
 
     A cell of an ``(h, w)`` map covers 1/h of the film's height and 1/w of its width, and its value
-    is the one at the cell's centre; beyond the outer centres the map goes on unchanged.
+    is the one at the cell's center. Beyond the outer centers the value stays the same.
 
     Args:
-        maps: ``(N, h, w)``.
-        size: the canvas as ``(height, width)``, or one side if square.
+        values: maps ``(h, w)``, or any number of them ``(..., h, w)``.
+        size: side of a square film, or its ``(rows, columns)``, pixels.
 
     Returns:
-        float32 ``(N, height, width)``.
+        float32 ``(..., rows, columns)``, units unchanged.
 
     Raises:
-        ValueError: not ``(N, h, w)``, or values that are NaN or infinite.
+        ValueError: the shape is another one, a value is NaN or infinite, or ``size`` is not
+            positive.
+
+    Example:
+        >>> upsample_map([[0.0, 4.0]], (1, 4))
+        array([[0., 1., 3., 4.]], dtype=float32)
     """
-    maps = np.asarray(maps, np.float32)
-    if maps.ndim != 3 or 0 in maps.shape[1:]:
-        raise ValueError(f"maps have shape {maps.shape}; (N, h, w) is needed")
-    if not np.isfinite(maps).all():
-        broken = (~np.isfinite(maps)).any(axis=(1, 2)).sum()
-        raise ValueError(f"{broken} of {len(maps)} maps hold NaN or infinite values")
-    return upsample_map(maps, size)
+    maps = np.asarray(values, np.float32)
+    rows, columns = (size, size) if isinstance(size, int | np.integer) else size
+    if maps.ndim < 2 or 0 in maps.shape:
+        raise ValueError(f"maps have shape {maps.shape}: expected (..., h, w), not empty")
+    if rows < 1 or columns < 1:
+        raise ValueError(f"size={size}: expected positive numbers of pixels (rows, columns)")
+    flat = maps.reshape(-1, *maps.shape[-2:])
+    broken = ~np.isfinite(flat).all(axis=(1, 2))
+    if broken.any():
+        raise ValueError(f"{broken.sum()} of {len(flat)} maps have NaN or infinite values")
+    # OpenCV takes (width, height).
+    larger = [cv2.resize(m, (columns, rows), interpolation=cv2.INTER_LINEAR) for m in flat]
+    return np.stack(larger).reshape(*maps.shape[:-2], rows, columns)
 
 
-def min_max(heat: np.ndarray) -> np.ndarray:
-    """Each map ``(N, H, W)`` stretched to [0, 1]; a constant one, which points nowhere, is 0."""
-    low = heat.min(axis=(1, 2), keepdims=True)
-    span = heat.max(axis=(1, 2), keepdims=True) - low
-    return np.divide(heat - low, span, out=np.zeros_like(heat), where=span > 0)
-
-
-def brightest_points(maps: np.ndarray) -> np.ndarray:
-    """Where each map is brightest.
-
-    Between cell centres a bilinearly upsampled map is never above the higher of them, so its
-    maximum is the centre of the map's brightest cell, however fine the canvas. Of equal cells the
-    first in reading order counts. A constant map has no brightest point.
+def min_max(maps: np.ndarray) -> np.ndarray:
+    """Min-max normalization of each map to [0, 1]; a constant map becomes 0.
 
     Args:
         maps: ``(N, h, w)``.
 
     Returns:
-        float64 ``(N, 2)``: x, y as shares of the film; NaN for a constant map.
+        the same shape and type, without units.
+
+    Example:
+        >>> min_max(np.array([[[1.0, 2.0, 5.0]]]))
+        array([[[0.  , 0.25, 1.  ]]])
+    """
+    low = maps.min(axis=(1, 2), keepdims=True)
+    span = maps.max(axis=(1, 2), keepdims=True) - low
+    return np.divide(maps - low, span, out=np.zeros_like(maps), where=span > 0)
+
+
+def peak_points(maps: np.ndarray) -> np.ndarray:
+    """Where each map has its maximum.
+
+    Between cell centers a bilinearly upsampled map is never above the higher of them. Its maximum
+    is therefore the center of the map's largest cell, at any size. Of equal cells the first in
+    reading order counts.
+
+    Args:
+        maps: ``(N, h, w)``.
+
+    Returns:
+        float64 ``(N, 2)``: x, y as fractions of the film; NaN for a constant map, which has no
+        peak.
+
+    Example:
+        >>> peak_points(np.array([[[0.0, 0.0], [0.0, 3.0]]]))
+        array([[0.75, 0.75]])
     """
     maps = np.asarray(maps)
     n, height, width = maps.shape
@@ -60,57 +89,30 @@ def brightest_points(maps: np.ndarray) -> np.ndarray:
     return points
 
 
-_HOTTEST = 95  # percentile of the maps' maxima that gets the last colour
+def normalize_map(values: ArrayLike, *, scale: float | None = None) -> np.ndarray:
+    """The positive part of a raw map, divided by a scale and clipped to 1.
 
-
-def upsample_map(values: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
-    """Enlarges maps bilinearly to the film they belong to.
-
-    Each position of a map stands for an equal cell of the film, so positions are cell centres
-    and the border keeps the value of the outermost cells.
-
-    Args:
-        values: maps ``(h, w)``, or any number of them ``(..., h, w)``.
-        size: side of a square film, or its ``(rows, columns)``, pixels.
-
-    Returns:
-        float32 ``(..., rows, columns)``, units unchanged.
-
-    Raises:
-        ValueError: ``values`` is no map, or ``size`` is not positive.
-    """
-    values = np.asarray(values, np.float32)
-    rows, columns = (size, size) if np.isscalar(size) else size
-    if values.ndim < 2 or 0 in values.shape:
-        raise ValueError(f"values has shape {values.shape}: allowed is (..., h, w), not empty")
-    if rows < 1 or columns < 1:
-        raise ValueError(f"size={size}: allowed are positive numbers of pixels (rows, columns)")
-    flat = values.reshape(-1, *values.shape[-2:])
-    # OpenCV takes (width, height), the other way round than every shape here.
-    larger = [cv2.resize(m, (columns, rows), interpolation=cv2.INTER_LINEAR) for m in flat]
-    return np.stack(larger).reshape(*values.shape[:-2], rows, columns)
-
-
-def heat(values: np.ndarray, *, scale: float | None = None) -> np.ndarray:
-    """Turns a raw map into heat to show: ReLU, then divided by a scale, at most 1.
-
-    Evidence against the class is not heat. A map without any evidence for it is 0 everywhere,
-    never stretched until its least negative spot glows.
+    Negative values are evidence against the class and become 0. A map without positive values is
+    0 everywhere; it is never stretched until its least negative cell looks like evidence.
 
     Args:
         values: a raw map, any shape, logits.
-        scale: the value that becomes 1, above 0. Give the same scale to maps that are to be
-            compared; ``None`` takes the maximum of ``values``, which shows *where* in this map
-            alone and not *how much*.
+        scale: the value that becomes 1, above 0. Use one scale for maps that are to be compared.
+            ``None`` takes the maximum of ``values``, which shows *where* in this map the evidence
+            lies but not *how much* there is.
 
     Returns:
         float32 of the same shape, 0 to 1.
 
     Raises:
         ValueError: ``scale`` is not above 0.
+
+    Example:
+        >>> normalize_map([[-2.0, 1.0, 4.0, 8.0]], scale=4)
+        array([[0.  , 0.25, 1.  , 1.  ]], dtype=float32)
     """
     if scale is not None and not scale > 0:
-        raise ValueError(f"scale={scale}: allowed is a number above 0")
+        raise ValueError(f"scale={scale}: expected a number above 0")
     positive = np.maximum(np.asarray(values, np.float32), 0)
     largest = positive.max(initial=0) if scale is None else scale
     if largest == 0:
@@ -119,16 +121,19 @@ def heat(values: np.ndarray, *, scale: float | None = None) -> np.ndarray:
 
 
 def shared_scale(maps: np.ndarray) -> float:
-    """A scale for `heat` under which films can be compared.
+    """A common scale for `normalize_map`, so that films can be compared.
 
     Args:
         maps: raw maps ``(N, h, w)`` of one class, N > 0.
 
     Returns:
-        the 95th percentile of the maps' maxima, so that one odd film does not leave all others
-        dim. Where that is not above zero, because few maps hold evidence, the largest maximum; and
-        where none does, 1, under which every film stays grey.
+        the 95th percentile of the maps' maxima, so that one outlier does not make all other films
+        dim. If that is not above 0, the largest maximum; if that is not either, 1.
+
+    Example:
+        >>> shared_scale(np.array([[[0.0, 2.0]], [[-1.0, 4.0]]]))
+        3.9
     """
     maxima = np.asarray(maps).max(axis=(1, 2))
-    candidates = [np.percentile(maxima, _HOTTEST), maxima.max(), 1.0]
+    candidates = [np.percentile(maxima, _PERCENTILE), maxima.max(), 1.0]
     return next(float(scale) for scale in candidates if scale > 0)

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from chexnet.cam import CANVAS, brightest_points, min_max, upsample
+from chexnet.cam import CANVAS, min_max, peak_points, upsample_map
 from chexnet.labels import box_masks, boxes_by_film, points_in_boxes
 
 # Thresholds of a min-max normalised map that are tried on validation.
@@ -209,7 +209,7 @@ def _scores_by_threshold(
         if not predicted:
             row[:] = challenge_score(none, its)
             continue
-        heat = min_max(upsample(raw[np.newaxis], _CANVAS))[0]
+        heat = min_max(upsample_map(raw[np.newaxis], _CANVAS))[0]
         row[:] = [challenge_score(cut_boxes(heat, threshold), its) for threshold in thresholds]
     return scores
 
@@ -275,7 +275,7 @@ def localization_scores(
         parts.append(pd.DataFrame(part))
     columns = ["image_id", "energy_in_boxes", "box_share", "iou", "iobb"]
     table = pd.concat(parts) if parts else pd.DataFrame(columns=columns)
-    hit = points_in_boxes(brightest_points(maps), image_ids, boxes, films)
+    hit = points_in_boxes(peak_points(maps), image_ids, boxes, films)
     table.insert(1, "hit", hit)
     return table.reset_index(drop=True)
 
@@ -358,7 +358,7 @@ def _on_canvas(
     with tqdm(total=len(maps), desc="maps held against boxes", unit=" films", delay=2) as bar:
         for start in range(0, len(maps), _FILMS_AT_ONCE):
             ids = image_ids[start : start + _FILMS_AT_ONCE]
-            raw = upsample(maps[start : start + _FILMS_AT_ONCE], canvas)
+            raw = upsample_map(maps[start : start + _FILMS_AT_ONCE], canvas)
             yield ids, raw, box_masks(boxes, films, ids, canvas)
             bar.update(len(ids))
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from chexnet.cam import min_max, upsample
+from chexnet.cam import min_max, upsample_map
 from chexnet.evaluation.localization import LEVELS, mean_iou_by_threshold, overlaps
 from chexnet.labels import box_masks
 
@@ -110,7 +110,7 @@ def guided_maps(maps: np.ndarray, prior: BoxPrior, weight: float) -> np.ndarray:
     if weight < 0:
         raise ValueError(f"weight={weight}: allowed is 0 or above")
     odds = np.log((prior.share + _RARE) / (1 - prior.share + _RARE))
-    return min_max(upsample(maps, prior.share.shape)) + np.float32(weight) * odds
+    return min_max(upsample_map(maps, prior.share.shape)) + np.float32(weight) * odds
 
 
 def choose_guidance(

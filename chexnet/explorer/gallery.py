@@ -24,10 +24,9 @@ from tqdm.auto import tqdm
 from chexnet.cam import (
     CANVAS,
     METHODS,
-    brightest_points,
     class_activation_map,
+    peak_points,
     shared_scale,
-    upsample,
     upsample_map,
 )
 from chexnet.evaluation import (
@@ -67,7 +66,7 @@ class CachedMaps:
         iou: float32 ``(N, C, T)``, IoU of the unrounded maps cut there with the film's boxes; NaN
             where a film is not labelled with the class or has no boxes.
         brightest: float64 ``(N, C, 2)``, where the unrounded map is brightest: x, y as shares of
-            the film (`chexnet.cam.brightest_points`).
+            the film (`chexnet.cam.peak_points`).
         score_error: largest difference between the scores of the pass that made the maps and those
             of ``predictions.csv``; 0 for ``CAM``, which comes from the same pass.
     """
@@ -179,7 +178,7 @@ def _make(run: Run, method: str) -> CachedMaps:
     span = np.where(high > low, high - low, 1)[:, np.newaxis, np.newaxis]
     levels = np.rint((maps - low[:, np.newaxis, np.newaxis]) / span * 255).astype(np.uint8)
     iou = _overlap_with_boxes(run, films, image_ids, maps, cuts)
-    brightest = np.stack([brightest_points(one) for one in maps.swapaxes(0, 1)], axis=1)
+    brightest = np.stack([peak_points(one) for one in maps.swapaxes(0, 1)], axis=1)
     return CachedMaps(image_ids, levels, low, high, scale, cuts, iou, brightest, score_error)
 
 
@@ -199,8 +198,7 @@ def _maps_of_model(run: Run, method: str, image_ids: np.ndarray) -> tuple[np.nda
     films = (run.film(image_id) for image_id in image_ids)
     bar = tqdm(films, desc="films", unit="film", total=len(image_ids), delay=2)
     pixels = np.stack([prepare_film(film, size) for film in bar])[..., np.newaxis]
-    how, layer = METHODS[method]
-    return class_activation_map(model, pixels, class_index=None, method=how, layer=layer)
+    return class_activation_map(model, pixels, class_index=None, method=method)
 
 
 def _overlap_with_boxes(
@@ -216,7 +214,7 @@ def _overlap_with_boxes(
             for start in range(0, len(boxed), _FILMS_AT_ONCE):
                 some = boxed[start : start + _FILMS_AT_ONCE]
                 masks = box_masks(boxes, images, image_ids[some], CANVAS)
-                raw = upsample(maps[some, index], CANVAS)
+                raw = upsample_map(maps[some, index], CANVAS)
                 iou[some, index] = overlaps(raw, masks, cuts[index])[0]
                 bar.update(len(some))
     return iou

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from chexnet.cam import heat, upsample_map
+from chexnet.cam import normalize_map, upsample_map
 
 OPACITY = 0.65  # of the hottest colour: the ribs below it can still be counted
 _RISE = 0.7  # exponent of the opacity's rise with the heat: below 1, so weak heat is still seen
@@ -40,7 +40,7 @@ def overlay_cam(
 
     Args:
         film: uint8 ``(H, W)``.
-        cam: raw map ``(h, w)``, logits; `chexnet.cam.heat` says what of it is shown.
+        cam: raw map ``(h, w)``, logits; `chexnet.cam.normalize_map` says what of it is shown.
         boxes: ``x, y, width, height``, pixels of ``film`` as given, drawn in blue.
         ax: where to draw; ``None`` makes a figure.
         scale: logits that get the last colour, the same for films to be compared; ``None`` takes
@@ -98,7 +98,7 @@ def blend(
         )
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity={opacity}: allowed is 0 to 1")
-    warmth = heat(upsample_map(cam, film.shape), scale=scale)
+    warmth = normalize_map(upsample_map(cam, film.shape), scale=scale)
     colours = _colormap(colormap)(warmth, bytes=True)[..., :3]
     share = (opacity * warmth**_RISE)[..., None]
     # In floating point: a sum of uint8 wraps around to black where it is hottest.

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from chexnet.cam import brightest_points, shared_scale
+from chexnet.cam import peak_points, shared_scale
 from chexnet.evaluation import OUTCOMES, header_text, outcome_table
 from chexnet.figures.overlay import OPACITY, overlay_cam, show_colours
 from chexnet.labels import points_in_boxes, scale_boxes
@@ -92,7 +92,7 @@ def results_figure(
     its_maps = np.stack([maps[image_id] for image_id in films["image_id"]])
     films["boxed"] = films["y_true"].eq(1) & films["image_id"].isin(table["image_id"])
     films["hit"] = films["boxed"] & points_in_boxes(
-        brightest_points(its_maps), films["image_id"].to_numpy(), table, run.images
+        peak_points(its_maps), films["image_id"].to_numpy(), table, run.images
     )
     shown, rule = _choose(films, columns, rows, by=by, image_ids=image_ids, seed=seed)
     rows = max([rows, *(-(-len(some) // columns[k in _WRONG]) for k, some in shown.items())])

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chexnet.cam import min_max, upsample
+from chexnet.cam import min_max, upsample_map
 from chexnet.evaluation import localization_scores
 from chexnet.evaluation.prior import choose_guidance, fit_box_prior, guided_maps
 
@@ -31,7 +31,7 @@ def prior():
 
 def test_weight_0_is_the_map_alone(prior):
     maps = study(5, 2, where=(30, 50))[0]
-    np.testing.assert_array_equal(guided_maps(maps, prior, 0.0), min_max(upsample(maps, SIDE)))
+    np.testing.assert_array_equal(guided_maps(maps, prior, 0.0), min_max(upsample_map(maps, SIDE)))
 
 
 def test_a_heavy_prior_has_the_shape_of_the_training_boxes(prior):

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chexnet.cam import brightest_points, min_max, upsample
+from chexnet.cam import min_max, peak_points, upsample_map
 from chexnet.evaluation import overlaps
 from chexnet.labels import box_masks, points_in_boxes
 
@@ -27,14 +27,14 @@ def one_hot(shape, row, column):
 
 def test_the_brightest_point_is_the_centre_of_its_cell_in_x_and_y():
     # Row 4 of 5, column 1 of 8: x = 1.5 / 8, y = 4.5 / 5.
-    assert brightest_points(one_hot((5, 8), 4, 1)).tolist() == [[0.1875, 0.9]]
+    assert peak_points(one_hot((5, 8), 4, 1)).tolist() == [[0.1875, 0.9]]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_it_is_the_brightest_pixel_of_the_upsampled_map(seed):
     maps = np.random.default_rng(seed).normal(size=(3, 5, 8)).astype(np.float32)
-    fine = upsample(maps, (5 * 9, 8 * 9))  # 9 is odd: every cell's centre is a pixel's centre
-    for point, heat in zip(brightest_points(maps), fine, strict=True):
+    fine = upsample_map(maps, (5 * 9, 8 * 9))  # 9 is odd: every cell's centre is a pixel's centre
+    for point, heat in zip(peak_points(maps), fine, strict=True):
         row, column = np.unravel_index(heat.argmax(), heat.shape)
         # At the border the heat stays the same up to the edge; the first pixel of it may be meant.
         assert heat[int(point[1] * 45), int(point[0] * 72)] == heat[row, column]
@@ -42,35 +42,35 @@ def test_it_is_the_brightest_pixel_of_the_upsampled_map(seed):
 
 def test_upsampling_keeps_every_cell_over_its_own_part_of_the_film():
     maps = np.random.default_rng(0).normal(size=(2, 4, 6)).astype(np.float32)
-    fine = upsample(maps, (12, 18))
+    fine = upsample_map(maps, (12, 18))
     assert fine.shape == (2, 12, 18)
     np.testing.assert_array_equal(fine[:, 1::3, 1::3], maps)
     assert (fine[:, 0, 0] == maps[:, 0, 0]).all()
-    np.testing.assert_array_equal(upsample(maps, (4, 6)), maps)
+    np.testing.assert_array_equal(upsample_map(maps, (4, 6)), maps)
 
 
 def test_upsampling_halfway_between_two_centres_is_halfway_between_their_values():
-    fine = upsample(np.array([[[0.0, 1.0]]], np.float32), (1, 4))
+    fine = upsample_map(np.array([[[0.0, 1.0]]], np.float32), (1, 4))
     assert fine[0, 0].tolist() == [0, 0.25, 0.75, 1]  # centres at 1/4 and 3/4
 
 
 def test_maps_that_are_no_maps_are_refused():
-    with pytest.raises(ValueError, match=r"shape \(4, 6\)"):
-        upsample(np.zeros((4, 6)))
-    with pytest.raises(ValueError, match="1 of 2 maps hold NaN"):
-        upsample(np.array([[[np.nan]], [[0.0]]]))
+    with pytest.raises(ValueError, match=r"shape \(4,\)"):
+        upsample_map(np.zeros(4))
+    with pytest.raises(ValueError, match="1 of 2 maps have NaN"):
+        upsample_map(np.array([[[np.nan]], [[0.0]]]))
 
 
 def test_a_constant_map_points_nowhere_and_has_no_heat():
     maps = np.full((1, 3, 3), -2, np.float32)
-    assert np.isnan(brightest_points(maps)).all()
+    assert np.isnan(peak_points(maps)).all()
     assert (min_max(maps) == 0).all()
-    assert not points_in_boxes(brightest_points(maps), ["tall"], BOXES, FILMS).any()
+    assert not points_in_boxes(peak_points(maps), ["tall"], BOXES, FILMS).any()
 
 
 def test_all_negative_maps_have_a_brightest_point_and_heat_from_0_to_1():
     maps = -1 - one_hot((4, 4), 0, 0) + 2 * one_hot((4, 4), 2, 3)
-    assert brightest_points(maps).tolist() == [[0.875, 0.625]]
+    assert peak_points(maps).tolist() == [[0.875, 0.625]]
     assert (min_max(maps).min(), min_max(maps).max()) == (0, 1)
 
 
@@ -105,9 +105,9 @@ def test_the_map_and_the_mask_of_a_tall_film_meet():
     # quarters of column 1.
     heat = 2 * one_hot((10, 5), 7, 1) + one_hot((10, 5), 8, 1)
     boxes = BOXES.assign(x=60.0)  # to 140: holds the centre of column 1, at 120
-    assert points_in_boxes(brightest_points(heat), ["tall"], boxes, FILMS).tolist() == [True]
+    assert points_in_boxes(peak_points(heat), ["tall"], boxes, FILMS).tolist() == [True]
     turned = heat.transpose(0, 2, 1)
-    assert points_in_boxes(brightest_points(turned), ["tall"], boxes, FILMS).tolist() == [False]
+    assert points_in_boxes(peak_points(turned), ["tall"], boxes, FILMS).tolist() == [False]
     iou, iobb = overlaps(heat, box_masks(boxes, FILMS, ["tall"], (10, 5)), [0.5])
     # Marked: rows 7 and 8 of column 1, of which the box holds three quarters.
     assert iou.item() == pytest.approx(1.5 / (2 + 2 - 1.5))
