@@ -1,20 +1,21 @@
-"""The run folder, ``output/<run>/``: everything about one training run, written atomically.
+"""The run folder, ``output/<run>/``: everything about one training run.
 
 | file | what |
 |---|---|
 | ``config.json`` | settings, versions, git commit, fingerprint of the data |
 | ``images.csv`` | every film of the study: ids, labels, view, sex, age, size, split |
-| ``boxes.csv`` | the radiologists' boxes, pixels of the original film |
-| ``model.keras``, ``history.csv`` | the best network, and how it came about |
-| ``checkpoints/`` | where an interrupted training goes on; gone once all is done |
-| ``training.json`` | why it ended, and with which settings |
+| ``boxes.csv`` | reference boxes, pixels of the original film |
+| ``model.keras``, ``history.csv`` | the best network; loss and AUROC by epoch |
+| ``checkpoints/`` | state of an interrupted training; removed at its end |
+| ``training.json`` | why the training ended, and its settings |
 | ``predictions.csv`` | ``image_id, split, class_name, y_true, y_score`` of validation and test |
-| ``maps.npz`` | their class activation maps |
-| ``films/`` | the test films, to draw on |
-| ``explorer/`` | maps of the test films as uint8, made when they are first looked at |
-| ``metrics.json``, ``figures/`` | what the evaluation found |
+| ``maps.npz`` | their class activation maps, by method |
+| ``films/`` | the test films, for figures |
+| ``metrics.json``, ``figures/`` | results of the evaluation |
+| ``notebooks/`` | the executed notebooks |
+| ``earlier/`` | previous runs of this folder, numbered |
 
-What a run was made with: data, versions, commit.
+Each file is written whole or not at all.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -35,20 +36,37 @@ import pandas as pd
 
 from chexnet.files import check_image_id, locked, read_image, read_table, write_atomic
 
-_DISTRIBUTIONS = (
-    "tensorflow",
-    "keras",
-    "numpy",
-    "pandas",
-    "pydicom",
-    "opencv-python",
-    "numba",
-    "pyimgaug",
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Run", "data_fingerprint"]
+
+# Whose versions a result depends on.
+_DISTRIBUTIONS = ("tensorflow", "keras", "numpy", "pandas", "pydicom", "opencv-python", "pyimgaug")
+_FILM_FACTS = ["patient_id", "detailed_class", "view", "sex", "age", "rows", "columns"]
+_MADE_BY_A_RUN = (
+    *("config.json", "images.csv", "boxes.csv", "model.keras", "history.csv", "tensorboard"),
+    *("checkpoints", "training.json", "predictions.csv", "maps.npz", "films"),
+    *("metrics.json", "figures", "notebooks"),
 )
+_LONGEST_SIDE = 512  # pixels of a stored film: the original's input size, enough to see an opacity
 
 
 def data_fingerprint(images: pd.DataFrame, boxes: pd.DataFrame) -> str:
-    """SHA-256 over ids, labels, splits and boxes, whatever the order of their rows."""
+    """SHA-256 over ids, labels, splits and boxes, independent of the order of rows.
+
+    Args:
+        images: one row a film.
+        boxes: one row a box.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Example:
+        >>> run = Run("output/demo")
+        >>> data_fingerprint(run.images, run.boxes) == data_fingerprint(run.images[::-1], run.boxes)
+        True
+    """
     digest = hashlib.sha256()
     for frame in (images, boxes):
         columns = sorted(frame.columns)
@@ -57,57 +75,22 @@ def data_fingerprint(images: pd.DataFrame, boxes: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-def versions() -> dict[str, str]:
-    """Of Python and of the libraries that a result depends on."""
-    found = {"python": platform.python_version()}
-    for name in _DISTRIBUTIONS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def git_commit() -> str | None:
-    """The commit of this code, with ``-dirty`` where it was changed since; None outside git."""
-    try:
-        answer = subprocess.run(
-            [
-                "git",
-                "-C",
-                str(Path(__file__).parent),
-                "describe",
-                "--always",
-                "--dirty",
-                "--abbrev=40",
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return answer.stdout.strip()
-
-
-FILM_FACTS = ["patient_id", "detailed_class", "view", "sex", "age", "rows", "columns"]
-_MADE_BY_A_RUN = (
-    *("config.json", "images.csv", "boxes.csv", "model.keras", "history.csv", "tensorboard"),
-    *("checkpoints", "training.json"),
-    *("predictions.csv", "maps.npz", "films", "explorer", "metrics.json", "figures"),
-)
-_LONGEST_SIDE = 512  # pixels of a stored film: the original's input size, enough to see an opacity
-
-
 class Run:
     """One run folder: written by notebooks 03 and 04, read by 04 and 05.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
+
+    Example:
+        >>> run = Run("output/demo")
+        >>> run.class_names
+        ['Pneumonia']
+        >>> sorted(run.predictions["split"].unique())
+        ['test', 'val']
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Opens a run that is there.
+        """Opens an existing run.
 
         Raises:
             FileNotFoundError: the folder or its ``config.json`` is missing.
@@ -128,20 +111,20 @@ class Run:
         boxes: pd.DataFrame,
         resume: bool = False,
     ) -> "Run":
-        """Starts a run: writes its settings and the tables it is about.
+        """Starts a run: writes its settings and tables.
 
         Args:
-            folder: made if missing. What an earlier run left there goes to ``earlier/1``,
-                ``earlier/2`` and so on, so that no two runs are ever mixed and none is lost.
+            folder: created if missing. The files of a previous run there are moved to
+                ``earlier/1``, ``earlier/2`` and so on.
             settings: everything needed to repeat the run; JSON values.
             images: one row a film, with ``image_id`` and ``split`` at least.
             boxes: ``image_id, x, y, width, height``, pixels of the original film.
-            resume: open the run there instead where it has these settings and this data and was
-                interrupted, in its training or before its scores were judged.
+            resume: open the existing run instead, if it has the same settings and data and was
+                interrupted during training or before its evaluation.
 
         Raises:
-            ValueError: a column is missing, or an ``image_id`` stands twice.
-            BlockingIOError: another process is training into this folder.
+            ValueError: a column is missing, or an ``image_id`` is a duplicate.
+            BlockingIOError: another process is training in this folder.
         """
         for name, frame, columns in (
             ("images", images, ["image_id", "split"]),
@@ -152,38 +135,36 @@ class Run:
                 raise ValueError(f"{name} has no column {missing}; it has {list(frame.columns)}")
         twice = images["image_id"][images["image_id"].duplicated()]
         if len(twice):
-            raise ValueError(f"images: image_id {twice.iloc[0]} stands more than once")
+            raise ValueError(f"images: duplicate image_id {twice.iloc[0]}")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        fingerprint = data_fingerprint(images, boxes)
-        with _held(folder):
-            if resume and _unfinished(folder, settings, fingerprint):
-                return cls(folder)
-            _set_aside(folder)
         config = {
             "settings": dict(settings),
-            "data_fingerprint": fingerprint,
+            "data_fingerprint": data_fingerprint(images, boxes),
             "films": {str(k): int(v) for k, v in images["split"].value_counts().items()},
-            "versions": versions(),
-            "git_commit": git_commit(),
+            "versions": _versions(),
+            "git_commit": _git_commit(),
         }
-        _write(folder / "config.json", json.dumps(config, indent=2, allow_nan=False).encode())
-        run = cls(folder)
-        run.write_table("images.csv", images)
-        run.write_table("boxes.csv", boxes)
-        return run
+        with _lock(folder):
+            if resume and _can_resume(folder, config):
+                return cls(folder)
+            _set_aside(folder)
+            _write(folder / "images.csv", _csv(images))
+            _write(folder / "boxes.csv", _csv(boxes))
+            _write(folder / "config.json", _json(config))  # last: with it, the run is complete
+        return cls(folder)
 
     def __repr__(self) -> str:
         """The folder, which says which run this is."""
         return f"Run({str(self.folder)!r})"
 
-    def held(self) -> contextlib.AbstractContextManager:
-        """Keeps other processes from training into this run, or putting it aside, meanwhile.
+    def lock(self) -> contextlib.AbstractContextManager:
+        """Keeps other processes from training in this folder while the ``with`` block runs.
 
         Raises:
-            BlockingIOError: another process is doing so.
+            BlockingIOError: another process holds the lock.
         """
-        return _held(self.folder)
+        return _lock(self.folder)
 
     @property
     def config(self) -> dict:
@@ -205,7 +186,7 @@ class Run:
         if class_name is None:
             return names[0]
         if class_name not in names:
-            raise ValueError(f"class_name={class_name!r}: allowed are {names}")
+            raise ValueError(f"class_name={class_name!r}: expected one of {names}")
         return class_name
 
     @property
@@ -215,7 +196,7 @@ class Run:
 
     @property
     def boxes(self) -> pd.DataFrame:
-        """The radiologists' boxes, one row each, pixels of the original film."""
+        """Reference boxes, one row each, pixels of the original film."""
         return self.read_table("boxes.csv")
 
     @property
@@ -225,9 +206,9 @@ class Run:
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """Scores of validation and test, one row a film and class, with the films' facts."""
+        """Scores of validation and test, one row a film and class, with the films' metadata."""
         images = self.images
-        facts = [column for column in FILM_FACTS if column in images]
+        facts = [column for column in _FILM_FACTS if column in images]
         return self.read_table("predictions.csv").merge(
             images[["image_id", *facts]], on="image_id", validate="many_to_one"
         )
@@ -307,34 +288,50 @@ class Run:
             >>> len(made_from)
             64
         """
-        digest = hashlib.sha256()
-        for name in names:
-            with self._existing(name).open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{name} {content}\n".encode())
-        return digest.hexdigest()
+        return _fingerprint({name: self._existing(name).read_bytes() for name in names})
 
-    def maps(self) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def map_methods(self) -> list[str]:
+        """The methods whose maps are stored; ``"CAM"`` first."""
+        with self._open_maps() as arrays:
+            names = [name.removeprefix(_MAPS) for name in arrays.files if name.startswith(_MAPS)]
+        return sorted(names, key=lambda name: name != "CAM")
+
+    def maps(self, method: str = "CAM") -> tuple[np.ndarray, np.ndarray]:
         """The class activation maps of the scored films.
 
-        Returns:
-            image ids ``(N,)`` and raw maps float32 ``(N, C, h, w)``: the mean of a map plus the
-            head's bias is the logit.
-        """
-        with np.load(self._existing("maps.npz"), allow_pickle=False) as arrays:
-            return arrays["image_id"], arrays["maps"]
+        Args:
+            method: one of `map_methods`.
 
-    def maps_of(self, image_ids: Sequence[str], what: str) -> np.ndarray:
+        Returns:
+            image ids ``(N,)`` and raw maps float32 ``(N, C, h, w)``. For ``"CAM"`` the mean of a
+            map plus the head's bias is the logit.
+
+        Raises:
+            FileNotFoundError: there are no maps.
+            ValueError: none of this method, or they do not belong to ``predictions.csv``.
+        """
+        with self._open_maps() as arrays:
+            if _MAPS + method not in arrays:
+                raise ValueError(
+                    f"{self.folder / 'maps.npz'}: no maps of method={method!r}, expected one of "
+                    f"{self.map_methods}; record_scores(..., methods=[...]) stores others"
+                )
+            return arrays["image_id"], arrays[_MAPS + method]
+
+    def maps_of(self, image_ids: Sequence[str], what: str, method: str = "CAM") -> np.ndarray:
         """The raw maps of some scored films, float32 ``(N, C, h, w)``, in the order asked for.
 
         Args:
             image_ids: ``(N,)``.
             what: these films in words, for the error.
+            method: one of `map_methods`.
 
         Raises:
-            ValueError: a film has no map.
+            FileNotFoundError: there are no maps.
+            ValueError: a film has no map; or as for `maps`.
         """
-        ids, maps = self.maps()
+        ids, maps = self.maps(method)
         rows = pd.Series(np.arange(len(ids)), index=ids).reindex(image_ids)
         if rows.isna().any():
             raise ValueError(
@@ -344,10 +341,10 @@ class Run:
         return maps[rows.to_numpy(np.intp)]
 
     def film(self, image_id: str) -> np.ndarray:
-        """A test film to draw on, uint8 ``(H, W)``, long side at most 512 pixels.
+        """A test film, uint8 ``(H, W)``, long side at most 512 pixels.
 
         Raises:
-            FileNotFoundError: the run holds no such film.
+            FileNotFoundError: the run has no such film.
         """
         return read_image(self._existing(f"films/{image_id}.jpg"))
 
@@ -357,23 +354,52 @@ class Run:
 
     def write_table(self, name: str, frame: pd.DataFrame) -> Path:
         """Writes a CSV into the run."""
-        return _write(self.folder / name, frame.to_csv(index=False).encode())
+        return _write(self.folder / name, _csv(frame))
+
+    def write_scores(
+        self,
+        predictions: pd.DataFrame,
+        image_ids: Sequence[str],
+        maps: Mapping[str, np.ndarray],
+        *,
+        bias: np.ndarray,
+    ) -> None:
+        """Writes ``maps.npz`` and ``predictions.csv``, which belong together.
+
+        The maps record the fingerprint of the predictions. If the process is killed between the
+        two files, `maps` refuses the mix.
+
+        Args:
+            predictions: ``image_id, split, class_name, y_true, y_score``, one row a film and class.
+            image_ids: of the scored films, ``(N,)``.
+            maps: by method, raw maps float32 ``(N, C, h, w)``.
+            bias: of the head, float32 ``(C,)``.
+        """
+        table = _csv(predictions)
+        self.write_arrays(
+            "maps.npz",
+            image_id=np.asarray(image_ids, str),
+            bias=bias,
+            made_from=np.array(_fingerprint({"predictions.csv": table})),
+            **{_MAPS + method: its_maps for method, its_maps in maps.items()},
+        )
+        _write(self.folder / "predictions.csv", table)
 
     def write_json(self, name: str, content: Mapping[str, object]) -> Path:
-        """Writes JSON into the run; a NaN is an error, for JSON has none."""
-        return _write(self.folder / name, json.dumps(content, indent=2, allow_nan=False).encode())
+        """Writes JSON into the run; a NaN, which JSON does not have, is an error."""
+        return _write(self.folder / name, _json(content))
 
     def write_arrays(self, name: str, **arrays: np.ndarray) -> Path:
-        """Writes named arrays as ``.npz``, none of them of objects."""
+        """Writes named arrays as ``.npz``; an array of objects is an error."""
         pickled = [key for key, array in arrays.items() if np.asarray(array).dtype == object]
         if pickled:
             raise ValueError(f"{name}: arrays {pickled} hold objects, which would be pickled")
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
         return _write(self.folder / name, buffer.getvalue())
 
     def write_film(self, image_id: str, pixels: np.ndarray) -> Path:
-        """Stores a film uint8 ``(H, W)`` to draw on, at most 512 pixels a side, by a plain name."""
+        """Stores a film uint8 ``(H, W)``, shrunk to at most 512 pixels a side."""
         check_image_id(image_id, self.folder / "films")
         shrink = _LONGEST_SIDE / max(pixels.shape)
         if shrink < 1:
@@ -381,36 +407,79 @@ class Run:
         encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
         return _write(self.folder / "films" / f"{image_id}.jpg", encoded.tobytes())
 
-    def write_figure(self, name: str, figure: object, **options: object) -> Path:
+    def write_figure(self, name: str, figure: "Figure", **options: Any) -> Path:
         """Saves a matplotlib figure under ``figures/``; the suffix of ``name`` is its format."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format=Path(name).suffix.lstrip("."), **options)
         return _write(self.folder / "figures" / name, buffer.getvalue())
 
+    def _open_maps(self) -> np.lib.npyio.NpzFile:
+        path = self._existing("maps.npz")
+        arrays = np.load(path, allow_pickle=False)
+        if str(arrays.get("made_from")) != self.fingerprint("predictions.csv"):
+            arrays.close()
+            raise ValueError(
+                f"{path}: made with other scores than predictions.csv; score the run again "
+                "(notebook 03, record_scores)"
+            )
+        return arrays
+
     def _existing(self, name: str) -> Path:
         path = self.folder / name
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path}: missing; the run was not finished (notebook 03 writes its files)"
+                f"{path}: missing; the run is not finished (notebook 03 writes its files)"
             )
         return path
 
 
-def _held(folder: Path) -> contextlib.AbstractContextManager:
-    message = f"{folder}: another process is training into this run folder"
+_MAPS = "maps/"  # before the method, in the names of the arrays of maps.npz
+
+
+def _fingerprint(files: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name, content in files.items():
+        digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _DISTRIBUTIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _git_commit() -> str | None:
+    """The commit of this code, with ``-dirty`` if it was changed since; None outside git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        answer = subprocess.run(
+            [*command, "--abbrev=40"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _lock(folder: Path) -> contextlib.AbstractContextManager:
+    message = f"{folder}: another process is training in this run folder"
     return locked(folder / "training.lock", message)
 
 
-def _unfinished(folder: Path, settings: Mapping[str, object], fingerprint: str) -> bool:
-    """Whether the run there is this one, broken off in training or before it was judged."""
+def _can_resume(folder: Path, config: Mapping[str, object]) -> bool:
+    """Whether the folder has this run, interrupted in training or before its evaluation."""
     if not (folder / "config.json").is_file():
         return False
-    there = json.loads((folder / "config.json").read_text())
-    asked = json.loads(json.dumps(dict(settings)))  # tuples become lists, as in the file
-    if there["settings"] != asked or there["data_fingerprint"] != fingerprint:
+    there, asked = json.loads((folder / "config.json").read_text()), json.loads(_json(config))
+    if any(there[key] != asked[key] for key in ("settings", "data_fingerprint")):
         return False
-    unjudged = (folder / "training.json").is_file() and not (folder / "metrics.json").is_file()
-    return unjudged or any(folder.glob("checkpoints/*.npz"))
+    evaluated = (folder / "metrics.json").is_file()
+    trained = (folder / "training.json").is_file()
+    return (trained and not evaluated) or any(folder.glob("checkpoints/*.npz"))
 
 
 def _set_aside(folder: Path) -> None:
@@ -421,6 +490,14 @@ def _set_aside(folder: Path) -> None:
         place.mkdir(parents=True)
         for path in left:
             path.replace(place / path.name)
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    return frame.to_csv(index=False).encode()
+
+
+def _json(content: Mapping[str, object]) -> bytes:
+    return json.dumps(content, indent=2, allow_nan=False).encode()
 
 
 def _write(path: Path, content: bytes) -> Path:

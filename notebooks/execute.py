@@ -1,6 +1,7 @@
 """Executes the five notebooks in order and prints what they found.
 
-The executed copies go to ``output/<run>/notebooks/``; the ones in git are touched only with
+The executed copies go to ``output/<run>/notebooks/``; those of the previous run are kept with it in
+``output/<run>/earlier/``. The notebooks in git are changed only with
 ``--publish``, which puts the copies there, cleaned, and the results figure beside the README's.
 """
 
@@ -68,6 +69,10 @@ def execute(
 ) -> None:
     """Runs each notebook with those of the parameters that it has.
 
+    While they run, the executed copies are in ``notebooks.part/``: notebook 03 starts the run, and
+    with it moves the ``notebooks/`` of the previous one to ``earlier/``. If a notebook fails, the
+    copies stay there until the next execution.
+
     Args:
         run: plain name of the run folder under ``output/``.
         given: parameters by name, see `check_parameters`.
@@ -83,15 +88,16 @@ def execute(
     for name in ("SOURCE", "WEIGHTS"):  # notebooks run in a folder of their own
         if given.get(name) and Path(str(given[name])).exists():
             given[name] = str(Path(str(given[name])).resolve())
-    executed = root / "output" / run / "notebooks"
-    executed.mkdir(parents=True, exist_ok=True)
+    folder = root / "output" / run
+    unfinished, executed = folder / "notebooks.part", folder / "notebooks"
+    unfinished.mkdir(parents=True, exist_ok=True)
     (root / "notebooks").mkdir(exist_ok=True)
     for notebook in notebooks:
         started = time.perf_counter()
         print(f"{notebook.stem} ...", flush=True)
         papermill.execute_notebook(
             str(notebook),
-            str(executed / notebook.name),
+            str(unfinished / notebook.name),
             parameters={name: given[name] for name in parameters_of(notebook) if name in given},
             cwd=str(root / "notebooks"),
             kernel_name="python3",
@@ -99,6 +105,10 @@ def execute(
             config=LOCAL_SOCKET,
         )
         print(f"{notebook.stem} done in {time.perf_counter() - started:.0f} s", flush=True)
+    executed.mkdir(exist_ok=True)
+    for notebook in notebooks:
+        (unfinished / notebook.name).replace(executed / notebook.name)
+    shutil.rmtree(unfinished)
 
 
 def summary(run: Run) -> str:

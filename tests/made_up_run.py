@@ -53,16 +53,22 @@ def write_run(folder, *, films=400, classes=("Pneumonia",), signal=1.5, seed=0, 
         logit = signal * (2 * scored[name] - 1) + rng.normal(size=len(scored))
         part = scored[["image_id", "split"]].assign(class_name=name, y_true=scored[name])
         parts.append(part.assign(y_score=1 / (1 + np.exp(-2 * logit))))
-    run.write_table("predictions.csv", pd.concat(parts))
     # 8 rows and 4 columns of cells of 128 x 128 pixels: a box covers 1 x 2 of them.
     maps = rng.normal(size=(films, len(classes), 8, 4)).astype(np.float32)
     maps[np.arange(films), :, 3, np.where(left, 0, 2)] += 4 * signal * y[:, np.newaxis]
     maps[np.arange(films), :, 4, np.where(left, 0, 2)] += 4 * signal * y[:, np.newaxis]
-    run.write_arrays(
-        "maps.npz",
-        image_id=scored["image_id"].to_numpy(str),
-        maps=maps[scored.index],
-        bias=np.zeros(len(classes), np.float32),
-        class_names=np.array(classes),
-    )
+    ids, maps = scored["image_id"], maps[scored.index]
+    bias = np.zeros(len(classes), np.float32)
+    run.write_scores(pd.concat(parts), ids, {"CAM": maps}, bias=bias)
     return run
+
+
+def change_scores(run, *, predictions=None, image_ids=None, maps=None):
+    """Writes the scores of a run again, with other predictions or other maps."""
+    stored_ids, stored_maps = run.maps()
+    run.write_scores(
+        run.read_table("predictions.csv") if predictions is None else predictions,
+        stored_ids if image_ids is None else image_ids,
+        {"CAM": stored_maps if maps is None else maps},
+        bias=np.zeros(stored_maps.shape[1], np.float32),
+    )

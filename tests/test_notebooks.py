@@ -3,8 +3,10 @@ import json
 
 import nbformat
 import pytest
+from papermill.exceptions import PapermillExecutionError
 
 from chexnet.phantom import write_phantom_study
+from chexnet.runs import Run
 from tests.test_house import NOTEBOOKS, ROOT
 
 spec = importlib.util.spec_from_file_location("execute", ROOT / "notebooks" / "execute.py")
@@ -47,6 +49,44 @@ def test_the_first_two_notebooks_run_on_a_study_whose_first_film_is_broken(tmp_p
     assert broken.stem not in table
     told = nbformat.read(tmp_path / "output" / "trial" / "notebooks" / "01_convert.ipynb", 4)
     assert broken.stem in json.dumps(told)
+
+
+def test_executed_notebooks_of_the_previous_run_are_kept_with_it(tmp_path):
+    folder = tmp_path / "output" / "trial"
+    lines = [
+        "import pandas as pd",
+        "from chexnet.runs import Run",
+        "images = pd.DataFrame({'image_id': ['a'], 'split': ['test']})",
+        "boxes = pd.DataFrame(columns=['image_id', 'x', 'y', 'width', 'height'])",
+        "settings = {'class_names': ['Pneumonia'], 'seed': SEED}",
+        "Run.create(f'../output/{RUN}', settings=settings, images=images, boxes=boxes)",
+    ]
+    notebooks = []
+    for name, code in (("01_before.ipynb", "print(SEED)"), ("03_start.ipynb", "\n".join(lines))):
+        parameters = "RUN = 'demo'\nSEED = 0"
+        cells = [nbformat.v4.new_code_cell(source) for source in (parameters, code)]
+        cells[0].metadata["tags"] = ["parameters"]
+        book = nbformat.v4.new_notebook(cells=cells)
+        book.metadata["kernelspec"] = {
+            "name": "python3",
+            "display_name": "Python 3",
+            "language": "python",
+        }
+        nbformat.write(book, tmp_path / name)
+        notebooks.append(tmp_path / name)
+    for seed in (1, 2):
+        execute.execute("trial", {"SEED": seed}, notebooks=notebooks, root=tmp_path)
+    for place, seed in ((folder, 2), (folder / "earlier" / "1", 1)):
+        assert Run(place).config["settings"]["seed"] == seed
+        for notebook in notebooks:
+            executed = (place / "notebooks" / notebook.name).read_text()
+            assert f"SEED = {seed}" in executed
+    assert not (folder / "notebooks.part").exists()
+    notebooks[0].write_text(notebooks[0].read_text().replace("print(SEED)", "1 / 0"))
+    with pytest.raises(PapermillExecutionError, match="ZeroDivisionError"):
+        execute.execute("trial", {"SEED": 3}, notebooks=notebooks, root=tmp_path)
+    assert "SEED = 2" in (folder / "notebooks" / notebooks[0].name).read_text()
+    assert "SEED = 3" in (folder / "notebooks.part" / notebooks[0].name).read_text()
 
 
 class RunOfNumbers:

@@ -5,6 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from chexnet import runs
+from chexnet.files import write_atomic
 from chexnet.runs import Run, data_fingerprint
 
 IMAGES = pd.DataFrame(
@@ -30,7 +32,6 @@ def test_a_run_says_what_it_was_made_from(run):
     assert run.config["films"] == {"train": 1, "val": 1, "test": 1}
     assert len(run.config["data_fingerprint"]) == 64
     assert run.config["versions"]["keras"].startswith("3.")
-    assert run.config["versions"]["numba"].startswith("0.")
     assert run.class_names == ["Pneumonia"]
 
 
@@ -39,33 +40,73 @@ def test_ids_with_leading_zeros_stay_text(run):
     assert run.images["patient_id"].iloc[0] == "00000001"
 
 
+PREDICTIONS = pd.DataFrame(
+    {
+        "image_id": ["b", "007"],
+        "split": ["val", "test"],
+        "class_name": "Pneumonia",
+        "y_true": [1, 0],
+        "y_score": [0.75, 0.25],
+    }
+)
+MAPS = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 1, 2, 2)
+BIAS = np.zeros(1, np.float32)
+
+
 def test_predictions_come_with_the_facts_of_their_films(run):
-    run.write_table(
-        "predictions.csv",
-        pd.DataFrame(
-            {
-                "image_id": ["b", "007"],
-                "split": ["val", "test"],
-                "class_name": "Pneumonia",
-                "y_true": [1, 0],
-                "y_score": [0.75, 0.25],
-            }
-        ),
-    )
+    run.write_table("predictions.csv", PREDICTIONS)
     assert list(run.predictions["view"]) == ["AP", "AP"]
     assert list(run.predictions["patient_id"]) == ["00000001", "00000002"]
 
 
 def test_maps_and_films_come_back_as_they_were_stored(run):
-    maps = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 1, 2, 2)
-    run.write_arrays("maps.npz", image_id=np.array(["b", "007"]), maps=maps)
+    run.write_scores(PREDICTIONS, ["b", "007"], {"LayerCAM": MAPS[..., :1], "CAM": MAPS}, bias=BIAS)
+    assert run.map_methods == ["CAM", "LayerCAM"]
     ids, again = run.maps()
     assert list(ids) == ["b", "007"]
-    np.testing.assert_array_equal(again, maps)
+    np.testing.assert_array_equal(again, MAPS)
+    np.testing.assert_array_equal(run.maps_of(["007"], "test", "LayerCAM"), MAPS[1:, ..., :1])
+    with pytest.raises(ValueError, match=r"method='HiResCAM', expected one of \['CAM', 'LayerCAM'"):
+        run.maps("HiResCAM")
     run.write_film("b", np.full((1000, 800), 128, dtype=np.uint8))
     film = run.film("b")
     assert film.shape == (512, 410)
     assert np.abs(film.astype(int) - 128).max() <= 1
+
+
+def test_maps_of_one_scoring_are_not_used_with_the_scores_of_another(run, monkeypatch):
+    run.write_scores(PREDICTIONS, ["b", "007"], {"CAM": MAPS}, bias=BIAS)
+    run.write_table("predictions.csv", PREDICTIONS.assign(y_score=0.5))
+    with pytest.raises(ValueError, match=r"maps\.npz: made with other scores"):
+        run.maps()
+    run.write_table("predictions.csv", PREDICTIONS)
+    np.testing.assert_array_equal(run.maps()[1], MAPS)
+
+    def killed(path, content):
+        if path.name == "predictions.csv":
+            raise KeyboardInterrupt
+        write_atomic(path, content)
+
+    monkeypatch.setattr(runs, "write_atomic", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.write_scores(PREDICTIONS.assign(y_score=0.5), ["b", "007"], {"CAM": MAPS}, bias=BIAS)
+    with pytest.raises(ValueError, match=r"maps\.npz: made with other scores"):
+        run.maps()
+
+
+def test_nobody_else_can_take_a_folder_before_the_run_is_complete_on_disk(tmp_path, monkeypatch):
+    folder, written = tmp_path / "run", []
+
+    def watched(path, content):
+        with pytest.raises(BlockingIOError, match="another process"):
+            Run.create(folder, settings={}, images=IMAGES, boxes=BOXES)
+        written.append(path.name)
+        write_atomic(path, content)
+
+    monkeypatch.setattr(runs, "write_atomic", watched)
+    Run.create(folder, settings={"class_names": ["Pneumonia"]}, images=IMAGES, boxes=BOXES)
+    assert written == ["images.csv", "boxes.csv", "config.json"]
+    assert not (folder / "earlier").exists()
 
 
 def test_a_film_is_not_stored_outside_the_run(run):
@@ -93,14 +134,18 @@ def test_the_fingerprint_of_files_changes_with_any_of_them(run):
 def test_a_run_made_anew_is_not_mixed_with_the_one_before_and_loses_nothing(run):
     run.write_json("metrics.json", {"auroc": 0.8})
     run.write_film("b", np.zeros((8, 8), np.uint8))
+    (run.folder / "notebooks").mkdir()
+    (run.folder / "notebooks" / "03_train.ipynb").write_text("executed")
     settings = {"class_names": ["Pneumonia"], "seed": 2}
     again = Run.create(run.folder, settings=settings, images=IMAGES, boxes=BOXES)
     assert not (again.folder / "metrics.json").exists()
     assert not (run.folder / "films").exists()
+    assert not (run.folder / "notebooks").exists()
     before = Run(run.folder / "earlier" / "1")
     assert before.config["settings"]["seed"] == 1
     assert (before.folder / "metrics.json").is_file()
     assert before.film("b").shape == (8, 8)
+    assert (before.folder / "notebooks" / "03_train.ipynb").read_text() == "executed"
     Run.create(run.folder, settings=settings, images=IMAGES, boxes=BOXES)
     assert (run.folder / "earlier" / "2" / "config.json").is_file()
 
@@ -164,7 +209,7 @@ def test_what_is_missing_is_named(run, tmp_path):
 
 def test_a_study_with_a_film_twice_or_a_column_missing_is_refused(tmp_path):
     twice = pd.concat([IMAGES, IMAGES.head(1)])
-    with pytest.raises(ValueError, match="image_id a stands more than once"):
+    with pytest.raises(ValueError, match="duplicate image_id a"):
         Run.create(tmp_path / "r", settings={}, images=twice, boxes=BOXES)
     with pytest.raises(ValueError, match="split"):
         Run.create(tmp_path / "r", settings={}, images=IMAGES.drop(columns="split"), boxes=BOXES)

@@ -359,7 +359,7 @@ def train(
     scores = AurocCallback(
         model, val, run, first_epoch=first_best, patience=patience, batches=train
     )
-    with run.held():
+    with run.lock():
         for folder in (run.folder, run.folder / "checkpoints"):
             remove_unfinished(folder)
         if resume and _has_ended(run, settings):

@@ -149,7 +149,7 @@ def test_the_report_judges_those_very_probabilities(run):
 
 
 def test_a_run_without_a_temperature_says_why(run, tmp_path):
-    with pytest.raises(ValueError, match=r"class_name=.Mass.: allowed are .*Edema"):
+    with pytest.raises(ValueError, match=r"class_name=.Mass.: expected one of .*Edema"):
         temperature_of(run, class_name="Mass")
     bare = write_run(tmp_path / "bare", films=60)
     bare.write_table("predictions.csv", bare.predictions.assign(y_true=0))

@@ -7,7 +7,7 @@ import pytest
 from chexnet.evaluation import choose_thresholds, evaluate_maps, localization_scores
 from chexnet.evaluation.localization import choose_map_threshold
 from chexnet.labels import box_masks
-from tests.made_up_run import write_run
+from tests.made_up_run import change_scores, write_run
 
 # Films of 800 x 400 pixels under maps of 8 x 4 cells: a cell is 100 x 100 pixels.
 FILMS = pd.DataFrame({"image_id": ["a", "b", "c"], "rows": 800, "columns": 400})
@@ -219,7 +219,7 @@ def test_test_films_have_no_say_in_thresholds_and_floors(run, report, tmp_path):
     ids, maps = other.maps()
     test = (films.loc[ids, "split"] == "test").to_numpy()
     maps[test] = maps[test][::-1, :, ::-1]
-    other.write_arrays("maps.npz", image_id=ids, maps=maps)
+    change_scores(other, maps=maps)
     boxes = other.boxes
     moved = boxes["image_id"].map(films["split"]) == "test"
     boxes.loc[moved, "y"] = 0.0
@@ -252,7 +252,7 @@ def test_a_study_without_boxes_gives_reasons_in_place_of_numbers(tmp_path):
 def test_a_scored_film_without_a_map_is_an_error_that_names_it(tmp_path):
     run = write_run(tmp_path / "run", films=80)
     ids, maps = run.maps()
-    run.write_arrays("maps.npz", image_id=ids[1:], maps=maps[1:])
+    change_scores(run, image_ids=ids[1:], maps=maps[1:])
     with pytest.raises(ValueError, match=rf"maps.npz: 1 of .* have no map, such as {ids[0]}"):
         evaluate_maps(run, n_bootstrap=20)
     with pytest.raises(ValueError, match=r"no class 'Edema'; it has \['Pneumonia'\]"):

@@ -8,7 +8,7 @@ from chexnet.evaluation import (
     report_table,
 )
 from chexnet.evaluation.report import ESTIMATE
-from tests.made_up_run import write_run
+from tests.made_up_run import change_scores, write_run
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,7 @@ def test_scores_alone_make_a_table_too(metrics):
 
 def test_a_run_without_positives_makes_a_table_of_reasons(tmp_path):
     run = write_run(tmp_path / "run", films=60)
-    columns = ["image_id", "split", "class_name", "y_true", "y_score"]
-    run.write_table("predictions.csv", run.predictions.assign(y_true=0)[columns])
+    change_scores(run, predictions=run.read_table("predictions.csv").assign(y_true=0))
     evaluate(run, n_bootstrap=5)
     evaluate_maps(run, n_bootstrap=5)
     table = report_table(run.metrics)

@@ -8,7 +8,7 @@ from chexnet.evaluation import evaluate_maps, localization_scores
 from chexnet.explorer import gallery as mapcache
 from chexnet.explorer.gallery import cached_maps, methods_at_hand
 from chexnet.runs import Run
-from tests.made_up_run import write_run
+from tests.made_up_run import change_scores, write_run
 
 
 def small_model() -> keras.Model:
@@ -96,8 +96,8 @@ def test_maps_are_made_once_and_anew_when_what_they_come_from_has_changed(run, m
     np.testing.assert_array_equal(again.levels, first.levels)
     np.testing.assert_array_equal(again.iou, first.iou)
     assert not made
-    ids, maps = run.maps()
-    run.write_arrays("maps.npz", image_id=ids, maps=maps + 1)
+    _ids, maps = run.maps()
+    change_scores(run, maps=maps + 1)
     assert cached_maps(run).low[0] == pytest.approx(first.low[0] + 1)
     evaluate_maps(run, n_bootstrap=20)  # now there is a cut of the evaluation
     assert cached_maps(run).cuts.shape == first.cuts.shape
@@ -155,7 +155,7 @@ def test_each_class_has_its_own_range_scale_and_iou(tmp_path):
     run = write_run(tmp_path / "two", films=60, classes=("Pneumonia", "Mass"))
     ids, maps = run.maps()
     maps[:, 1] = maps[:, 1] / 100 - 3
-    run.write_arrays("maps.npz", image_id=ids, maps=maps)
+    change_scores(run, maps=maps)
     found = cached_maps(run)
     row, its = 2, list(ids).index(found.image_ids[2])
     np.testing.assert_allclose(found.map_of(row, 1), maps[its, 1], atol=0.001)
@@ -164,7 +164,7 @@ def test_each_class_has_its_own_range_scale_and_iou(tmp_path):
 
 
 def test_an_unknown_method_and_a_missing_file_are_named(run):
-    with pytest.raises(ValueError, match="method='magic': allowed are 'CAM', 'HiResCAM'"):
+    with pytest.raises(ValueError, match="method='magic': allowed are 'CAM'"):
         cached_maps(run, "magic")
     with pytest.raises(FileNotFoundError, match=r"model\.keras"):
         cached_maps(run, "LayerCAM")

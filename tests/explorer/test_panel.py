@@ -262,7 +262,7 @@ def test_a_run_and_its_folder_are_both_explored_and_anything_else_is_refused(run
     assert explore(run.folder).image_id == explore(str(run.folder)).image_id
     with pytest.raises(FileNotFoundError, match="not a run folder"):
         explore(tmp_path)
-    with pytest.raises(ValueError, match=r"class_name='Mass': allowed are \['Pneumonia'\]"):
+    with pytest.raises(ValueError, match=r"class_name='Mass': expected one of \['Pneumonia'\]"):
         explore(run, class_name="Mass")
     with pytest.raises(ValueError, match="colormap='rainbow2'"):
         explore(run, colormap="rainbow2")

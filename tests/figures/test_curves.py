@@ -152,7 +152,7 @@ class TestEveryChart:
         FigureCanvasAgg(chart(run)).draw()
 
     def test_refuses_an_unknown_class_and_a_run_that_is_not_evaluated(self, chart, run, tmp_path):
-        with pytest.raises(ValueError, match=r"class_name='Mass': allowed are \['Pneumonia'\]"):
+        with pytest.raises(ValueError, match=r"class_name='Mass': expected one of \['Pneumonia'\]"):
             chart(run, class_name="Mass")
         with pytest.raises(ValueError, match=r"metrics\.json: classes is missing"):
             chart(write_run(tmp_path / "bare", films=40))

@@ -115,7 +115,7 @@ def test_the_model_and_what_needs_no_pixels_differ_in_colour_and_in_marker(run):
 
 
 def test_a_run_that_is_not_evaluated_and_an_unknown_class_are_refused(run, tmp_path):
-    with pytest.raises(ValueError, match=r"class_name='Mass': allowed are \['Pneumonia'\]"):
+    with pytest.raises(ValueError, match=r"class_name='Mass': expected one of \['Pneumonia'\]"):
         forests.subgroup_figure(run, class_name="Mass")
     with pytest.raises(ValueError, match=r"metrics\.json: classes is missing"):
         forests.subgroup_figure(write_run(tmp_path / "bare", films=40))

@@ -4,7 +4,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from chexnet.evaluation import evaluate, evaluate_maps, interval_text, outperforms_baselines
 from chexnet.figures import evidence_page
-from tests.made_up_run import write_run
+from tests.made_up_run import change_scores, write_run
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_the_page_of_a_class_whose_maps_were_not_judged_says_so(run, tmp_path):
 
 def test_a_run_of_which_little_is_known_still_has_its_page(tmp_path):
     poor = write_run(tmp_path / "poor", films=60)
-    poor.write_table("predictions.csv", poor.predictions.assign(y_true=0))
+    change_scores(poor, predictions=poor.read_table("predictions.csv").assign(y_true=0))
     evaluate(poor, n_bootstrap=20)
     evaluate_maps(poor, n_bootstrap=20)
     page = evidence_page(poor)

@@ -10,7 +10,7 @@ from chexnet.evaluation import OUTCOMES, choose_thresholds, evaluate, outcome_ta
 from chexnet.figures import results_figure
 from chexnet.runs import Run
 from tests.alone import run_without_keras
-from tests.made_up_run import write_run
+from tests.made_up_run import change_scores, write_run
 
 LEFT, RIGHT = ("TP", "TN"), ("FN", "FP")
 
@@ -203,7 +203,7 @@ def test_a_film_whose_map_is_below_zero_everywhere_stays_grey(tmp_path):
     cold = set(ids[::2])
     maps[::2] = -np.abs(maps[::2]) - 0.1
     for scaled in (maps, -np.abs(maps) - 0.1):  # half of the films cold, then all of them
-        run.write_arrays("maps.npz", image_id=ids, maps=scaled)
+        change_scores(run, maps=scaled)
         figure = results_figure(run.folder, rows=3)
         for axes in films_on(figure).values():
             for ax in axes:
@@ -220,7 +220,7 @@ def test_the_same_seed_draws_the_same_films_and_another_seed_others(run, figure)
 
 def test_the_draw_does_not_depend_on_the_order_of_the_predictions(run, figure, tmp_path):
     other = with_films(write_run(tmp_path / "made-up", films=240, signal=0.5))
-    other.write_table("predictions.csv", other.read_table("predictions.csv").iloc[::-1])
+    change_scores(other, predictions=other.read_table("predictions.csv").iloc[::-1])
     assert ids_on(results_figure(other.folder)) == ids_on(figure)
 
 
@@ -303,7 +303,7 @@ def test_after_new_scores_the_threshold_of_an_earlier_evaluation_is_not_used(tmp
     evaluate(run, n_bootstrap=20)
     old = run.metrics["classes"]["Pneumonia"]["operating_points"]["youden"]["threshold"]
     scores = run.read_table("predictions.csv")
-    run.write_table("predictions.csv", scores.assign(y_score=scores["y_score"] ** 3))
+    change_scores(run, predictions=scores.assign(y_score=scores["y_score"] ** 3))
     words = caption(results_figure(run.folder))
     assert f"Decision threshold {old**3:.3g} (Youden index on" in words
     films, _ = outcome_table(run)
@@ -320,7 +320,7 @@ def test_a_threshold_can_be_given_and_a_score_equal_to_it_is_called_positive(run
 
 def test_without_validation_the_missing_threshold_is_explained(tmp_path):
     run = with_films(write_run(tmp_path / "run", films=40))
-    run.write_table("predictions.csv", run.read_table("predictions.csv").query("split == 'test'"))
+    change_scores(run, predictions=run.read_table("predictions.csv").query("split == 'test'"))
     with pytest.raises(ValueError, match=r"no threshold can be chosen for 'Pneumonia'.*threshold="):
         results_figure(run.folder)
     assert results_figure(run.folder, threshold=0.5)
@@ -330,7 +330,7 @@ def test_each_class_has_its_own_figure(tmp_path):
     run = with_films(write_run(tmp_path / "two", films=100, classes=("Pneumonia", "Mass")))
     ids, maps = run.maps()
     maps[:, 1] = -1  # no evidence for a mass anywhere: its figure is grey
-    run.write_arrays("maps.npz", image_id=ids, maps=maps)
+    change_scores(run, maps=maps)
     figure = results_figure(run.folder, class_name="Mass")
     for axes in films_on(figure).values():
         assert all(np.ptp(ax.images[0].get_array(), axis=-1).max() == 0 for ax in axes)
@@ -343,7 +343,7 @@ def test_each_class_has_its_own_figure(tmp_path):
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"class_name": "Mass"}, r"class_name='Mass': allowed are \['Pneumonia'\]"),
+        ({"class_name": "Mass"}, r"class_name='Mass': expected one of \['Pneumonia'\]"),
         ({"by": "luck"}, "by='luck': allowed are 'outcome', 'score', 'hit', 'miss'"),
         ({"columns": (0, 3)}, r"columns=\(0, 3\)"),
         ({"rows": 0}, "rows=0"),
@@ -394,9 +394,9 @@ def test_genuine_films_keep_their_shape_and_their_boxes(rsna_dir, tmp_path):
         boxes=boxes.drop(columns="Target"),
     )
     predictions = images[["image_id", "split"]].assign(class_name="Pneumonia", y_true=truth)
-    run.write_table("predictions.csv", predictions.assign(y_score=0.2 + 0.6 * truth))
+    predictions["y_score"] = 0.2 + 0.6 * truth
     maps = np.zeros((12, 1, 7, 7), np.float32)
-    run.write_arrays("maps.npz", image_id=np.array(ids, str), maps=maps)
+    run.write_scores(predictions, ids, {"CAM": maps}, bias=np.zeros(1, np.float32))
     for image_id in images.query("split == 'test'")["image_id"]:
         dicom = pydicom.dcmread(rsna_dir / "stage_2_train_images" / f"{image_id}.dcm")
         run.write_film(image_id, dicom.pixel_array)

@@ -237,7 +237,7 @@ def test_scores_and_maps_of_a_trained_network_agree_to_the_logit(trained, study)
     run, network, _ = trained
     predictions = record_scores(run, network, study[3], study[0])
     with np.load(run.folder / "maps.npz", allow_pickle=False) as stored:
-        logit = stored["maps"][:, 0].mean((1, 2)) + stored["bias"][0]
+        logit = stored["maps/CAM"][:, 0].mean((1, 2)) + stored["bias"][0]
     score = predictions["y_score"].to_numpy()
     np.testing.assert_allclose(np.log(score / (1 - score)), logit, atol=1e-4)
 

@@ -239,13 +239,13 @@ def test_what_a_killed_training_left_half_written_is_removed(study, tmp_path):  
 
 def test_two_trainings_into_one_folder_are_refused(study, tmp_path):  # noqa: F811
     run = new_run(study, tmp_path / "run")
-    with run.held():
-        other = f"from chexnet.runs import Run; Run({str(run.folder)!r}).held().__enter__()"
+    with run.lock():
+        other = f"from chexnet.runs import Run; Run({str(run.folder)!r}).lock().__enter__()"
         told = subprocess.run(
             [sys.executable, "-c", other],
             capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
         )  # fmt: skip
-    assert "another process is training into this run folder" in told.stderr
+    assert "another process is training in this run folder" in told.stderr
 
 
 # With an augmenter, for what resume compares must be the same in every process.

@@ -1,0 +1,75 @@
+import cv2
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from keras import layers
+
+from chexnet.cam import METHODS, class_activation_map
+from chexnet.generator import ImageStore
+from chexnet.runs import Run
+from chexnet.training import record_scores
+
+SPLITS = ["train", "val", "test"] * 4
+
+
+def small_model() -> keras.Model:
+    """A flat network with the layers that the methods ask for."""
+    keras.utils.set_random_seed(0)
+    film = keras.Input((32, 32, 1))
+    x = layers.Rescaling(1 / 255)(film)
+    x = layers.Conv2D(4, 3, strides=2, padding="same", activation="relu")(x)
+    x = layers.AveragePooling2D(2, name="pool2_pool")(x)
+    x = layers.Conv2D(4, 3, padding="same", activation="relu")(x)
+    x = layers.AveragePooling2D(2, name="pool3_pool")(x)
+    x = layers.Conv2D(4, 3, padding="same", activation="relu")(x)
+    x = layers.Identity(name="pool4_pool")(x)
+    x = layers.ReLU(name="relu")(layers.Conv2D(4, 3, padding="same")(x))
+    x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
+    return keras.Model(film, layers.Dense(1, activation="sigmoid", name="predictions")(x))
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A run, and a store and a folder with its films."""
+    folder, rng = tmp_path / "jpg", np.random.default_rng(0)
+    folder.mkdir()
+    images = pd.DataFrame({"image_id": [f"film{n}" for n in range(12)], "split": SPLITS})
+    images["Pneumonia"] = rng.integers(0, 2, 12)
+    for image_id in images["image_id"]:
+        film = rng.integers(0, 256, (32, 32), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{image_id}.jpg"), film)
+    boxes = pd.DataFrame(columns=["image_id", "x", "y", "width", "height"])
+    settings = {"class_names": ["Pneumonia"]}
+    run = Run.create(tmp_path / "run", settings=settings, images=images, boxes=boxes)
+    store = ImageStore(folder, images["image_id"], image_size=32, progress=False)
+    return run, store, folder
+
+
+def test_the_maps_of_the_methods_asked_for_are_stored(study):
+    run, store, folder = study
+    model = small_model()
+    predictions = record_scores(run, model, store, folder, methods=METHODS, batch_size=3)
+    assert run.map_methods == list(METHODS)
+    assert predictions["split"].value_counts().to_dict() == {"val": 4, "test": 4}
+    for method, side in (("CAM", 4), ("HiResCAM", 4), ("Grad-CAM", 4), ("LayerCAM", 8)):
+        ids, maps = run.maps(method)
+        assert ids.tolist() == predictions["image_id"].tolist()
+        assert maps.shape == (8, 1, side, side)
+        scores, expected = class_activation_map(model, store[ids], method=method)
+        np.testing.assert_allclose(maps[:, 0], expected, atol=1e-5)
+        np.testing.assert_allclose(predictions["y_score"], scores[:, 0], atol=1e-5)
+
+
+def test_the_exact_maps_are_stored_whatever_else_is(study):
+    run, store, folder = study
+    record_scores(run, small_model(), store, folder, methods=["LayerCAM"])
+    assert run.map_methods == ["CAM", "LayerCAM"]
+
+
+def test_an_unknown_method_is_refused_before_anything_is_written(study):
+    run, store, folder = study
+    with pytest.raises(ValueError, match=r"method='magic': expected one of \['CAM', 'HiResCAM'"):
+        record_scores(run, small_model(), store, folder, methods=["magic"])
+    assert not (run.folder / "predictions.csv").exists()
+    assert not (run.folder / "films").exists()
