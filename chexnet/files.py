@@ -12,16 +12,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-__all__ = [
-    "check_image_id",
-    "locked",
-    "read_image",
-    "read_table",
-    "refuse",
-    "remove_unfinished",
-    "summarize",
-    "write_atomic",
-]
+__all__ = ["check_image_id", "locked", "read_image", "read_table", "write_atomic"]
 
 UNFINISHED = ".part"  # ends the name of a file that is being written
 _IMAGE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -84,13 +75,7 @@ def write_atomic(path: Path, data: bytes, *, sync: bool = False) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes the files that killed processes left unfinished. Nobody else may write there.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from chexnet.files import remove_unfinished
-        >>> remove_unfinished(Path("data/phantom/jpg"))
-    """
+    """Removes the files that killed processes left unfinished; nobody else may write there."""
     for path in folder.glob(f".*{UNFINISHED}*"):
         path.unlink(missing_ok=True)
 
@@ -178,40 +163,20 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def summarize(names: Iterable[object], most: int = 5) -> str:
-    """The first few of many names, for an error message.
-
-    Args:
-        names: what to list.
-        most: how many to list.
-
-    Example:
-        >>> from chexnet.files import summarize
-        >>> summarize(range(12))
-        '0, 1, 2, 3, 4 and 7 more'
-    """
+    """The first few of many names, for an error message: ``"a, b, c, d, e and 7 more"``."""
     listed = [str(name) for name in names]
     rest = len(listed) - most
     return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def refuse(source: object, names: Iterable[object], what: str, expected: str = "") -> None:
-    """Raises an error that names the first few of the wrong values, if there are any.
+    """Raises a ValueError that names the first few of the wrong values, if there are any.
 
     Args:
         source: begins the message, such as a file's path.
         names: what is wrong, such as image ids.
         what: what is wrong with them.
         expected: what is expected instead.
-
-    Raises:
-        ValueError: there is at least one name.
-
-    Example:
-        >>> from chexnet.files import refuse
-        >>> refuse("images.csv", [], "images listed twice")
-        >>> refuse("images.csv", ["a", "b", "a"], "images listed twice", "one row each")
-        Traceback (most recent call last):
-        ValueError: images.csv: 2 images listed twice: a, b; expected: one row each
     """
     names = list(dict.fromkeys(names))
     if names:

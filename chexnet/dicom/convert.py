@@ -1,12 +1,8 @@
-"""DICOM films to 8-bit JPGs, one or thirty thousand.
+"""A folder of films to 8-bit JPGs, with any executor and although processes may die.
 
-A film whose file already holds the right JPG is copied out of it (``jpeg.py``); others are read and
-encoded (``film.py``). Nothing of a header but view, sex, age and size reaches a JPG, the table
-(``filmtable.py``) or a message.
-
-A long list worked off over any executor, though processes die on the way.
-
-Nothing here knows of films: a task takes a list of items and returns as long a list of rows.
+A film whose file already holds the right JPG is copied out of it (``jpeg.py``); others are decoded
+and encoded (``film.py``). Of a header only view, sex, age and size reach a JPG, the table
+(``table.py``) or a message.
 """
 
 import contextlib
@@ -18,10 +14,17 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+)
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from queue import SimpleQueue
 
 import cv2
 import pandas as pd
@@ -35,171 +38,23 @@ from chexnet.dicom.table import (
     Source,
     as_table,
     find_files,
-    remembering,
+    known_rows,
     row_of,
     stem,
     write_films,
 )
-from chexnet.files import UNFINISHED, write_atomic
+from chexnet.files import locked, remove_unfinished, write_atomic
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-_BATCH = 32  # items a task: long against the cost of sending it, short against a user's patience
-_PATIENCE = 2.0  # seconds; a worker process takes about that long to start and import
-_IN_FLIGHT = 1024  # tasks given at once to an executor whose size is not known
-# Tasks that an executor may fail before its first success. One item that kills its process takes
-# along what else that process held; an executor that can do nothing fails them all.
-_FAILURES = 8
-
-
-def work_off(
-    items: list[Item],
-    task: Callable[[list[Item]], list[Result]],
-    *,
-    executor: Executor | None = None,
-    workers: int | None = None,
-    died: Callable[[Item], Result],
-) -> Iterator[list[Result]]:
-    """Yields the rows of all items, some at a time, in the order in which they are done.
-
-    Args:
-        items: what is to be done.
-        task: does some of it. It can be pickled and raises nothing.
-        executor: where to do it. By default this process, and once that has taken two seconds and
-            would take more, new processes.
-        workers: how many of those, by default one a core; 1 stays in this process.
-        died: gives the row of an item that ended the process which worked on it.
-
-    Warns:
-        RuntimeWarning: no process can be started, or the executor has failed some or all tasks; the
-            work goes on without.
-    """
-    workers = workers or cv2.getNumberOfCPUs()
-    began, done = time.monotonic(), 0
-    while executor is None and done < len(items):
-        # Copying a few hundred films takes less than starting a process.
-        yield task(items[done : done + 1])
-        done += 1
-        spent = time.monotonic() - began
-        if workers > 1 and spent > _PATIENCE and spent / done * (len(items) - done) > _PATIENCE:
-            break
-    items = items[done:]
-    size = max(1, min(_BATCH, len(items) // 16))
-    batches = [items[start : start + size] for start in range(0, len(items), size)]
-    while batches:
-        try:
-            given = executor is not None
-            with contextlib.nullcontext(executor) if given else _processes(workers) as pool:
-                in_flight = _IN_FLIGHT if given else workers + 2
-                failed, left, why = yield from _through(pool, task, batches, in_flight)
-        except BrokenExecutor:
-            # As in a script without `if __name__ == "__main__"`.
-            warnings.warn(
-                "no worker process can be started; going on in this one",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-            yield from (task(batch) for batch in batches)
-            return
-        if given:
-            # Own processes tell a task that kills them from an executor that is no good.
-            failed, left = [], failed + left
-            if left:
-                warnings.warn(
-                    f"the executor did not do {len(left)} of {len(batches)} tasks "
-                    f"({type(why).__name__}: {why}); going on in own processes",
-                    RuntimeWarning,
-                    stacklevel=3,
-                )
-        for batch in failed:
-            yield from _apart(task, batch, died)
-        executor, batches = None, left
-
-
-def _through(
-    pool: Executor,
-    task: Callable[[list[Item]], list[Result]],
-    batches: list[list[Item]],
-    in_flight: int,
-) -> Generator[list[Result], None, tuple[list[list[Item]], list[list[Item]], Exception | None]]:
-    """Works off batches, a bounded number at a time, unless the pool fails from the first on.
-
-    Returns:
-        Batches that came back with an error, one of which may have killed a process; batches that
-        were not begun; and an error that says why.
-    """
-    waiting, failed, queue, why, works = {}, [], list(reversed(batches)), None, False
-    while True:
-        if not works and len(failed) >= _FAILURES:
-            queue += [waiting.pop(future) for future in list(waiting) if future.cancel()]
-        else:
-            try:
-                while queue and len(waiting) < in_flight:
-                    waiting[pool.submit(task, queue[-1])] = queue[-1]
-                    queue.pop()
-            except RuntimeError as error:  # BrokenExecutor is one, so is a pool shut down
-                why = why or error
-        if not waiting:
-            return failed, queue[::-1], why
-        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-            batch = waiting.pop(future)
-            try:
-                rows = future.result()
-            except Exception as error:
-                # The task itself raises nothing: its process is gone, or its cluster.
-                failed.append(batch)
-                why = why or error
-            else:
-                works = True
-                yield rows
-
-
-def _apart(
-    task: Callable[[list[Item]], list[Result]], batch: list[Item], died: Callable[[Item], Result]
-) -> Iterator[list[Result]]:
-    """Halves a batch until the item that kills its process is alone, and reports that one."""
-    try:
-        with _processes(1) as pool:
-            yield pool.submit(task, batch).result()
-    except BrokenExecutor:
-        if len(batch) == 1:
-            yield [died(batch[0])]
-        else:
-            yield from _apart(task, batch[: len(batch) // 2], died)
-            yield from _apart(task, batch[len(batch) // 2 :], died)
-
-
-@contextlib.contextmanager
-def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes that know nothing of what this one has loaded: TensorFlow forbids forking.
-
-    Raises:
-        BrokenExecutor: none can be started.
-    """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-        pool.submit(os.getpid).result()
-        yield pool
-
-
-def _end_with_parent() -> None:
-    """Ends this worker when the process that started it is killed, which nothing else would do."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a user's Ctrl-C is the parent's to handle
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-RECIPE = 1  # goes up when the same film would become another JPG, so that old ones are made again
+VERSION = 1  # raised when the same film gives another JPG, so that old ones are made again
 _PLAIN = "JPEG Baseline (Process 1), 8 bits, MONOCHROME2"
 _MADE = ("copied", "encoded")
 _LONGEST_SIDE = 65_500  # pixels, libjpeg's JPEG_MAX_DIMENSION
 _DIED = "the process that read it died (out of memory, or a decoder crashed)"
+_SAVE_EVERY = 5.0  # seconds; writing a table of 100,000 films takes half a second
+_PATIENCE = 2.0  # seconds; a worker process takes about that long to start and import
+_BATCH = 32  # films a task: long compared with the cost of sending it
+
+Task = Callable[[list[Source]], list[Row]]
 
 
 def convert_folder(
@@ -211,97 +66,98 @@ def convert_folder(
     quality: int = 95,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Makes a JPG of every film below a folder, and a table of what became of each file.
+    """Makes a JPG of every film below a folder, and a table with one row for each file.
 
-    ``target/<image_id>.jpg`` is a film (``image_id`` is its file's name without suffix) and
-    ``target/films.csv`` the table. Called again after any kind of stop it goes on where it was;
-    films that are done and unchanged are left alone, failed ones are tried again. A film that no
-    longer gives a picture loses its JPG. One that is gone from ``source`` keeps its JPG and loses
-    its row: a wrong or half-mounted folder must not cost what has been made.
+    Writes ``target/<image_id>.jpg`` (``image_id`` is the name of the film's file without suffix)
+    and ``target/films.csv``, the table. If a run was stopped in any way, the next one continues it.
+    Films that are converted and unchanged are skipped; failed ones are tried again. The JPG of a
+    film that now fails is removed. If a film is gone from ``source``, its row is removed but its
+    JPG stays: a wrong or unmounted folder must not delete results.
 
     Args:
         source: folder of DICOM files; subfolders are searched, links out of it are not followed.
-        target: folder for the JPGs, made if need be; may lie in ``source``.
-        executor: where to work, such as ``Client(...).get_executor()`` of a Dask cluster that sees
-            both folders. By default this process, joined by others where that would take long.
-        workers: how many others, by default one a core; 1 stays in this process.
+        target: folder for the JPGs, made if missing; may be inside ``source``.
+        executor: where to convert, such as ``Client(...).get_executor()`` of a Dask cluster that
+            sees both folders. By default this process, and more processes if it would take long.
+        workers: number of those processes, by default one a core; 1 stays in this process.
         quality: of an encoded JPG, 1 to 100. Copied ones are as the file has them.
         progress: whether to show a bar.
 
     Returns:
         One row a file, sorted by ``file`` (its path below ``source``): ``image_id``; ``status``
-        "copied" (the JPG stood in the file, its pixels are untouched), "encoded" or "failed";
+        "copied" (the JPG was in the file, its pixels are unchanged), "encoded" or "failed";
         ``reason``, for "encoded" what was done to the pixels, for "failed" why; ``rows``,
         ``columns`` in pixels; ``view``, ``sex``, ``age`` in years, missing if not known;
-        ``stored``, how the file held it; book-keeping (``quality``, ``jpg_bytes``,
-        ``source_bytes``, ``source_time_ns``, ``recipe``); and, not in ``films.csv``, ``new``:
+        ``stored``, how the file stored it; book-keeping (``quality``, ``jpg_bytes``,
+        ``source_bytes``, ``source_time_ns``, ``version``); and, not in ``films.csv``, ``new``:
         whether this run made it.
 
     Raises:
-        NotADirectoryError: ``source`` is no folder.
-        FileNotFoundError: it holds no files.
-        ValueError: ``target`` is ``source`` or has another's ``films.csv``, or ``quality`` is none.
-        BlockingIOError: another run is converting into ``target``.
+        NotADirectoryError: ``source`` is not a folder.
+        FileNotFoundError: ``source`` holds no files.
+        ValueError: ``target`` is ``source``, ``quality`` is invalid, or ``target`` holds a
+            ``films.csv`` of somebody else.
+        BlockingIOError: another process is converting into ``target``.
 
     Warns:
-        RuntimeWarning: ``films.csv`` is damaged and made anew, or the executor or the processes
-            failed and the work went on without.
+        RuntimeWarning: ``films.csv`` is damaged, no process can be started, or tasks of the
+            executor failed and their films were converted without it.
+
+    Example:
+        >>> from chexnet.dicom import convert_folder
+        >>> source, target = "data/phantom/study/stage_2_train_images", "data/phantom/jpg"
+        >>> films = convert_folder(source, target, progress=False)
+        >>> films[["status", "rows", "columns"]].value_counts().to_dict()
+        {('copied', 256, 256): 40}
     """
     source, target = Path(source).resolve(), Path(target).resolve()
     if not source.is_dir():
         raise NotADirectoryError(f"{source}: not a folder")
     if source == target:
-        raise ValueError(f"{target}: the JPGs need a folder other than that of the films")
+        raise ValueError(f"{target}: expected a folder for the JPGs other than that of the films")
     if not isinstance(quality, numbers.Integral) or not 1 <= quality <= 100:
-        raise ValueError(f"quality {quality!r}: 1 to 100 is allowed, as an integer")
-    quality = int(quality)  # NumPy's cannot be written to the journal
+        raise ValueError(f"quality={quality!r}: expected an integer from 1 to 100")
     films, rows = find_files(source, target)
     if not films and not rows:
         raise FileNotFoundError(f"{source}: holds no files")
     target.mkdir(parents=True, exist_ok=True)
-    with remembering(target) as (known, remember):
-        sizes = _jpg_sizes(target)
-        todo = []
-        for film in films:
-            row = known.get(film.file)
-            if row is not None and _stands(row, film, sizes, quality):
-                rows.append(row)
-            else:
-                todo.append(film)
-        task = partial(_convert, target=target, quality=quality)
-        made: set[object] = set()
-        with tqdm(total=len(todo), unit="film", disable=not (progress and todo)) as bar:
-            for batch in work_off(todo, task, executor=executor, workers=workers, died=_died):
-                # A failed film is tried again anyway, and what was made of it is still to be known.
-                remember(new := [row for row in batch if row["status"] in _MADE])
-                made.update(row["file"] for row in new)
-                rows += batch
-                bar.update(len(batch))
-        if todo:
-            _jpg_sizes(target)
+    message = f"{target}: another process is converting into this folder"
+    with locked(target / ".films.lock", message):
+        known = known_rows(target)
+        remove_unfinished(target)
+        sizes = {e.name: e.stat().st_size for e in os.scandir(target) if e.name.endswith(".jpg")}
+        done = {f.file for f in films if _is_done(known.get(f.file), f, sizes, quality)}
+        rows += [known[file] for file in done]
+        todo = [film for film in films if film.file not in done]
+        batches = map_films(todo, partial(_convert, target, quality), executor, workers)
+        bar = tqdm(total=len(todo), unit="film", disable=not (progress and todo))
+        saved = time.monotonic()
+        try:
+            with contextlib.closing(batches), bar:
+                for batch in batches:
+                    rows += batch
+                    bar.update(len(batch))
+                    # A failed film keeps its earlier row until its outdated JPG is removed.
+                    known |= {row["file"]: row for row in batch if row["status"] in _MADE}
+                    if time.monotonic() - saved > _SAVE_EVERY:
+                        write_films(target, as_table(known.values()))
+                        saved = time.monotonic()
+        except BaseException:
+            write_films(target, as_table(known.values()))
+            raise
+        remove_unfinished(target)  # of workers that died
         _remove_outdated(rows, known, target)
         table = as_table(rows)
         write_films(target, table)
-    return table.assign(new=table["file"].isin(made))
+    return table.assign(new=table["status"].isin(_MADE) & ~table["file"].isin(done))
 
 
-def _jpg_sizes(target: Path) -> dict[str, int]:
-    """Bytes of every JPG in the folder, after what dead runs left half-written has been removed."""
-    sizes = {}
-    with os.scandir(target) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") and entry.name.endswith(UNFINISHED):
-                Path(entry.path).unlink(missing_ok=True)
-            elif entry.name.endswith(".jpg"):
-                sizes[entry.name] = entry.stat().st_size
-    return sizes
-
-
-def _stands(row: Row, film: Source, sizes: dict[str, int], quality: int) -> bool:
-    """Whether an earlier run's JPG of this film is what this run would make."""
+def _is_done(row: Row | None, film: Source, sizes: dict[str, int], quality: int) -> bool:
+    """Whether the JPG that an earlier run made of this film is what this run would make."""
     return (
-        row["status"] in _MADE
-        and row["recipe"] == RECIPE
+        row is not None
+        and row["status"] in _MADE
+        and row["version"] == VERSION
         and row["image_id"] == film.image_id
         and (row["source_bytes"], row["source_time_ns"]) == (film.size, film.time_ns)
         and row["quality"] in (None, quality)
@@ -311,50 +167,164 @@ def _stands(row: Row, film: Source, sizes: dict[str, int], quality: int) -> bool
 
 def _remove_outdated(rows: list[Row], known: dict[str, Row], target: Path) -> None:
     """Removes the JPGs that earlier runs made of files which now give none."""
-    kept = {row["image_id"] for row in rows if row["status"] in _MADE}
+    made = {row["image_id"] for row in rows if row["status"] in _MADE}
     for row in rows:
         before, image_id = known.get(row["file"], row), stem(row["file"].rpartition("/")[2])
-        # The table alone does not decide: it may have been edited.
-        if before["status"] in _MADE and before["image_id"] == image_id and image_id not in kept:
-            with contextlib.suppress(OSError):  # a folder, say, that bears its name
+        # The table may have been edited, so it must agree with the file's name.
+        if before["status"] in _MADE and before["image_id"] == image_id and image_id not in made:
+            with contextlib.suppress(OSError):  # such as a folder of that name
                 (target / f"{image_id}.jpg").unlink()
 
 
-def _convert(films: list[Source], target: Path, quality: int) -> list[Row]:
+def map_films(
+    films: list[Source], task: Task, executor: Executor | None, workers: int | None
+) -> Generator[list[Row], None, None]:
+    """Yields the rows of all films, some at a time, in the order in which they are done."""
+    workers, done = workers or cv2.getNumberOfCPUs(), 0
+    began = time.monotonic()
+    while executor is None and done < len(films):
+        # Copying a few hundred films takes less time than starting a process.
+        yield task(films[done : done + 1])
+        done += 1
+        spent = time.monotonic() - began
+        if workers > 1 and spent > _PATIENCE and spent / done * (len(films) - done) > _PATIENCE:
+            break
+    films = films[done:]
+    size = max(1, min(_BATCH, len(films) // 16))
+    batches = [films[start : start + size] for start in range(0, len(films), size)]
+    if executor is not None:
+        batches = yield from _in_executor(batches, task, executor)
+    if batches:
+        yield from _in_processes(batches, task, workers)
+
+
+def _in_executor(
+    batches: list[list[Source]], task: Task, executor: Executor
+) -> Generator[list[Row], None, list[list[Source]]]:
+    """Converts films in an executor; returns the batches that it failed to do, with a warning."""
+    futures: dict[Future[list[Row]], list[Source]] = {}
+    error: Exception | None = None
+    try:
+        try:
+            for batch in batches:
+                futures[executor.submit(task, batch)] = batch
+        except RuntimeError as broken:  # BrokenExecutor is one; also if it was shut down
+            error = broken
+        failed = batches[len(futures) :]
+        for future in as_completed(futures):
+            try:
+                rows = future.result()
+            except Exception as lost:  # its process died, or its cluster; a bug is raised later
+                error = lost
+                failed.append(futures[future])
+            else:
+                yield rows
+    finally:
+        for future in futures:
+            future.cancel()
+    if failed:
+        warnings.warn(
+            f"the executor failed {len(failed)} of {len(batches)} tasks ({type(error).__name__}: "
+            f"{error}); continuing with processes of this machine",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return failed
+
+
+def _in_processes(batches: list[list[Source]], task: Task, workers: int) -> Iterator[list[Row]]:
+    """Converts films in new processes; a film that ends its process is a failed row."""
+    started = [_process() for _ in range(workers)]
+    try:
+        started[0].submit(os.getpid).result()
+    except BrokenExecutor:
+        warnings.warn(
+            "no worker process can be started, as in a script without `if __name__ == "
+            "'__main__':`; continuing in this process",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        yield from map(task, batches)
+        return
+    # Pools of one process each: one that breaks shows which batch has ended its process.
+    pools: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
+    for pool in started:
+        pools.put(pool)
+
+    def run(batch: list[Source]) -> list[Row]:
+        pool = pools.get()
+        try:
+            return pool.submit(task, batch).result()
+        except BrokenExecutor:
+            pool = _process()
+            if len(batch) == 1:
+                return [row_of(batch[0], "failed", _DIED)]
+        finally:
+            pools.put(pool)
+        return [row for film in batch for row in run([film])]
+
+    threads = ThreadPoolExecutor(workers)
+    try:
+        for future in as_completed([threads.submit(run, batch) for batch in batches]):
+            yield future.result()
+    finally:
+        threads.shutdown(cancel_futures=True)
+        while not pools.empty():
+            pools.get().shutdown()
+
+
+def _process() -> ProcessPoolExecutor:
+    """A pool of one process; spawned, since TensorFlow does not survive a fork."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, mp_context=context, initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def _convert(target: Path, quality: int, films: list[Source]) -> list[Row]:
     """Converts some films one after the other."""
     return [convert_film(film, target, quality) for film in films]
 
 
 def convert_film(film: Source, target: Path, quality: int = 95) -> Row:
-    """Makes the JPG of one film; what goes wrong is in the row that comes back."""
+    """Makes the JPG of one film; an error is in the row that is returned."""
+    facts: Row = {"status": "copied", "stored": _PLAIN}
     try:
         data = read_bytes(film.path)
-        facts: Row = {"status": "copied", "stored": _PLAIN}
         if found := stored_jpeg(data):
             header, jpg = found
         else:
             picture = film_of(data)
-            header, jpg, was = picture.header, picture.jpg, picture.original
+            header = picture.header
+            was: Row = picture.original
+            steps = ", ".join(was["steps"])
             facts["stored"] = f"{was['transfer_syntax']}, {was['bits']} bits, {was['photometric']}"
-            facts["reason"] = ", ".join(was["steps"])
-            if jpg is None:
+            facts["reason"] = steps
+            if picture.jpg:
+                jpg = picture.jpg
+            else:
                 jpg = _encoded(picture, quality)
                 facts |= {"status": "encoded", "quality": quality}
-                facts["reason"] = facts["reason"] or "pixels as stored"
+                facts["reason"] = steps or "pixels as stored"
         write_atomic(target / f"{film.image_id}.jpg", jpg)
     except FilmError as error:
         return row_of(film, "failed", str(error))
     except OSError as error:
-        # Without the paths that are part of the error's own text.
+        # Not its own text, which has the whole path.
         why = error.strerror or type(error).__name__
         return row_of(film, "failed", f"cannot be read or written: {why}")
     except MemoryError:
         return row_of(film, "failed", "not enough memory to read it")
-    return row_of(film, **facts, **header, jpg_bytes=len(jpg), recipe=RECIPE)
-
-
-def _died(film: Source) -> Row:
-    return row_of(film, "failed", _DIED)
+    return row_of(film, **(facts | header), jpg_bytes=len(jpg), version=VERSION)
 
 
 def _encoded(film: Film, quality: int) -> bytes:

@@ -1,23 +1,22 @@
-"""Which files a folder holds, what became of each, and how that is remembered.
+"""The files of a folder, and ``films.csv``: one row for each of them.
 
-``films.csv`` in the target folder has one row a file. While a run is under way each row is added to
-``films.journal`` as soon as its JPG stands, so a run that is killed goes on where it stopped.
+The table also lets ``convert_folder`` resume: it says which JPG was made from which file.
 """
 
 import contextlib
-import json
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from chexnet.files import check_image_id, locked, write_atomic
+from chexnet.files import check_image_id, write_atomic
 
-TABLE, JOURNAL, LOCK = "films.csv", "films.journal", ".films.lock"
+TABLE = "films.csv"
 # Rows, columns in pixels; age in years; sizes in bytes; time of the last change in ns since 1970.
 COLUMNS = {
     "image_id": "str",
@@ -34,12 +33,11 @@ COLUMNS = {
     "jpg_bytes": "Int64",
     "source_bytes": "Int64",
     "source_time_ns": "Int64",
-    "recipe": "Int64",
+    "version": "Int64",
 }
 _NEVER_MISSING = ("image_id", "file", "status", "reason", "stored")
-_BLANK = dict.fromkeys(COLUMNS) | {"stored": ""}
 
-Row = dict[str, object]
+Row = dict[str, Any]
 
 
 class Source(NamedTuple):
@@ -52,11 +50,11 @@ class Source(NamedTuple):
     time_ns: int  # of its last change, ns since 1970
 
 
-def row_of(source: Source, status: str, reason: str = "", **facts: object) -> Row:
-    """One row of the table; what is not given is missing."""
-    known = {"image_id": source.image_id, "file": source.file, "status": status, "reason": reason}
-    size = {"source_bytes": source.size, "source_time_ns": source.time_ns}
-    return _BLANK | known | size | facts
+def row_of(film: Source, status: str, reason: str = "", **facts: object) -> Row:
+    """One row of the table; columns that are not given are missing."""
+    row = {"image_id": film.image_id, "file": film.file, "status": status, "reason": reason}
+    known = {"stored": "", "source_bytes": film.size, "source_time_ns": film.time_ns}
+    return row | known | facts
 
 
 def find_files(folder: Path, leave_out: Path) -> tuple[list[Source], list[Row]]:
@@ -64,58 +62,46 @@ def find_files(folder: Path, leave_out: Path) -> tuple[list[Source], list[Row]]:
 
     Args:
         folder: where to look; resolved.
-        leave_out: a folder that is not entered; resolved.
+        leave_out: a folder that is not searched; resolved.
 
     Returns:
-        The files that may be films, and rows for what is refused unread: names that cannot be an
-        image_id, links that lead out of the folder, links to folders, pipes and devices, folders
-        that cannot be listed, and two DICOM files with one image_id.
+        The files that may be films, and rows of those that are not read: an invalid image_id, a
+        link that leads out of the folder or to a folder, a pipe or device, a folder that cannot be
+        listed, and DICOM files with the same image_id.
     """
-    found, refused, pending = [], [], [(str(folder), "")]
+    found, failed, pending = [], [], [(str(folder), "")]
     while pending:
         path, prefix = pending.pop()
         try:
             entries = list(os.scandir(path))
         except OSError as error:
-            refused.append(row_of(Source(prefix, path, "", 0, 0), "failed", _why(error)))
+            failed.append(_failed(prefix, error))
             continue
         for entry in entries:
+            # Bytes that are not text, and a bare CR, would be changed by writing them to a table.
+            name = os.fsencode(entry.name).decode("utf-8", "backslashreplace")
+            file = prefix + name.replace("\r", "\\r")
             if entry.is_dir(follow_symlinks=False):
                 if Path(entry.path) != leave_out:
-                    pending.append((entry.path, f"{prefix}{_shown(entry.name)}/"))
+                    pending.append((entry.path, f"{file}/"))
                 continue
-            source = Source(prefix + _shown(entry.name), entry.path, stem(entry.name), 0, 0)
             try:
-                source = source._replace(**_facts(entry, folder))
-                check_image_id(source.image_id, "file name")
+                found.append(_source(entry, file, folder))
             except (OSError, ValueError) as error:
-                why = _why(error) if isinstance(error, OSError) else str(error)
-                refused.append(row_of(source._replace(image_id=""), "failed", why))
-            else:
-                found.append(source)
-    found, clashes = _without_clashes(sorted(found))
-    return found, refused + clashes
+                failed.append(_failed(file, error))
+    found, duplicates = _without_duplicates(sorted(found))
+    return found, failed + duplicates
 
 
-def _shown(name: str) -> str:
-    # Bytes that are no text, and a bare CR, would not survive being written to a table.
-    return os.fsencode(name).decode("utf-8", "backslashreplace").replace("\r", "\\r")
+def _failed(file: str, error: Exception) -> Row:
+    reason = str(error)
+    if isinstance(error, OSError):  # its text has the whole path
+        reason = f"cannot be read: {error.strerror or type(error).__name__}"
+    return row_of(Source(file, "", "", 0, 0), "failed", reason)
 
 
-def _why(error: OSError) -> str:
-    # Without the file's name: the table has it, and a path may say more than it should.
-    return f"cannot be read: {error.strerror or type(error).__name__}"
-
-
-def stem(name: str) -> str:
-    """A file's name without its suffix: the image_id, if it can be one."""
-    # The last part of a UID, such as 1.2.840.10008, is no suffix.
-    front, _, suffix = name.rpartition(".")
-    return name if not front or suffix.isdecimal() else front
-
-
-def _facts(entry: os.DirEntry, folder: Path) -> dict[str, int]:
-    """Size and time of a regular file that lies in the folder."""
+def _source(entry: os.DirEntry, file: str, folder: Path) -> Source:
+    """Checks that an entry is a regular file inside the folder and that its name is an image_id."""
     if entry.is_symlink():
         if not Path(os.path.realpath(entry.path)).is_relative_to(folder):
             raise ValueError("a link that leads out of the folder; not followed")
@@ -124,23 +110,30 @@ def _facts(entry: os.DirEntry, folder: Path) -> dict[str, int]:
     facts = entry.stat()
     if not stat.S_ISREG(facts.st_mode):
         raise ValueError("not a regular file")
-    return {"size": facts.st_size, "time_ns": facts.st_mtime_ns}
+    image_id = check_image_id(stem(entry.name), "file name")
+    return Source(file, entry.path, image_id, facts.st_size, facts.st_mtime_ns)
 
 
-def _without_clashes(found: list[Source]) -> tuple[list[Source], list[Row]]:
-    """Refuses DICOM files that share an image_id; upper and lower case are one on many disks."""
-    claims: dict[str, list[Source]] = {}
+def stem(name: str) -> str:
+    """A file's name without its suffix; the last part of a UID, as in 1.2.840.10008, is none."""
+    front, _, suffix = name.rpartition(".")
+    return name if not front or suffix.isdecimal() else front
+
+
+def _without_duplicates(found: list[Source]) -> tuple[list[Source], list[Row]]:
+    """Leaves out DICOM files with the same image_id, upper and lower case being the same."""
+    same = defaultdict(list)
     for source in found:
-        claims.setdefault(source.image_id.casefold(), []).append(source)
-    refused = []
-    for claim in claims.values():
-        films = [film for film in claim if len(claim) > 1 and _looks_like_dicom(film.path)]
+        same[source.image_id.casefold()].append(source)
+    failed = []
+    for sources in same.values():
+        films = [s for s in sources if len(sources) > 1 and _looks_like_dicom(s.path)]
         for film in films if len(films) > 1 else ():
             other = films[1] if film is films[0] else films[0]
-            reason = f"its image_id is also that of {other.file}; neither is converted"
-            refused.append(row_of(film, "failed", reason))
-    gone = {row["file"] for row in refused}
-    return [source for source in found if source.file not in gone], refused
+            reason = f"same image_id as {other.file}; neither is converted"
+            failed.append(row_of(film, "failed", reason))
+    left_out = {row["file"] for row in failed}
+    return [source for source in found if source.file not in left_out], failed
 
 
 def _looks_like_dicom(path: str) -> bool:
@@ -149,32 +142,65 @@ def _looks_like_dicom(path: str) -> bool:
     return False
 
 
-def as_table(rows: list[Row]) -> pd.DataFrame:
+def as_table(rows: Iterable[Row]) -> pd.DataFrame:
     """Rows to a table with the columns and types of ``COLUMNS``, sorted by file."""
-    rows = sorted(rows, key=lambda row: str(row["file"]))
+    rows = sorted(rows, key=lambda row: row["file"])
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
 def read_films(target: str | Path) -> pd.DataFrame:
-    """The table that ``convert_folder`` left in its target folder.
+    """Reads ``films.csv``, the table that ``convert_folder`` writes into its target folder.
+
+    Args:
+        target: that folder.
 
     Returns:
-        One row a file with the columns of ``COLUMNS``: integers are nullable, ``view`` and ``sex``
-        missing where unknown.
+        One row a file, columns as of ``convert_folder``. Integers are nullable; ``view`` and
+        ``sex`` are missing if not known.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: ``films.csv`` is there but is not such a table.
+        FileNotFoundError: there is no ``films.csv``.
+        ValueError: ``films.csv`` is not such a table.
+
+    Example:
+        >>> from chexnet.dicom import read_films
+        >>> films = read_films("data/phantom/jpg")
+        >>> films["status"].value_counts().to_dict()
+        {'copied': 40}
     """
     path = Path(target) / TABLE
     blank = {name: [""] for name in COLUMNS if name not in _NEVER_MISSING}
     try:
         table = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=blank)
-    except (ValueError, TypeError, OverflowError):  # the last two for numbers that are none
+    except (ValueError, TypeError, OverflowError):  # the last two: not a number where one must be
         table = pd.DataFrame()
     if list(table.columns) != list(COLUMNS):
-        raise ValueError(f"{path}: not a table of convert_folder; its columns are {list(COLUMNS)}")
+        raise ValueError(f"{path}: not a table of convert_folder; expected columns {list(COLUMNS)}")
     return table
+
+
+def known_rows(target: Path) -> dict[str, Row]:
+    """Rows of earlier runs, by file.
+
+    Raises:
+        ValueError: ``films.csv`` is somebody else's table.
+
+    Warns:
+        RuntimeWarning: it is damaged; there are no rows then.
+    """
+    path, header = target / TABLE, ",".join(COLUMNS).encode()
+    try:
+        table = read_films(target).astype(object)
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        # A failing disk leaves it empty, truncated or full of zeros.
+        if not header.startswith(path.read_bytes()[: len(header)].rstrip(b"\0")):
+            raise
+        message = f"{path}: damaged; all films are converted again"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+        return {}
+    return {row["file"]: row for row in table.where(table.notna(), None).to_dict("records")}
 
 
 def write_films(target: Path, table: pd.DataFrame) -> None:
@@ -183,49 +209,3 @@ def write_films(target: Path, table: pd.DataFrame) -> None:
     path = target / TABLE
     if not path.is_file() or path.read_bytes() != text:
         write_atomic(path, text, sync=True)
-
-
-def _told_by_table(target: Path) -> dict[str, Row]:
-    """The rows of ``films.csv`` by file; none, with a warning, where a power cut damaged it."""
-    path, header = target / TABLE, ",".join(COLUMNS).encode()
-    try:
-        table = read_films(target).astype(object)
-    except ValueError:
-        # Empty, cut or full of zeros; anything else is somebody's own and stays.
-        if not header.startswith(path.read_bytes()[: len(header)].rstrip(b"\0")):
-            raise
-        warnings.warn(f"{path}: damaged; films are converted anew", RuntimeWarning, stacklevel=5)
-        return {}
-    return {row["file"]: row for row in table.where(table.notna(), None).to_dict("records")}
-
-
-@contextlib.contextmanager
-def remembering(target: Path) -> Iterator[tuple[dict[str, Row], Callable[[list[Row]], None]]]:
-    """Keeps the journal of one run, and other runs out of its folder.
-
-    Yields:
-        What earlier runs did, by file; and a function that adds rows.
-
-    Raises:
-        BlockingIOError: another run is writing to this folder.
-        ValueError: its ``films.csv`` is not that of a run.
-    """
-    path = target / JOURNAL
-    message = f"{target}: another run is converting into this folder"
-    with locked(target / LOCK, message), path.open("a+b") as journal:
-        known = _told_by_table(target) if (target / TABLE).exists() else {}
-        journal.seek(0)
-        for line in journal:
-            # The last lines of a killed run may be torn, after a power cut be anything.
-            with contextlib.suppress(ValueError, TypeError):
-                row = json.loads(line)
-                if isinstance(row, dict) and row.keys() == COLUMNS.keys():
-                    known[row["file"]] = row
-
-        def add(rows: list[Row]) -> None:
-            journal.write("".join(f"\n{json.dumps(row)}\n" for row in rows).encode())
-            journal.flush()
-
-        yield known, add
-        journal.close()  # Windows removes no open file
-        path.unlink(missing_ok=True)

@@ -32,9 +32,9 @@ from benchmarks.fuzz_convert import (
     jpeg_bytes,
     whole_films,
 )
-from chexnet.dicom import convert as dicom
-from chexnet.dicom import convert as workers
+from chexnet.dicom import convert as converting
 from chexnet.dicom import convert_folder, read_film, read_films
+from chexnet.files import locked
 
 ROOT = Path(__file__).parents[2]
 GREY = np.arange(48 * 64, dtype=np.uint32).reshape(48, 64).astype(np.uint8)
@@ -147,7 +147,7 @@ def test_a_second_run_touches_no_film_and_changes_nothing(films, tmp_path, monke
     first = convert(films, tmp_path / "jpg")
     before = content(tmp_path / "jpg")
     seen = []
-    monkeypatch.setattr(dicom, "read_bytes", lambda path: seen.append(path) or b"no film")
+    monkeypatch.setattr(converting, "read_bytes", lambda path: seen.append(path) or b"no film")
     again = convert(films, tmp_path / "jpg")
     # Failed films are tried again: a decoder may have been installed meanwhile.
     assert sorted(Path(path).name for path in seen) == ["cut.dcm", "letter.txt"]
@@ -182,8 +182,8 @@ def test_another_quality_concerns_encoded_films_only(films, tmp_path):
 
 
 @pytest.mark.parametrize("quality", [0, 101, 90.0, np.float64(90), "90", None])
-def test_a_quality_that_is_none_is_refused_at_once(films, tmp_path, quality):
-    says = re.escape(f"quality {quality!r}: 1 to 100 is allowed, as an integer")
+def test_an_invalid_quality_is_refused_at_once(films, tmp_path, quality):
+    says = re.escape(f"quality={quality!r}: expected an integer from 1 to 100")
     with pytest.raises(ValueError, match=says):
         convert(films, tmp_path / "jpg", quality=quality)
     assert not (tmp_path / "jpg").exists()
@@ -243,20 +243,59 @@ def test_a_jpg_stays_where_another_file_now_gives_it(films, tmp_path):
     assert (tmp_path / "jpg" / "plain.jpg").exists()
 
 
-def test_an_old_jpg_goes_even_if_the_run_that_saw_it_outdated_was_killed(
-    films, tmp_path, monkeypatch
+@pytest.mark.parametrize("moment", ["_remove_outdated", "as_table"])
+def test_an_outdated_jpg_is_removed_even_if_the_run_that_found_it_was_killed(
+    films, tmp_path, monkeypatch, moment
 ):
     def kill(*_):
         raise KeyboardInterrupt
 
     convert(films, tmp_path / "jpg")
     (films / "plain.dcm").write_bytes(b"overwritten")
+    monkeypatch.setattr(converting, "_SAVE_EVERY", 0.0)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(dicom, "as_table", kill)
-        patched.setattr(dicom, "_remove_outdated", kill)
+        patched.setattr(converting, moment, kill)
         convert(films, tmp_path / "jpg")
     convert(films, tmp_path / "jpg")
     assert not (tmp_path / "jpg" / "plain.jpg").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, AttributeError])
+def test_a_run_that_stops_has_saved_what_it_made(films, tmp_path, monkeypatch, error):
+    def stop(path):
+        if Path(path).name == "raw":
+            raise error
+        return read_bytes(path)
+
+    read_bytes = converting.read_bytes
+    with monkeypatch.context() as stopping:
+        stopping.setattr(converting, "read_bytes", stop)
+        if error is not OSError:  # which is the film's own
+            with pytest.raises(error):
+                convert(films, tmp_path / "jpg")
+        else:
+            convert(films, tmp_path / "jpg")
+    made = read_films(tmp_path / "jpg").query("status != 'failed'")
+    assert set(made["image_id"]) == {"wide", "frames", "plain"}
+    again = convert(films, tmp_path / "jpg")
+    assert again.loc[again["new"], "image_id"].tolist() == ["raw"]
+
+
+def test_a_table_is_saved_during_a_run(films, tmp_path, monkeypatch):
+    seen = []
+
+    def look(path):
+        if (tmp_path / "jpg" / "films.csv").exists():
+            seen.append(len(read_films(tmp_path / "jpg")))
+        return read_bytes(path)
+
+    read_bytes = converting.read_bytes
+    monkeypatch.setattr(converting, "read_bytes", look)
+    convert(films, tmp_path / "one")
+    assert not seen
+    monkeypatch.setattr(converting, "_SAVE_EVERY", 0.0)
+    convert(films, tmp_path / "jpg")
+    assert seen == sorted(seen) and seen[-1] == 3
 
 
 def test_a_folder_in_the_place_of_a_jpg_fails_its_film_alone(films, tmp_path):
@@ -313,7 +352,7 @@ def test_a_table_of_someone_else_is_neither_read_nor_overwritten(films, tmp_path
     assert (tmp_path / "jpg" / "films.csv").read_text() == "title,year\nDrive,2011\n"
 
 
-def test_a_table_or_journal_does_not_decide_what_is_removed_or_written(films, tmp_path):
+def test_a_table_does_not_decide_what_is_removed_or_written(films, tmp_path):
     target = tmp_path / "jpg"
     convert(films, target)
     (tmp_path / "precious.jpg").write_bytes(b"precious")
@@ -328,7 +367,9 @@ def test_a_folder_inside_the_films_is_not_searched_for_films(films):
     first = convert(films, films / "jpg")
     again = convert(films, films / "jpg")
     assert first["file"].tolist() == again["file"].tolist()
-    with pytest.raises(ValueError, match="a folder other than that of the films"):
+    with pytest.raises(
+        ValueError, match="expected a folder for the JPGs other than that of the films"
+    ):
         convert(films, films)
 
 
@@ -344,7 +385,7 @@ def test_a_file_that_may_not_be_read_or_written_is_reported(films, tmp_path, mon
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(dicom, "read_bytes", refuse)
+    monkeypatch.setattr(converting, "read_bytes", refuse)
     table = convert(films, tmp_path / "jpg")
     assert set(table["reason"]) == {"cannot be read or written: Permission denied"}
     monkeypatch.undo()
@@ -407,12 +448,12 @@ def test_threads_and_processes_give_what_one_process_gives(films, tmp_path, monk
         convert_folder(films, tmp_path / "threads", executor=threads, progress=False)
     assert content(tmp_path / "threads") == expected
     assert len(tasks) == 6
-    monkeypatch.setattr(workers, "_PATIENCE", -1.0)
-    begun, start = [], workers._processes
-    monkeypatch.setattr(workers, "_processes", lambda count: begun.append(count) or start(count))
+    monkeypatch.setattr(converting, "_PATIENCE", -1.0)
+    begun, start = [], converting._process
+    monkeypatch.setattr(converting, "_process", lambda: begun.append(1) or start())
     convert_folder(films, tmp_path / "processes", workers=2, progress=False)
     assert content(tmp_path / "processes") == expected
-    assert begun == [2]
+    assert begun == [1, 1]
 
 
 def test_a_dask_cluster_of_two_workers_gives_what_one_process_gives(films, tmp_path, monkeypatch):
@@ -435,35 +476,27 @@ def test_a_dask_cluster_of_two_workers_gives_what_one_process_gives(films, tmp_p
 
 
 def test_a_second_run_into_the_same_folder_at_once_is_refused(films, tmp_path):
-    holding = (
-        "import sys; from pathlib import Path; from chexnet.dicom.table import remembering\n"
-        "with remembering(Path(sys.argv[1])):\n  print('held', flush=True); sys.stdin.read()"
-    )
     (tmp_path / "jpg").mkdir()
-    with subprocess.Popen(
-        [sys.executable, "-c", holding, tmp_path / "jpg"],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as other:
-        assert other.stdout.readline() == b"held\n"
-        with pytest.raises(BlockingIOError, match="another run is converting into this folder"):
-            convert(films, tmp_path / "jpg")
-        other.kill()
+    with (
+        locked(tmp_path / "jpg" / ".films.lock", "ours"),
+        pytest.raises(BlockingIOError, match="another process is converting into this folder"),
+    ):
+        convert(films, tmp_path / "jpg")
     assert len(convert(films, tmp_path / "jpg")) == 6
 
 
 KILLING = """
 import os, random, signal, sys, time
 from pathlib import Path
-from chexnet.dicom import convert as workers
+from chexnet.dicom import convert as converting
 from chexnet.dicom import convert_folder
 
 source, target, clean, kills, processes = *map(Path, sys.argv[1:4]), *map(int, sys.argv[4:6])
 if __name__ == "__main__":
     wanted = {path.name: path.read_bytes() for path in clean.iterdir()}
+    converting._SAVE_EVERY = 0.01  # so that some are killed while they write the table
     if processes > 1:
-        workers._PATIENCE = -1.0
+        converting._PATIENCE = -1.0
     chance, unfinished = random.Random(0), 0
     for kill in range(kills):
         child = os.fork()

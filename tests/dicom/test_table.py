@@ -1,9 +1,6 @@
 """Tests of which files are films and how their table is kept."""
 
-import contextlib
-import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,11 +8,10 @@ import pytest
 
 from benchmarks.fuzz_convert import film_bytes
 from chexnet.dicom import read_films
-from chexnet.dicom import table as filmtable
-from chexnet.dicom.table import COLUMNS, as_table, find_files, remembering, row_of, write_films
+from chexnet.dicom.table import COLUMNS, Source, as_table, find_files, row_of, write_films
 
 FILM = film_bytes(np.zeros((4, 4), np.uint8))
-SOURCE = filmtable.Source("a/b.dcm", "/films/a/b.dcm", "b", 12, 1795372201959539379)
+SOURCE = Source("a/b.dcm", "/films/a/b.dcm", "b", 12, 1795372201959539379)
 
 
 def files_of(folder, leave_out="nowhere"):
@@ -93,9 +89,9 @@ def test_films_that_claim_one_id_are_all_refused(tmp_path):
     found, refused = files_of(tmp_path)
     assert found == {"b.dcm": "b"}
     assert refused == {
-        "one/a.dcm": "its image_id is also that of three/A.dcm; neither is converted",
-        "three/A.dcm": "its image_id is also that of one/a.dcm; neither is converted",
-        "two/a.dcm": "its image_id is also that of one/a.dcm; neither is converted",
+        "one/a.dcm": "same image_id as three/A.dcm; neither is converted",
+        "three/A.dcm": "same image_id as one/a.dcm; neither is converted",
+        "two/a.dcm": "same image_id as one/a.dcm; neither is converted",
     }
 
 
@@ -105,18 +101,10 @@ def test_a_report_beside_a_film_does_not_claim_its_id(tmp_path):
     assert files_of(tmp_path) == ({"a.dcm": "a", "a.txt": "a"}, {})
 
 
-def test_the_table_is_on_disk_before_it_bears_its_name(tmp_path, monkeypatch):
-    done = []
-    monkeypatch.setattr(os, "fsync", lambda _: done.append("on disk"))
-    monkeypatch.setattr(Path, "replace", lambda *_: done.append("named"))
-    write_films(tmp_path, as_table([row_of(SOURCE, "copied")]))
-    assert done == ["on disk", "named"]
-
-
 def test_the_table_is_read_as_it_was_written(tmp_path):
     rows = [
         row_of(
-            SOURCE, "copied", rows=2048, columns=2500, view="PA", sex="F", jpg_bytes=9, recipe=1
+            SOURCE, "copied", rows=2048, columns=2500, view="PA", sex="F", jpg_bytes=9, version=1
         ),
         row_of(SOURCE._replace(file="NA", image_id="nan"), "failed", 'a, "reason"'),
         row_of(SOURCE._replace(file='"a\n.dcm', image_id="007"), "encoded", age=7, quality=95),
@@ -148,58 +136,3 @@ def test_a_number_that_cannot_be_one_makes_it_no_table(tmp_path, number):
     table.write_text(table.read_text().replace("2048", number))
     with pytest.raises(ValueError, match=r"films\.csv: not a table of convert_folder"):
         read_films(tmp_path)
-
-
-def test_what_a_killed_run_did_is_remembered_even_after_a_torn_line(tmp_path):
-    first, second = row_of(SOURCE, "copied", rows=5), row_of(SOURCE._replace(file="c"), "copied")
-    write_films(tmp_path, as_table([row_of(SOURCE, "failed")]))
-    journal = tmp_path / "films.journal"
-    with pytest.raises(KeyboardInterrupt), remembering(tmp_path) as (known, remember):
-        assert known["a/b.dcm"]["status"] == "failed"
-        remember([first])
-        raise KeyboardInterrupt
-    journal.write_bytes(journal.read_bytes() + b'{"image_id": "x", "file": "torn')
-    with pytest.raises(KeyboardInterrupt), remembering(tmp_path) as (known, remember):
-        assert known == {"a/b.dcm": first}
-        remember([second])
-        raise KeyboardInterrupt
-    with remembering(tmp_path) as (known, _):
-        assert known == {"a/b.dcm": first, "c": second}
-    assert not journal.exists()
-
-
-def test_a_journal_that_holds_anything_gives_the_rows_that_are_rows(tmp_path):
-    row = row_of(SOURCE, "copied", rows=5)
-    lines = [
-        b"\0" * 100 + b"\xff\xfe{",
-        json.dumps(row | {"file": []}).encode(),
-        json.dumps({"file": "x"}).encode(),
-        b"7",
-        json.dumps(row).encode(),
-        b'{"file": "\xff"}',
-    ]
-    (tmp_path / "films.journal").write_bytes(b"\n".join(lines))
-    with remembering(tmp_path) as (known, _):
-        assert known == {"a/b.dcm": row}
-
-
-def test_a_second_run_of_the_same_process_is_kept_out(tmp_path):
-    with remembering(tmp_path):
-        with pytest.raises(BlockingIOError, match="another run"), remembering(tmp_path):
-            pass
-        with pytest.raises(BlockingIOError, match="another run"), remembering(tmp_path):
-            pass
-    with remembering(tmp_path):
-        pass
-
-
-def test_what_is_known_is_read_when_the_other_run_has_ended(tmp_path, monkeypatch):
-    row = row_of(SOURCE, "copied")
-
-    def end_other_run(path, message):
-        write_films(tmp_path, as_table([row]))
-        return contextlib.nullcontext()
-
-    monkeypatch.setattr(filmtable, "locked", end_other_run)
-    with remembering(tmp_path) as (known, _):
-        assert known == {"a/b.dcm": row}
