@@ -143,12 +143,12 @@ def _share(part: int, whole: int, reason: str) -> dict:
     return {"value": part / whole, "low": low, "high": high, "n": whole}
 
 
-# An outcome's name, the label of its films, and what the model did with them.
+# Name of each outcome, and the label of its films.
 OUTCOMES = {
-    "TP": ("true positive", 1, "with {}, found"),
-    "FN": ("false negative", 1, "with {}, missed"),
-    "TN": ("true negative", 0, "without {}, called negative"),
-    "FP": ("false positive", 0, "without {}, called positive"),
+    "TP": ("true positive", 1),
+    "FN": ("false negative", 1),
+    "TN": ("true negative", 0),
+    "FP": ("false positive", 0),
 }
 
 
@@ -235,4 +235,4 @@ def chosen_threshold(
             f"{run.folder}: no threshold on validation has {RULES[rule]}; give a number as "
             "threshold="
         )
-    return chosen, f"{RULES[rule]} on {len(val)} validation films"
+    return chosen, f"{RULES[rule]} on {len(val)} validation images"
