@@ -179,7 +179,14 @@ def _remove_outdated(rows: list[Row], known: dict[str, Row], target: Path) -> No
 def map_films(
     films: list[Source], task: Task, executor: Executor | None, workers: int | None
 ) -> Generator[list[Row], None, None]:
-    """Yields the rows of all films, some at a time, in the order in which they are done."""
+    """Yields the rows of all films, some at a time, in the order in which they are done.
+
+    Args:
+        films: what to convert.
+        task: converts some of them and returns as many rows; it can be pickled.
+        executor: where to do that; by default this process, then ``workers`` new ones.
+        workers: see `convert_folder`.
+    """
     workers, done = workers or cv2.getNumberOfCPUs(), 0
     began = time.monotonic()
     while executor is None and done < len(films):
@@ -213,12 +220,10 @@ def _in_executor(
         failed = batches[len(futures) :]
         for future in as_completed(futures):
             try:
-                rows = future.result()
-            except Exception as lost:  # its process died, or its cluster; a bug is raised later
+                yield future.result()
+            except Exception as lost:  # its process or cluster died; a bug shows again later
                 error = lost
                 failed.append(futures[future])
-            else:
-                yield rows
     finally:
         for future in futures:
             future.cancel()

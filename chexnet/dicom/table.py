@@ -180,13 +180,10 @@ def read_films(target: str | Path) -> pd.DataFrame:
 
 
 def known_rows(target: Path) -> dict[str, Row]:
-    """Rows of earlier runs, by file.
+    """Rows of earlier runs, by file; none, with a warning, if ``films.csv`` is damaged.
 
     Raises:
         ValueError: ``films.csv`` is somebody else's table.
-
-    Warns:
-        RuntimeWarning: it is damaged; there are no rows then.
     """
     path, header = target / TABLE, ",".join(COLUMNS).encode()
     try:
