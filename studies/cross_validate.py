@@ -7,8 +7,8 @@ the same without boxes and with the published S/32 map; ``original`` is chexnet_
 described, at our image size and from random weights: two sigmoids, one epoch for the head alone,
 then Adam at 1e-4, its augmentation (`default_augmenter`: mirror, rotation to 10 degrees, shear
 to 16, shift to 20 of 512 pixels, blur), and Keras' DenseNet121 as it comes, with BatchNormalization
-momentum 0.99. It gets our corrected pixels, labels and split, without which it could not be judged
-on the same films.
+momentum 0.99. It gets our corrected pixels, labels and split, so that all are evaluated on the
+same films.
 ``original-corrected`` has our BatchNormalization momentum too.
 """
 

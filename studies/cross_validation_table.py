@@ -1,4 +1,4 @@
-"""The tables of the README from finished cross-validations, the first against each other.
+"""Prints the results of finished cross-validations, and the first compared with each other.
 
 python -m studies.cross_validation_table output/cv/ours output/cv/original
 """
@@ -17,35 +17,31 @@ from studies.out_of_fold import (
     out_of_fold_maps,
 )
 
-OF_MAPS = {
-    "hit rate (pointing game)": "hit_rate",
-    "less the best fixed point's": "hit_rate_minus_fixed_point",
-    "mean IoU, map stretched film by film": "mean_iou",
-    "less the best fixed mask's": "mean_iou_minus_fixed_mask",
-    "mean IoU, map cut in logits": "mean_iou_logit",
-    "energy in the boxes": "energy_in_boxes",
-}
 GUIDED = {
     "hit rate": "hit_rate",
-    "less the fixed point's": "hit_rate_minus_fixed_point",
+    "Δ hit rate vs. best fixed point": "hit_rate_minus_fixed_point",
     "mean IoU": "mean_iou",
-    "less the fixed mask's": "mean_iou_minus_fixed_mask",
+    "Δ mean IoU vs. best fixed mask": "mean_iou_minus_fixed_mask",
+}
+OF_MAPS = GUIDED | {
+    "mean IoU (absolute threshold, logits)": "mean_iou_logit",
+    "energy inside boxes": "energy_in_boxes",
 }
 DIFFERENCES = {
     "auroc": "AUROC, mean of the folds",
-    "auroc_all_together": "AUROC, all films together (DeLong)",
+    "auroc_all_together": "AUROC, pooled over folds (DeLong)",
     "hit_rate": "hit rate",
     "mean_iou": "mean IoU",
 }
 
 
 def rows_of(report: dict) -> dict[str, str]:
-    """What one recipe came to, by measure."""
+    """The results of one recipe, by metric."""
     folds = ", ".join(f"{value:.3f}" for value in report["auroc_of_each_fold"])
     rows = {
         "AUROC, mean of the folds": interval_text(report["auroc"]),
-        "of each fold": folds,
-        "AUROC, all films together (DeLong)": interval_text(report["auroc_all_together"]),
+        "AUROC, per fold": folds,
+        "AUROC, pooled over folds (DeLong)": interval_text(report["auroc_all_together"]),
         "sensitivity": interval_text(report["sensitivity"]),
         "specificity": interval_text(report["specificity"]),
     }
@@ -57,11 +53,11 @@ def rows_of(report: dict) -> dict[str, str]:
     maps = report["maps"]
     rows |= {title: interval_text(maps[key]) for title, key in OF_MAPS.items()}
     rows |= {
-        f"map guided by the prior: {title}": interval_text(maps["guided"][key])
+        f"CAM × spatial prior: {title}": interval_text(maps["guided"][key])
         for title, key in GUIDED.items()
     }
-    rows["hit rate of the best fixed point"] = interval_text(maps["baselines"]["fixed_point"])
-    rows["mean IoU of the best fixed mask"] = interval_text(maps["baselines"]["fixed_mask"])
+    rows["hit rate, baseline: best fixed point"] = interval_text(maps["baselines"]["fixed_point"])
+    rows["mean IoU, baseline: best fixed mask"] = interval_text(maps["baselines"]["fixed_mask"])
     return rows
 
 
@@ -73,7 +69,7 @@ def p_text(p: float | None) -> str:
 def main() -> None:
     """Prints both tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("folders", nargs="+", type=Path, help="of studies.cross_validate")
     found, columns = {}, {}
     for folder in parser.parse_args().folders:
         runs = [Run(fold) for fold in sorted(folder.glob("fold-*"))]
@@ -88,12 +84,12 @@ def main() -> None:
     print(pd.DataFrame(columns).to_markdown())
     first, *others = found
     if others:
-        print(f"\n{first} less the other, the same films:\n")
+        print(f"\nDifference of {first} to the other recipes, on the same films:\n")
         rows = []
         for other in others:
             for key, gap in compare_recipes(found[first], found[other]).items():
                 rows.append((DIFFERENCES[key], other, interval_text(gap), p_text(gap.get("p"))))
-        gaps = pd.DataFrame(rows, columns=["measure", "other", "difference", "p"])
+        gaps = pd.DataFrame(rows, columns=["metric", "other", "difference", "p"])
         print(gaps.to_markdown(index=False))
 
 

@@ -1,11 +1,10 @@
-"""Which map finds the radiologists' boxes best: methods, layers, scales, beside the plain CAM.
+"""Compares saliency methods, layers and image sizes by how well they find radiologists' boxes.
 
     python -m studies.map_methods output/rsna --films data/rsna/jpg
 
-Each run was trained on films of its own. The threshold of each kind of map is chosen on the run's
-validation films, and so is what is worth keeping; test films are only counted. Several runs (folds
-of a cross-validation) are taken together. Made for `map_stride=16`, where layer `pool3_relu` is
-the last before the last pooling.
+The threshold of each kind of map is chosen on the run's validation films; test films are used for
+evaluation only. Several runs (folds of a cross-validation) are pooled. For models with
+`map_stride=16`, where layer `pool3_relu` is the last before the last pooling.
 """
 
 import argparse
@@ -18,7 +17,7 @@ import pandas as pd
 
 from chexnet.auroc import mean_interval
 from chexnet.cam import METHODS, class_activation_map, upsample_map
-from chexnet.evaluation import interval_text, localization_scores
+from chexnet.evaluation import interval_text, localization_scores, scored_films
 from chexnet.evaluation.localization import choose_map_threshold
 from chexnet.generator import ImageStore
 from chexnet.model import build_chexnet, load_chexnet
@@ -84,9 +83,9 @@ def standard(maps: np.ndarray) -> np.ndarray:
     return (maps - maps.mean((1, 2), keepdims=True)) / maps.std((1, 2), keepdims=True)
 
 
-def judged(run: Run, films: Path, cache: str) -> pd.DataFrame:
+def localized(run: Run, films: Path, cache: str) -> pd.DataFrame:
     """One row a film and kind of map: split, patient, hit, IoU."""
-    scored = run.predictions.query("y_true == 1 and class_name == @run.class_names[0]")
+    scored = pd.concat(scored_films(run)).query("y_true == 1")
     ids, split = scored["image_id"].to_numpy(), scored["split"].to_numpy()
     images, boxes = run.images, run.boxes
     parts = []
@@ -106,9 +105,9 @@ def main() -> None:
     parser.add_argument("--films", type=Path, required=True, help="folder of <image_id>.jpg")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
-        table = pd.concat([judged(Run(run), given.films, cache) for run in given.runs])
+        table = pd.concat([localized(Run(run), given.films, cache) for run in given.runs])
     columns = ["map", "cells", "validation: hit rate, IoU", "test: hit rate", "mean IoU"]
-    columns += ["hit rate less CAM's", "mean IoU less CAM's"]
+    columns += ["Δ hit rate vs. CAM", "Δ mean IoU vs. CAM"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     key = ["run", "image_id"]
     plain = table[(table["kind"] == PLAIN) & (table["split"] == "test")].set_index(key)

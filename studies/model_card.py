@@ -1,19 +1,19 @@
-"""Fills MODEL_CARD.md from a run that notebook 04 has evaluated.
+"""Fills MODEL_CARD.md from an evaluated run.
 
     python -m studies.model_card output/rsna
 
-What it was filled from is kept in docs/model_card.json: the run's settings, films, versions and
-``metrics.json``, no film and no id. A test holds that the card says what that file says.
+Its sources are kept in docs/model_card.json: the run's settings, films, versions and metrics, no
+image and no id. A test checks that the card matches that file.
 """
 
+import argparse
 import json
 import re
-import sys
 from pathlib import Path
 
 from chexnet.files import write_atomic
 from chexnet.runs import Run
-from studies.results_table import results_table
+from studies.results_table import evaluated, results_table
 
 ROOT = Path(__file__).parents[1]
 CARD, SOURCE = ROOT / "MODEL_CARD.md", ROOT / "docs" / "model_card.json"
@@ -21,15 +21,15 @@ _PART = re.compile(r"(<!-- from the run: begin -->\n).*?(\n<!-- from the run: en
 
 
 def facts_of(run: Run) -> dict:
-    """What the card is filled from."""
+    """The sources of the card."""
     config = run.config
     kept = ("settings", "films", "versions", "git_commit", "data_fingerprint")
     images = run.images
-    splits = None  # of films whose patients are not known nothing can be said
+    splits = None  # not known without patient ids
     if "patient_id" in images and images["patient_id"].notna().all():
         splits = int((images.groupby("patient_id")["split"].nunique() > 1).sum())
     facts = {key: config[key] for key in kept}
-    return facts | {"patients_in_two_splits": splits, "metrics": run.metrics}
+    return facts | {"patients_in_two_splits": splits, "metrics": evaluated(run)}
 
 
 def run_part(facts: dict) -> str:
@@ -46,11 +46,11 @@ def run_part(facts: dict) -> str:
         else f"{group['by']} {group['group']} – ({group['reason']})"
         for group in found["subgroups"]
     )
-    torn = facts["patients_in_two_splits"]
+    shared = facts["patients_in_two_splits"]
     patients = (
-        "whether films of one patient lie in two of them is not known"
-        if torn is None
-        else f"{torn or 'no'} patient{'s' * (torn > 1)} in two of them"
+        "patients are not known"
+        if shared is None
+        else f"{shared or 'no'} patient{'s' * (shared > 1)} in two splits"
     )
     commit = str(facts["git_commit"])[:12]
     if "fold" in settings:  # of studies.cross_validation
@@ -59,8 +59,8 @@ def run_part(facts: dict) -> str:
         source = f"Study `{settings['study']}`"
     return "\n".join(
         [
-            f"{source}, {sum(films.values()):,} films: {films['train']:,} to "
-            f"train on, {films['val']:,} for validation, {films['test']:,} to test on "
+            f"{source}, {sum(films.values()):,} films: {films['train']:,} for "
+            f"training, {films['val']:,} for validation, {films['test']:,} for testing "
             f"({test['prevalence']:.0%} with the finding), {patients}. "
             f"{settings['image_size']} pixels, from {start}, "
             f"{settings['training']['epochs']} epochs. Decision threshold "
@@ -74,7 +74,7 @@ def run_part(facts: dict) -> str:
 
 
 def filled(card: str, facts: dict) -> str:
-    """The card with that part written anew.
+    """The card with the part about the run replaced.
 
     Raises:
         ValueError: the card has no place for it.
@@ -85,12 +85,15 @@ def filled(card: str, facts: dict) -> str:
 
 
 def main() -> None:
-    """Writes the card and what it was filled from."""
-    facts = facts_of(Run(Path(sys.argv[1])))
+    """Writes the card and its sources."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("run", type=Path, help="run folder, evaluated by notebook 04")
+    run = Run(parser.parse_args().run)
+    facts = facts_of(run)
     card = filled(CARD.read_text(), facts)
     write_atomic(SOURCE, (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
     write_atomic(CARD, card.encode())
-    print(f"{CARD.name} and {SOURCE.relative_to(ROOT)} written from {sys.argv[1]}")
+    print(f"{CARD.name} and {SOURCE.relative_to(ROOT)} written from {run.folder}")
 
 
 if __name__ == "__main__":

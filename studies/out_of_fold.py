@@ -1,26 +1,22 @@
-"""The evidence of a cross-validation: every film judged by the network that never saw its patient.
+"""Evaluates a cross-validation: each film is scored by the network that never saw its patient.
 
-Each fold has a network, a threshold and a scale of scores of its own. The AUROC is therefore the
-mean of the folds' AUROCs, in which only films of one fold are compared; the AUROC of all films
-together, for which the scores of different networks are thrown together, stands beside it.
+Each fold has a network, a threshold and a scale of scores of its own. So the AUROC is the mean of
+the folds' AUROCs, which compares only films of one fold. The AUROC of all films together, which
+mixes the scores of different networks, is reported too.
 """
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
-from scipy import stats
 
-from chexnet.auroc import (
-    N_BOOTSTRAP,
-    auroc,
-    bootstrap_auroc,
-    bootstrap_patients,
-    compare_auroc,
-    mean_interval,
-    percentile_interval,
+from chexnet.auroc import N_BOOTSTRAP, auroc, compare_auroc, mean_auroc, mean_interval
+from chexnet.evaluation import (
+    BASELINES,
+    chosen_threshold,
+    localize_films,
+    scored_films,
+    summarize_localization,
 )
-from chexnet.evaluation import BASELINES, choose_thresholds, localize_films, summarize_localization
 from chexnet.runs import Run
 
 
@@ -43,9 +39,8 @@ def out_of_fold_films(runs: Sequence[Run], *, class_name: str | None = None) -> 
     parts = []
     for fold, run in enumerate(runs, 1):
         name = run.chosen_class(class_name)
-        scored = run.predictions.query("class_name == @name")
-        val, test = (scored[scored["split"] == split] for split in ("val", "test"))
-        threshold = choose_thresholds(val["y_true"], val["y_score"])["youden"]
+        _, test = scored_films(run, name)
+        threshold, _ = chosen_threshold(run, class_name=name)
         test = test.assign(fold=fold, predicted=test["y_score"] >= threshold)
         train = run.images.query("split == 'train'")
         for key, baseline in BASELINES.items():
@@ -53,10 +48,9 @@ def out_of_fold_films(runs: Sequence[Run], *, class_name: str | None = None) -> 
                 test[f"baseline_{key}"] = baseline.scores(train, test, name)
         parts.append(test)
     films = pd.concat(parts, ignore_index=True).drop(columns=["split", "class_name"])
-    films["patient_id"] = films["patient_id"].fillna(films["image_id"])
-    twice = films.loc[films["image_id"].duplicated(), "image_id"]
-    if len(twice):
-        raise ValueError(f"film {twice.iloc[0]} is in the test split of two folds")
+    duplicates = films.loc[films["image_id"].duplicated(), "image_id"]
+    if len(duplicates):
+        raise ValueError(f"film {duplicates.iloc[0]} is in the test split of two folds")
     return films
 
 
@@ -72,7 +66,7 @@ def out_of_fold_maps(runs: Sequence[Run], *, class_name: str | None = None) -> p
 def cross_validation_report(
     films: pd.DataFrame, maps: pd.DataFrame, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0
 ) -> dict:
-    """AUROC and localisation over all films, with intervals by patient, compared with baselines.
+    """AUROC and localization over all films, with intervals by patient, compared with baselines.
 
     Args:
         films: from `out_of_fold_films`.
@@ -86,126 +80,95 @@ def cross_validation_report(
         difference from it), each ``value, low, high``; and ``maps``, as
         `chexnet.evaluation.summarize_localization`.
     """
-    bootstrap = {"n_bootstrap": n_bootstrap, "seed": seed}
+    settings = {"n_bootstrap": n_bootstrap, "seed": seed}
     pooled = auroc(films["y_true"], films["y_score"])
     report = {
         "n": len(films),
         "n_positive": int(films["y_true"].sum()),
-        "auroc": mean_auroc(films, "y_score", **bootstrap),
+        "auroc": auroc_over_folds(films, "y_score", **settings),
         "auroc_of_each_fold": [
             auroc(fold["y_true"], fold["y_score"]).value for _, fold in films.groupby("fold")
         ],
         "auroc_all_together": {"value": pooled.value, "low": pooled.low, "high": pooled.high},
-        "maps": summarize_localization(maps, **bootstrap),
+        "maps": summarize_localization(maps, **settings),
         "baselines": {},
     }
     for rate, label in (("sensitivity", 1), ("specificity", 0)):
-        judged = films[films["y_true"] == label]
-        right = (judged["predicted"] == bool(label)).to_numpy()
-        report[rate] = mean_interval(right, judged["patient_id"].to_numpy(), **bootstrap)
+        its_films = films[films["y_true"] == label]
+        correct = its_films["predicted"] == bool(label)
+        report[rate] = mean_interval(correct, its_films["patient_id"], **settings)
     for key in BASELINES:
         column = f"baseline_{key}"
         if column in films:
             report["baselines"][key] = {
-                "auroc": mean_auroc(films, column, **bootstrap),
-                "model_minus_baseline": mean_auroc(
-                    films, "y_score", less=films[column], **bootstrap
+                "auroc": auroc_over_folds(films, column, **settings),
+                "model_minus_baseline": auroc_over_folds(
+                    films, "y_score", minus=films[column], **settings
                 ),
             }
     return report
 
 
 def compare_recipes(
-    better: tuple[pd.DataFrame, pd.DataFrame],
-    plain: tuple[pd.DataFrame, pd.DataFrame],
+    first: tuple[pd.DataFrame, pd.DataFrame],
+    second: tuple[pd.DataFrame, pd.DataFrame],
     *,
     n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> dict:
-    """Two cross-validations of the same films compared, film by film.
+    """Paired comparison of two cross-validations of the same films.
 
     Args:
-        better: ``(films, maps)`` of the one.
-        plain: ``(films, maps)`` of the other, the same folds.
+        first: ``(films, maps)`` of one.
+        second: ``(films, maps)`` of the other, the same folds.
         n_bootstrap: bootstrap samples of patients.
         seed: of the bootstrap.
 
     Returns:
-        the first less the second, each ``value, low, high``: ``auroc`` (mean of the folds,
+        the first minus the second, each ``value, low, high``: ``auroc`` (mean of the folds,
         bootstrap by patient, with ``p``), ``auroc_all_together`` (DeLong's paired test, with
         ``p``), ``hit_rate`` and ``mean_iou``.
 
     Raises:
         ValueError: the two have other films or other folds.
     """
-    (films, maps), (other_films, other_maps) = better, plain
-    films, maps = films.sort_values("image_id"), maps.sort_values("image_id")
-    other_films = other_films.sort_values("image_id")
-    other_maps = other_maps.sort_values("image_id")
+    films, maps, other_films, other_maps = (
+        table.sort_values("image_id", ignore_index=True) for table in (*first, *second)
+    )
     for one, other in ((films, other_films), (maps, other_maps)):
         for column in ("image_id", "fold", "y_true"):
             if one[column].tolist() != other[column].tolist():
                 raise ValueError(f"the two cross-validations differ in {column}")
-    bootstrap = {"n_bootstrap": n_bootstrap, "seed": seed}
-    delong = compare_auroc(films["y_true"], films["y_score"], other_films["y_score"])
-    other_score = pd.Series(other_films["y_score"].to_numpy(), films.index)
-    patients = maps["patient_id"].to_numpy()
+    settings = {"n_bootstrap": n_bootstrap, "seed": seed}
+    gap = compare_auroc(films["y_true"], films["y_score"], other_films["y_score"])
     return {
-        "auroc": mean_auroc(films, "y_score", less=other_score, **bootstrap),
+        "auroc": auroc_over_folds(films, "y_score", minus=other_films["y_score"], **settings),
         "auroc_all_together": {
-            "value": delong.difference,
-            "low": delong.low,
-            "high": delong.high,
-            "p": delong.p,
+            "value": gap.difference,
+            "low": gap.low,
+            "high": gap.high,
+            "p": gap.p,
         },
-        "hit_rate": mean_interval(
-            maps["hit"].to_numpy(float) - other_maps["hit"].to_numpy(float), patients, **bootstrap
-        ),
-        "mean_iou": mean_interval(
-            maps["iou"].to_numpy() - other_maps["iou"].to_numpy(), patients, **bootstrap
-        ),
+        **{
+            name: mean_interval(
+                maps[column].astype(float) - other_maps[column].astype(float),
+                maps["patient_id"],
+                **settings,
+            )
+            for name, column in (("hit_rate", "hit"), ("mean_iou", "iou"))
+        },
     }
 
 
-def mean_auroc(
-    films: pd.DataFrame,
-    score: str,
-    *,
-    less: pd.Series | None = None,
-    n_bootstrap: int = N_BOOTSTRAP,
-    seed: int = 0,
+def auroc_over_folds(
+    films: pd.DataFrame, score: str, *, minus: pd.Series | None = None, **settings: int
 ) -> dict[str, float]:
-    """The mean of the folds' AUROCs, or of their differences, with an interval by patient.
-
-    Args:
-        films: with ``fold, patient_id, y_true`` and the score; a patient is in one fold only.
-        score: the column.
-        less: another score of the same films, whose AUROC is taken off.
-        n_bootstrap: bootstrap samples of patients; without those where a fold has one class.
-        seed: of the bootstrap.
-
-    Returns:
-        ``value, low, high``, and, of a difference, ``p``: two-sided, from the difference over the
-        standard deviation of its bootstrap samples.
-    """
-    codes, counts = bootstrap_patients(
-        films["patient_id"].to_numpy(), n_bootstrap=n_bootstrap, seed=seed
+    """`chexnet.auroc.mean_auroc` over the folds, of a column of `out_of_fold_films`."""
+    return mean_auroc(
+        films["y_true"],
+        films[score],
+        strata=films["fold"],
+        groups=films["patient_id"],
+        minus=minus,
+        **settings,
     )
-    values, samples = [], []
-    for fold in films["fold"].unique():
-        inside = (films["fold"] == fold).to_numpy()
-        y = films.loc[inside, "y_true"].to_numpy()
-        scores = [films.loc[inside, score].to_numpy()]
-        if less is not None:
-            scores.append(less[inside].to_numpy())
-        value = [auroc(y, one, interval="delong").value for one in scores]
-        sample = [bootstrap_auroc(y, one, codes[inside], counts) for one in scores]
-        values.append(value[0] - sum(value[1:]))
-        samples.append(sample[0] - sum(sample[1:]))
-    mean, spread = float(np.mean(values)), np.mean(samples, axis=0)
-    low, high = percentile_interval(spread)
-    found = {"value": mean, "low": low, "high": high}
-    if less is not None:
-        error = float(np.nanstd(spread, ddof=1))
-        found["p"] = float(2 * stats.norm.sf(abs(mean) / error)) if error else float(not mean)
-    return found

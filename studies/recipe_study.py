@@ -1,11 +1,11 @@
-"""The study by which the settings of training are chosen: one change at a time, small and short.
+"""Trains the recommended recipe with one change at a time, and compares the results.
 
     python -m studies.recipe_study --study data/rsna --output output/recipe-study
 
-Each arm is the recipe with one change, on 96-pixel films for 12 epochs, cross-validated twofold by
-patient. The films are those that `cross_validate.py` gives fold 1 to learn from: its test films
-decide nothing here. Arms that are finished are not trained again; arms may be named, and two
-processes may train different ones.
+Each arm is the recipe with one change, on 96-pixel films for 12 epochs, in a 2-fold
+cross-validation by patient. The films are the training and validation films of fold 1 of
+`studies.cross_validate`; its test films are not used. Finished arms are not trained again. Two
+processes can train different arms.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def folder_name(name: str) -> str:
 
 
 def table(output: Path) -> str:
-    """Every finished arm less the recommended one, with intervals by patient, as Markdown."""
+    """The results of every finished arm, and their difference to the recommended recipe."""
     found = {}
     for name in ARMS:
         folders = [output / folder_name(name) / f"fold-{fold + 1}" for fold in range(FOLDS)]
@@ -115,7 +115,7 @@ def main() -> None:
     given = parser.parse_args()
     unknown = [name for name in given.arms if name not in ARMS]
     if unknown:
-        parser.error(f"{unknown[0]!r}: there are {', '.join(ARMS)}")
+        parser.error(f"{unknown[0]!r}: expected one of {', '.join(ARMS)}")
     for name in given.arms:
         train_arm(name, given.study, given.output)
     print(table(given.output))

@@ -1,57 +1,69 @@
-"""The README's table of results, from a run that notebook 04 has evaluated.
+"""Prints the main results of an evaluated run as a Markdown table.
 
 python -m studies.results_table output/rsna
 """
 
-import sys
+import argparse
 from pathlib import Path
 
-from chexnet.evaluation import interval_text
+from chexnet.evaluation import BASELINES, LOCATION_BASELINES, interval_text
 from chexnet.runs import Run
 
 
 def results_table(metrics: dict, class_name: str) -> str:
-    """The table as Markdown, and a line that says how many films stand behind it.
+    """The table as Markdown, and a line with the number of films.
 
     Args:
-        metrics: content of ``metrics.json``.
+        metrics: of the run, with classes and localization.
         class_name: whose numbers.
     """
-    found = metrics["classes"][class_name]
-    maps = metrics["localization"]
-    youden = found["operating_points"]["youden"]
-    view, facts = (found["baselines"][name] for name in ("view", "view_sex_age"))
+    found, maps = metrics["classes"][class_name], metrics["localization"]
+    test, youden = found["test"], found["operating_points"]["youden"]
+    view, metadata = (
+        (baseline.title, found["baselines"][key]["auroc"]) for key, baseline in BASELINES.items()
+    )
+    point, random, mask = (
+        (title, maps["baselines"][key]) for key, title in LOCATION_BASELINES.items()
+    )
+    none = ("", None)
     rows = [
-        ("AUROC (DeLong)", found["test"]["auroc"], "view position", view["auroc"]),
-        ("", None, "view + sex + age", facts["auroc"]),
-        ("average precision", found["average_precision"], "prevalence", None),
-        ("sensitivity, threshold by Youden index on validation", youden["sensitivity"], "", None),
-        ("specificity, the same threshold", youden["specificity"], "", None),
-        ("pointing-game accuracy (hit rate)", maps["hit_rate"], "best fixed point",
-         maps["baselines"]["fixed_point"]),
-        ("", None, "random point", maps["baselines"]["random_point"]),
-        ("mean IoU (absolute threshold, logits)", maps["mean_iou_logit"], "best fixed mask",
-         maps["baselines"]["fixed_mask"]),
-        ("mean IoU (per-image min-max-normalized map)", maps["mean_iou"], "", None),
-        ("hit rate, CAM × spatial prior", maps["guided"]["hit_rate"], "", None),
-        ("mean IoU, CAM × spatial prior", maps["guided"]["mean_iou"], "", None),
+        ("AUROC (DeLong)", test["auroc"], view),
+        ("", None, metadata),
+        ("average precision", found["average_precision"],
+         ("prevalence", {"value": test["prevalence"]})),
+        ("sensitivity, threshold by Youden index on validation", youden["sensitivity"], none),
+        ("specificity, the same threshold", youden["specificity"], none),
+        ("pointing-game accuracy (hit rate)", maps["hit_rate"], point),
+        ("", None, random),
+        ("mean IoU (absolute threshold, logits)", maps["mean_iou_logit"], mask),
+        ("mean IoU (per-image min-max-normalized map)", maps["mean_iou"], none),
+        ("hit rate, CAM × spatial prior", maps["guided"]["hit_rate"], none),
+        ("mean IoU, CAM × spatial prior", maps["guided"]["mean_iou"], none),
     ]  # fmt: skip
     lines = ["| metric | model | baseline | its value |", "|---|---|---|---|"]
-    for measure, value, baseline, its in rows:
-        shown = "" if value is None else interval_text(value)
-        beside = "" if its is None else interval_text(its)
-        if baseline == "prevalence":
-            beside = f"{found['test']['prevalence']:.2f}"
-        lines.append(f"| {measure} | {shown} | {baseline} | {beside} |")
-    test = found["test"]
+    for metric, value, (baseline, its_value) in rows:
+        texts = ("" if number is None else interval_text(number) for number in (value, its_value))
+        model, its_text = texts
+        lines.append(f"| {metric} | {model} | {baseline} | {its_text} |")
     counts = f"{test['n']} test films, {test['n_positive']} positive, {test['n_patients']} patients"
     return "\n".join([*lines, "", counts])
 
 
+def evaluated(run: Run) -> dict:
+    """The metrics of a run.
+
+    Raises:
+        ValueError: scores or maps are not evaluated, or have changed since.
+    """
+    return run.metrics | {part: run.current_metrics(part) for part in ("classes", "localization")}
+
+
 def main() -> None:
     """Prints the table."""
-    run = Run(Path(sys.argv[1]))
-    print(results_table(run.metrics, run.class_names[0]))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("run", type=Path, help="run folder, evaluated by notebook 04")
+    run = Run(parser.parse_args().run)
+    print(results_table(evaluated(run), run.class_names[0]))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Whether the maps and scores of a run get lost as its weights are made random, from the top.
+"""Tests whether maps and scores of a run depend on its weights: randomizes them from the top.
 
     python -m studies.sanity output/rsna --films data/rsna/jpg
 
-Cascading parameter randomisation, Adebayo et al. 2018 (arXiv:1810.03292), section 4.1. Each row has
-fresh weights in the named part and in all above it, drawn with several seeds, whose mean is shown:
-one seed can by chance light up where opacities are. Beside it, the AUROC with labels shuffled.
+Cascading parameter randomization, Adebayo et al. 2018 (arXiv:1810.03292), section 4.1. Each row has
+random weights in the named part and in all above it. It shows the mean over several seeds, because
+one seed can by chance mark the places of opacities. The last line has the AUROC with shuffled
+labels.
 """
 
 import argparse
@@ -53,7 +54,7 @@ def main() -> None:
         )
         pixels = store[ids]
 
-    def judge(model: keras.Model) -> tuple[np.ndarray, np.ndarray]:
+    def measure(model: keras.Model) -> tuple[np.ndarray, np.ndarray]:
         """Scores of the test films; AUROC, hit rate, mean IoU and energy on them."""
         scores, maps = class_activation_map(model, pixels)
         threshold = choose_map_threshold(maps[val], ids[val], boxes, images)
@@ -64,9 +65,9 @@ def main() -> None:
 
     model = load_chexnet(run.folder / "model.keras")
     trained = model.get_weights()
-    print("| made random | AUROC | hit rate | mean IoU | energy in the boxes |")
+    print("| randomized | AUROC | hit rate | mean IoU | energy inside boxes |")
     print("|---|---|---|---|---|")
-    score, numbers = judge(model)
+    score, numbers = measure(model)
     rows = {"nothing": [numbers]}
     for seed in range(1, given.seeds + 1):
         keras.utils.set_random_seed(seed)
@@ -78,15 +79,15 @@ def main() -> None:
             for layer in model.layers:
                 if layer.name.startswith(names) and layer.weights:
                     layer.set_weights(fresh.get_layer(layer.name).get_weights())
-            rows.setdefault(title, []).append(judge(model)[1])
+            rows.setdefault(title, []).append(measure(model)[1])
     for title, several in rows.items():
         print(f"| {title} | {' | '.join(f'{number:.2f}' for number in np.mean(several, 0))} |")
     rng = np.random.default_rng(0)
     values = [auroc(rng.permutation(y[test]), score).value for _ in range(SHUFFLES)]
     print(
-        f"\nAUROC of the trained model with test labels shuffled {SHUFFLES:,} times: "
-        f"{np.mean(values):.3f} on average, 95 of 100 between "
-        f"{np.quantile(values, 0.025):.2f} and {np.quantile(values, 0.975):.2f}"
+        f"\nAUROC of the trained model with test labels shuffled {SHUFFLES:,} times: mean "
+        f"{np.mean(values):.3f}, 95 % interval {np.quantile(values, 0.025):.2f} to "
+        f"{np.quantile(values, 0.975):.2f}"
     )
 
 

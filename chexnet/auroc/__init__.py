@@ -1,24 +1,17 @@
 """The area under the ROC curve, its interval, and comparing two."""
 
-from chexnet.auroc.curve import (
-    Auroc,
-    AurocDifference,
-    auroc,
-    bootstrap_auroc,
-    compare_auroc,
-    roc_curve,
-)
+from chexnet.auroc.curve import Auroc, auroc, compare_auroc, mean_auroc, roc_curve
 from chexnet.auroc.intervals import (
     N_BOOTSTRAP,
+    bootstrap,
+    bootstrap_mean,
+    estimate,
     mean_interval,
-    bootstrap_patients,
-    percentile_interval,
-    resample,
+    no_estimate,
     wilson_interval,
 )
 
 __all__ = [
-    "N_BOOTSTRAP", "Auroc", "AurocDifference", "auroc", "bootstrap_auroc", "bootstrap_patients",
-    "compare_auroc", "mean_interval", "percentile_interval", "resample", "roc_curve",
-    "wilson_interval",
+    "N_BOOTSTRAP", "Auroc", "auroc", "bootstrap", "bootstrap_mean", "compare_auroc", "estimate",
+    "mean_auroc", "mean_interval", "no_estimate", "roc_curve", "wilson_interval",
 ]  # fmt: skip

@@ -1,13 +1,14 @@
-"""The area under the ROC curve, its 95 % interval, and the comparison of two.
+"""The area under the ROC curve (AUROC), its 95 % interval, and the comparison of two.
 
-The value is the Mann-Whitney statistic with ties counted half: the chance that a positive film
-scores above a negative one. It is computed from scores, never from thresholded labels.
+The AUROC is the Mann-Whitney statistic, ties counted half: the probability that a positive film
+has a higher score than a negative one. It is computed from scores, never from thresholded labels.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
@@ -15,8 +16,8 @@ from chexnet.auroc.intervals import (
     LEVEL,
     N_BOOTSTRAP,
     bootstrap_patients,
+    estimate,
     percentile_interval,
-    resample,
 )
 
 _Z = float(stats.norm.ppf((1 + LEVEL) / 2))
@@ -24,15 +25,20 @@ _Z = float(stats.norm.ppf((1 + LEVEL) / 2))
 
 @dataclass(frozen=True)
 class Auroc:
-    """An AUROC and how sure it is.
+    """An AUROC with its 95 % interval.
 
     Attributes:
         value: area under the ROC curve, in [0, 1].
-        low: lower end of the 95 % interval; NaN where it is not defined.
-        high: upper end of it.
+        low: lower end of the interval; NaN where it is not defined.
+        high: upper end of the interval.
         n_positive: films with label 1.
         n_negative: films with label 0.
-        method: ``"DeLong"`` or ``"bootstrap by patient"`` (``"bootstrap by film"`` without ids).
+        method: ``"DeLong"``, ``"bootstrap by patient"`` or ``"bootstrap by film"``.
+
+    Example:
+        >>> from chexnet.auroc import Auroc
+        >>> print(Auroc(0.851, 0.8, 0.9, 60, 140, "DeLong"))
+        0.85 (0.80-0.90)
     """
 
     value: float
@@ -49,7 +55,7 @@ class Auroc:
 
 @dataclass(frozen=True)
 class AurocDifference:
-    """Two scores on the same films: AUROC of the first minus AUROC of the second.
+    """AUROC of one score minus AUROC of another on the same films.
 
     Attributes:
         value_a: AUROC of the first score.
@@ -59,7 +65,7 @@ class AurocDifference:
         high: upper end of it.
         z: difference over its standard error.
         p: two-sided p-value of ``z``.
-        method: ``"DeLong"`` or ``"bootstrap by patient"``.
+        method: as in `Auroc`.
     """
 
     value_a: float
@@ -73,67 +79,73 @@ class AurocDifference:
 
 
 def auroc(
-    y_true: np.ndarray,
-    y_score: np.ndarray,
+    y_true: ArrayLike,
+    y_score: ArrayLike,
     *,
-    groups: np.ndarray | None = None,
+    groups: ArrayLike | None = None,
     interval: str | None = None,
     n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> Auroc:
-    """The AUROC of scores, with a 95 % interval.
+    """AUROC with a 95 % interval.
 
-    DeLong's interval is the plain normal one, cut at 0 and 1, as R's pROC gives it; its variance
-    comes from ranks in O(n log n). It is NaN with a single positive or negative film, and has no
-    width when the scores separate the classes perfectly, which no resampling can mend.
+    DeLong's interval is the normal one, cut at 0 and 1, as in R's pROC. Its variance comes from
+    ranks in O(n log n). It is NaN with one positive or one negative film. It has no width where the
+    scores separate the classes perfectly; nor has the bootstrap interval.
 
     Args:
         y_true: ``(N,)`` labels, 0 or 1.
         y_score: ``(N,)`` scores, any range, higher for more likely positive.
-        groups: ``(N,)`` patient id of each film. With it the interval is a bootstrap by patient.
-        interval: ``"delong"`` or ``"bootstrap"``; ``None`` takes the bootstrap where ``groups``
-            are given. The bootstrap without ``groups`` draws single films.
-        n_bootstrap: bootstrap samples; one without both classes is left out.
+        groups: ``(N,)`` patient id of each film, for a bootstrap by patient.
+        interval: ``"delong"`` or ``"bootstrap"``; ``None`` means bootstrap if ``groups`` are given.
+            A bootstrap without ``groups`` resamples films.
+        n_bootstrap: bootstrap samples; those with one class only are left out.
         seed: of the bootstrap.
 
     Returns:
-        The value, its interval, the films of each class and the method.
+        the AUROC, its interval, the number of films of each class and the method.
 
     Raises:
-        ValueError: one class only, a label other than 0 or 1, a NaN score, lengths that differ.
+        ValueError: all labels are equal, a label is not 0 or 1, a score is NaN, or lengths differ.
+
+    Example:
+        >>> from chexnet.auroc import auroc
+        >>> auroc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]).value
+        0.75
+        >>> auroc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8], groups=["a", "a", "b", "c"]).method
+        'bootstrap by patient'
     """
     y, score = _checked(y_true, y_score)
     if interval is None:
         interval = "delong" if groups is None else "bootstrap"
     if interval not in ("delong", "bootstrap"):
-        raise ValueError(f'interval is "delong" or "bootstrap", not {interval!r}')
+        raise ValueError(f'interval={interval!r}: expected "delong" or "bootstrap"')
     positive, negative = _placements(y, score)
     value = float(positive.mean())
     if interval == "delong":
-        variance = _mean_variance(positive) + _mean_variance(negative)
-        low, high = value - _Z * np.sqrt(variance), value + _Z * np.sqrt(variance)
-        low, high = np.clip([low, high], 0, 1).tolist()
+        error = np.sqrt(_mean_variance(positive) + _mean_variance(negative))
+        low, high = np.clip([value - _Z * error, value + _Z * error], 0, 1).tolist()
         method = "DeLong"
     else:
-        codes, counts = bootstrap_patients(_units(groups, y), n_bootstrap=n_bootstrap, seed=seed)
+        units, method = _units(groups, y)
+        codes, counts = bootstrap_patients(units, n_bootstrap=n_bootstrap, seed=seed)
         low, high = percentile_interval(bootstrap_auroc(y, score, codes, counts))
-        method = _bootstrap_name(groups)
     return Auroc(value, low, high, len(positive), len(negative), method)
 
 
 def compare_auroc(
-    y_true: np.ndarray,
-    score_a: np.ndarray,
-    score_b: np.ndarray,
+    y_true: ArrayLike,
+    score_a: ArrayLike,
+    score_b: ArrayLike,
     *,
-    groups: np.ndarray | None = None,
+    groups: ArrayLike | None = None,
     n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> AurocDifference:
-    """Two scores of the same films compared, paired.
+    """Paired comparison of two scores of the same films.
 
     Without ``groups``: the test of DeLong, DeLong & Clarke-Pearson 1988. With patient ids: the
-    difference on bootstrap samples of patients; ``z`` divides by their standard deviation.
+    difference on bootstrap samples of patients; ``z`` divides it by their standard deviation.
 
     Args:
         y_true: ``(N,)`` labels, 0 or 1.
@@ -144,10 +156,16 @@ def compare_auroc(
         seed: of the bootstrap.
 
     Returns:
-        Both values, their difference with its 95 % interval, ``z`` and ``p``.
+        both AUROCs, their difference with its 95 % interval, ``z`` and ``p``.
 
     Raises:
         ValueError: as in `auroc`.
+
+    Example:
+        >>> from chexnet.auroc import compare_auroc
+        >>> gap = compare_auroc([0, 0, 1, 1], [0.1, 0.4, 0.5, 0.8], [0.1, 0.4, 0.3, 0.8])
+        >>> gap.difference
+        0.25
     """
     y, a = _checked(y_true, score_a)
     _, b = _checked(y_true, score_b)
@@ -161,37 +179,75 @@ def compare_auroc(
         low, high = difference - _Z * error, difference + _Z * error
         method = "DeLong"
     else:
-        codes, counts = bootstrap_patients(_units(groups, y), n_bootstrap=n_bootstrap, seed=seed)
+        units, method = _units(groups, y)
+        codes, counts = bootstrap_patients(units, n_bootstrap=n_bootstrap, seed=seed)
         samples = bootstrap_auroc(y, a, codes, counts) - bootstrap_auroc(y, b, codes, counts)
-        defined = samples[np.isfinite(samples)]
-        error = float(defined.std(ddof=1)) if len(defined) > 1 else np.nan
+        error = _standard_error(samples)
         low, high = percentile_interval(samples)
-        method = _bootstrap_name(groups)
-    if error > 0 or np.isnan(error):
-        z = difference / error
-    else:  # the same ranking twice, or two that separate the classes perfectly, one upside down
-        z = float(np.sign(difference)) * np.inf if difference else 0.0
-    p = float(2 * stats.norm.sf(abs(z)))
+    z, p = _z_and_p(difference, error)
     return AurocDifference(value_a, value_b, difference, low, high, z, p, method)
 
 
-def bootstrap_auroc(
-    y_true: np.ndarray, y_score: np.ndarray, codes: np.ndarray, counts: np.ndarray
-) -> np.ndarray:
-    """The AUROC of every bootstrap sample; scores are sorted once for all of them.
+def mean_auroc(
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    *,
+    strata: ArrayLike,
+    groups: ArrayLike,
+    minus: ArrayLike | None = None,
+    n_bootstrap: int = N_BOOTSTRAP,
+    seed: int = 0,
+) -> dict[str, float]:
+    """The mean of the AUROCs within strata, such as folds or classes, with interval by patient.
 
     Args:
         y_true: ``(N,)`` labels, 0 or 1.
         y_score: ``(N,)`` scores.
-        codes: ``(N,)`` patient number of each film, from `intervals.bootstrap_patients`.
-        counts: ``(n_bootstrap, patients)``, from `intervals.bootstrap_patients`.
+        strata: ``(N,)``, such as the fold of each film; only films of one stratum are compared.
+        groups: ``(N,)`` patient id of each film.
+        minus: ``(N,)``, other scores, whose AUROCs are subtracted.
+        n_bootstrap: bootstrap samples; those with one class only in a stratum are left out.
+        seed: of the bootstrap.
 
     Returns:
-        float64 ``(n_bootstrap,)``; NaN where a sample holds one class only.
+        ``value, low, high``; of a difference also ``p``, as in `compare_auroc`.
+
+    Raises:
+        ValueError: as in `auroc`, of any stratum.
+
+    Example:
+        >>> from chexnet.auroc import mean_auroc
+        >>> y, score, fold = [0, 1, 0, 1], [0.1, 0.3, 0.8, 0.7], [1, 1, 2, 2]
+        >>> mean_auroc(y, score, strata=fold, groups=["a", "b", "c", "d"])["value"]
+        0.5
     """
-    y, score = _checked(y_true, y_score, both_classes=False)
+    y, strata = np.asarray(y_true), np.asarray(strata)
+    codes, counts = bootstrap_patients(groups, n_bootstrap=n_bootstrap, seed=seed)
+    values, samples = [], []
+    for stratum in pd.unique(strata):
+        rows = strata == stratum
+        scores = [np.asarray(one)[rows] for one in (y_score, minus) if one is not None]
+        value, *other = (auroc(y[rows], score, interval="delong").value for score in scores)
+        sample, *others = (bootstrap_auroc(y[rows], score, codes[rows], counts) for score in scores)
+        values.append(value - sum(other))
+        samples.append(sample - sum(others))
+    means = np.mean(samples, axis=0)
+    found = estimate(float(np.mean(values)), means)
+    if minus is not None:
+        found["p"] = _z_and_p(found["value"], _standard_error(means))[1]
+    return found
+
+
+def bootstrap_auroc(
+    y: np.ndarray, score: np.ndarray, codes: np.ndarray, counts: np.ndarray
+) -> np.ndarray:
+    """The AUROC of every sample of `bootstrap_patients`; scores are sorted once for all of them.
+
+    Returns:
+        float64 ``(n_bootstrap,)``; NaN where a sample has one class only.
+    """
     order = np.argsort(score, kind="stable")
-    y, score = y[order], score[order]
+    y, score, codes = y[order], score[order], codes[order]
     starts = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])  # films that tie share a rank
 
     def area(weight: np.ndarray) -> float:
@@ -205,35 +261,53 @@ def bootstrap_auroc(
         # A sum, not a dot product: BLAS would split it over threads, slower at this length.
         return (positive * (below - negative / 2)).sum() / pairs if pairs else np.nan
 
-    return resample(area, codes[order], counts)
+    return np.array([area(row[codes].astype(np.float64)) for row in counts])
 
 
-def roc_curve(y_true: np.ndarray, y_score: np.ndarray) -> pd.DataFrame:
-    """The ROC curve, from scikit-learn, one row for each distinct score that bends it.
+def _standard_error(samples: np.ndarray) -> float:
+    defined = samples[np.isfinite(samples)]
+    return float(defined.std(ddof=1)) if len(defined) > 1 else np.nan
+
+
+def _z_and_p(difference: float, error: float) -> tuple[float, float]:
+    """A difference over its standard error, and the two-sided p-value of that."""
+    if error > 0 or np.isnan(error):
+        z = difference / error
+    else:  # the same ranking twice, or two perfect ones in opposite order
+        z = float(np.sign(difference)) * np.inf if difference else 0.0
+    return z, float(2 * stats.norm.sf(abs(z)))
+
+
+def roc_curve(y_true: ArrayLike, y_score: ArrayLike) -> pd.DataFrame:
+    """The ROC curve of scikit-learn as a table.
+
+    Args:
+        y_true: ``(N,)`` labels, 0 or 1.
+        y_score: ``(N,)`` scores.
 
     Returns:
-        ``false_positive_rate, sensitivity, threshold``; the first threshold is infinite (no film
-        called positive), a film is called positive where its score is at or above the threshold.
+        ``false_positive_rate, sensitivity, threshold``, one row a corner of the curve. A film is
+        positive if its score is at or above the threshold; the first threshold is infinite.
 
     Raises:
         ValueError: as in `auroc`.
+
+    Example:
+        >>> from chexnet.auroc import roc_curve
+        >>> roc_curve([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])["sensitivity"].tolist()
+        [0.0, 0.5, 0.5, 1.0, 1.0]
     """
-    y, score = _checked(y_true, y_score)
-    false_positive_rate, sensitivity, threshold = sklearn_metrics.roc_curve(y, score)
-    return pd.DataFrame(
-        {
-            "false_positive_rate": false_positive_rate,
-            "sensitivity": sensitivity,
-            "threshold": threshold,
-        }
-    )
+    points = sklearn_metrics.roc_curve(*_checked(y_true, y_score))
+    names = ("false_positive_rate", "sensitivity", "threshold")
+    return pd.DataFrame(dict(zip(names, points, strict=True)))
 
 
 def _placements(y: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of the other class a film stands on the right side of, ties half.
+    """Share of the other class that a film is ranked correctly against, ties half.
 
-    Sun & Xu 2014, IEEE Signal Processing Letters 21(11), eq. 3-8: a film's rank among all less its
-    rank among its own class is its rank among the others, so two sorts replace m × n comparisons.
+    Sun & Xu 2014, IEEE Signal Processing Letters 21(11), eq. 3-8: the rank of a film among all
+    minus its rank in its own class is its rank among the other class. So two sorts replace
+    m × n comparisons.
 
     Returns:
         of the positive films ``(m,)`` and of the negative ones ``(n,)``; the mean of either is
@@ -251,36 +325,33 @@ def _mean_variance(values: np.ndarray) -> float:
     return float(values.var(ddof=1) / len(values)) if len(values) > 1 else np.nan
 
 
-def _units(groups: np.ndarray | None, y: np.ndarray) -> np.ndarray:
+def _units(groups: ArrayLike | None, y: np.ndarray) -> tuple[np.ndarray, str]:
+    """What the bootstrap resamples, ``(N,)``, and the name of the method."""
     if groups is None:
-        return np.arange(len(y))
-    groups = np.asarray(groups)
-    if groups.shape != y.shape:
-        raise ValueError(f"groups has shape {groups.shape}, y_true {y.shape}: one id a film")
-    return groups
+        return np.arange(len(y)), "bootstrap by film"
+    units = np.asarray(groups)
+    if units.shape != y.shape:
+        raise ValueError(
+            f"groups has shape {units.shape}, y_true {y.shape}: expected one id a film"
+        )
+    return units, "bootstrap by patient"
 
 
-def _bootstrap_name(groups: np.ndarray | None) -> str:
-    return "bootstrap by film" if groups is None else "bootstrap by patient"
-
-
-def _checked(
-    y_true: np.ndarray, y_score: np.ndarray, *, both_classes: bool = True
-) -> tuple[np.ndarray, np.ndarray]:
+def _checked(y_true: ArrayLike, y_score: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     y, score = np.asarray(y_true), np.asarray(y_score, np.float64)
     if y.ndim != 1 or y.shape != score.shape:
         raise ValueError(
-            f"y_true has shape {y.shape}, y_score {score.shape}; both are (N,), one number a film"
+            f"y_true has shape {y.shape}, y_score {score.shape}: expected (N,), one number a film"
         )
-    strange = [value for value in np.unique(y) if value not in (0, 1)]
-    if strange:
-        raise ValueError(f"y_true holds {strange[:3]}; labels are 0 or 1")
+    unexpected = [value for value in np.unique(y) if value not in (0, 1)]
+    if unexpected:
+        raise ValueError(f"y_true has {unexpected[:3]}: expected labels 0 or 1")
     if not np.isfinite(score).all():
         raise ValueError(
             f"y_score: {(~np.isfinite(score)).sum()} of {score.size} are NaN or infinite"
         )
     y = y.astype(np.int8)
-    if both_classes and len(np.unique(y)) < 2:
-        held = f"all {y.size} labels are {y[0]}" if y.size else "there are no films"
-        raise ValueError(f"AUROC needs films of both classes, but {held}")
+    if len(np.unique(y)) < 2:
+        why = f"all {y.size} labels are {y[0]}" if y.size else "there are no films"
+        raise ValueError(f"AUROC needs films of both classes, but {why}")
     return y, score

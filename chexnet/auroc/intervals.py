@@ -1,11 +1,13 @@
-"""Confidence intervals that other modules share: patients drawn with replacement, and Wilson's.
+"""Confidence intervals: bootstrap over patients, and Wilson's interval of a proportion.
 
-Films of one patient are not independent: the unit that is drawn is the patient, never the film.
+Films of one patient are not independent, so patients are resampled, not films.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 LEVEL = 0.95  # every interval of the project
@@ -13,26 +15,21 @@ N_BOOTSTRAP = 2000  # enough for stable 2.5 % tails: Efron & Tibshirani 1993, se
 
 
 def bootstrap_patients(
-    groups: np.ndarray, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0
+    groups: ArrayLike, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws patients with replacement, each time as many as there are.
-
-    Args:
-        groups: ``(N,)`` patient id of each film.
-        n_bootstrap: how many bootstrap samples.
-        seed: the same seed and number of patients give the same draws.
+    """Draws patients with replacement, in each sample as many as there are.
 
     Returns:
-        ``codes`` int ``(N,)``, the number of each film's patient, and ``counts`` uint16
-        ``(n_bootstrap, patients)``, how often a patient was drawn: ``counts[b][codes]`` are the
+        ``codes``, int ``(N,)``, the number of each film's patient, and ``counts``, uint16
+        ``(n_bootstrap, patients)``, how many times each was drawn. ``counts[b][codes]`` are the
         weights of the films in sample ``b``.
 
     Raises:
-        ValueError: no film, a film without a patient, or fewer than one draw.
+        ValueError: there is no film, a film has no patient id, or ``n_bootstrap`` is below 1.
     """
     groups = np.asarray(groups)
     if groups.ndim != 1 or groups.size == 0:
-        raise ValueError(f"groups is one patient id a film, shape (N,), not {groups.shape}")
+        raise ValueError(f"groups has shape {groups.shape}: expected (N,), a patient id per film")
     missing = sum(group is None or group != group for group in groups.tolist())
     if missing:
         raise ValueError(f"groups: {missing} of {groups.size} films have no patient id")
@@ -46,77 +43,168 @@ def bootstrap_patients(
     return codes, counts
 
 
-def resample(
-    statistic: Callable[[np.ndarray], np.ndarray | float], codes: np.ndarray, counts: np.ndarray
+def bootstrap(
+    statistic: Callable[[np.ndarray], float],
+    groups: ArrayLike,
+    *,
+    n_bootstrap: int = N_BOOTSTRAP,
+    seed: int = 0,
 ) -> np.ndarray:
-    """A statistic on every bootstrap sample.
+    """Computes a statistic on every bootstrap sample of patients.
 
     Args:
-        statistic: takes the films' weights, float64 ``(N,)``, and gives a number or an array; NaN
-            where the sample does not define it.
-        codes: patient number of each film, from `bootstrap_patients`.
-        counts: how often each patient was drawn, from `bootstrap_patients`.
+        statistic: function of the films' weights, float64 ``(N,)``; NaN where it is not defined.
+        groups: ``(N,)`` patient id of each film.
+        n_bootstrap: number of bootstrap samples.
+        seed: of the random numbers.
 
     Returns:
-        float64 ``(n_bootstrap, ...)``.
+        float64 ``(n_bootstrap,)``.
+
+    Raises:
+        ValueError: as `bootstrap_mean`.
+
+    Example:
+        >>> from chexnet.auroc import bootstrap
+        >>> bootstrap(lambda w: w @ [1, 2, 6] / w.sum(), ["a", "a", "b"], n_bootstrap=3)
+        array([6. , 3. , 1.5])
     """
+    codes, counts = bootstrap_patients(groups, n_bootstrap=n_bootstrap, seed=seed)
     return np.array([statistic(row[codes].astype(np.float64)) for row in counts])
 
 
-def percentile_interval(samples: np.ndarray) -> tuple[float, float]:
-    """The 2.5 % and 97.5 % quantiles of a bootstrap distribution.
+def bootstrap_mean(
+    values: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    n_bootstrap: int = N_BOOTSTRAP,
+    seed: int = 0,
+) -> np.ndarray:
+    """The mean over films on every bootstrap sample, for one or several columns of values.
 
-    Samples without a value (a draw without a positive film) are left out.
+    A mean needs only the sum and the number of films of each patient. So this is two matrix
+    products, far faster than `bootstrap`.
+
+    Args:
+        values: ``(N,)`` or ``(N, K)``.
+        groups: ``(N,)`` patient id of each film; ``None`` resamples films.
+        n_bootstrap: number of bootstrap samples.
+        seed: of the random numbers.
 
     Returns:
-        low, high; NaN where no sample has a value.
+        float64 ``(n_bootstrap,)`` or ``(n_bootstrap, K)``.
+
+    Raises:
+        ValueError: there is no film, a film has no patient id, or ``n_bootstrap`` is below 1.
+
+    Example:
+        >>> from chexnet.auroc import bootstrap_mean
+        >>> bootstrap_mean([1.0, 2.0, 6.0], ["a", "a", "b"], n_bootstrap=3)
+        array([6. , 3. , 1.5])
     """
-    samples = np.asarray(samples, np.float64)
-    samples = samples[np.isfinite(samples)]
-    if samples.size == 0:
+    values = np.asarray(values)
+    groups = np.arange(len(values)) if groups is None else groups
+    codes, counts = bootstrap_patients(groups, n_bootstrap=n_bootstrap, seed=seed)
+    sums = np.zeros((counts.shape[1], *values.shape[1:]))
+    np.add.at(sums, codes, values)
+    films = counts @ np.bincount(codes).astype(np.float64)
+    return (counts @ sums) / films.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def percentile_interval(samples: ArrayLike) -> tuple[float, float]:
+    """The 2.5 % and 97.5 % quantiles of a bootstrap distribution.
+
+    Args:
+        samples: ``(n_bootstrap,)``; those that are not defined (NaN) are left out.
+
+    Returns:
+        low, high; NaN if no sample is defined.
+    """
+    defined = np.asarray(samples, np.float64)
+    defined = defined[np.isfinite(defined)]
+    if defined.size == 0:
         return np.nan, np.nan
-    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
-def mean_interval(
-    values: np.ndarray, groups: np.ndarray, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0
-) -> dict[str, float | int | str | None]:
-    """A mean over films with its interval by patient.
+def estimate(value: float, samples: ArrayLike) -> dict[str, Any]:
+    """A value with the `percentile_interval` of its bootstrap samples, as in ``metrics.json``.
 
-    Where a share of films is 0 or 1, every sample gives the same, as if it were certain. Wilson's
-    interval with the patients as trials takes its place.
+    Example:
+        >>> from chexnet.auroc import estimate
+        >>> estimate(50, range(101))["high"]
+        97.5
+    """
+    low, high = percentile_interval(samples)
+    return {"value": float(value), "low": low, "high": high}
+
+
+def no_estimate(reason: str) -> dict[str, Any]:
+    """What stands in ``metrics.json`` in place of a value that is not available.
+
+    Example:
+        >>> from chexnet.auroc import no_estimate
+        >>> no_estimate("no films")["reason"]
+        'no films'
+    """
+    return {"value": None, "low": None, "high": None, "n": 0, "reason": reason}
+
+
+def mean_interval(
+    values: ArrayLike, groups: ArrayLike, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0
+) -> dict[str, Any]:
+    """A mean over films with its bootstrap interval by patient.
+
+    If a proportion is 0 or 1, all bootstrap samples are equal and their interval has no width.
+    Wilson's interval with the patients as trials replaces it.
 
     Args:
-        values: ``(N,)``, one number a film, or bool for a share of films.
+        values: ``(N,)``, one number a film; bool for a proportion of films.
         groups: ``(N,)``, patient id of each film.
-        n_bootstrap: bootstrap samples.
-        seed: of the bootstrap.
+        n_bootstrap: number of bootstrap samples.
+        seed: of the random numbers.
 
     Returns:
-        ``value, low, high, n``; without films ``None`` in place of numbers, and a ``reason``.
+        ``value, low, high, n``; without films `no_estimate`.
+
+    Raises:
+        ValueError: as `bootstrap_mean`.
+
+    Example:
+        >>> from chexnet.auroc import mean_interval
+        >>> mean_interval([True, True, False, True], [1, 1, 2, 3], n_bootstrap=100)["value"]
+        0.75
     """
     values = np.asarray(values)
     if values.size == 0:
-        return {"value": None, "low": None, "high": None, "n": 0, "reason": "no films"}
-    codes, counts = bootstrap_patients(groups, n_bootstrap=n_bootstrap, seed=seed)
-    # A mean needs only each patient's sum and number of films: two matrix products.
-    total = counts @ np.bincount(codes, weights=values)
-    low, high = percentile_interval(total / (counts @ np.bincount(codes).astype(np.float64)))
+        return no_estimate("no films")
+    samples = bootstrap_mean(values, groups, n_bootstrap=n_bootstrap, seed=seed)
+    result = estimate(values.mean(), samples) | {"n": int(values.size)}
     if values.dtype == bool and values.all() == values.any():
-        patients = counts.shape[1]
-        low, high = wilson_interval(patients * values.all(), patients)
-    return {"value": float(values.mean()), "low": low, "high": high, "n": int(values.size)}
+        patients = len(np.unique(np.asarray(groups).astype(str)))
+        result["low"], result["high"] = wilson_interval(patients * bool(values.all()), patients)
+    return result
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """Wilson's score interval of a proportion (Wilson 1927), without continuity correction.
 
+    Args:
+        successes: 0 to ``trials``.
+        trials: 1 or more.
+
     Returns:
         low, high in [0, 1].
 
     Raises:
-        ValueError: no trials, or more successes than trials.
+        ValueError: there are no trials, or more successes than trials.
+
+    Example:
+        >>> from chexnet.auroc import wilson_interval
+        >>> low, high = wilson_interval(8, 10)
+        >>> f"{low:.2f} to {high:.2f}"
+        '0.49 to 0.94'
     """
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"{successes} of {trials} is not a proportion")

@@ -2,18 +2,17 @@
 
 from chexnet.evaluation.baselines import BASELINES, LOCATION_BASELINES
 from chexnet.evaluation.calibration import calibrated_scores, temperature_of
+from chexnet.evaluation.films import header_text, scored_films
 from chexnet.evaluation.localization import localization_scores, overlaps
 from chexnet.evaluation.maps import evaluate_maps, localize_films, summarize_localization
 from chexnet.evaluation.operating_points import (
     OUTCOMES,
     choose_thresholds,
     chosen_threshold,
-    header_text,
     outcome_table,
     outcomes_at,
-    scored_films,
 )
-from chexnet.evaluation.report import outperforms_baselines, interval_text, report_table
+from chexnet.evaluation.report import interval_text, outperforms_baselines, report_table
 from chexnet.evaluation.scores import evaluate
 
 __all__ = [

@@ -1,16 +1,18 @@
-"""The maps of a run compared with the radiologists' boxes and with baselines without the image.
+"""Evaluates the maps of a run: localization of the radiologists' boxes, compared with baselines.
 
-Thresholds are chosen on validation films, baselines are fitted on training films.
+Thresholds are chosen on validation films, baselines are fitted on training films. Test films are
+used for evaluation only.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from chexnet.auroc import N_BOOTSTRAP, mean_interval
+from chexnet.auroc import N_BOOTSTRAP, mean_interval, no_estimate
+from chexnet.evaluation.films import scored_films
 from chexnet.evaluation.localization import (
-    HEATS,
     challenge_scores,
     choose_challenge_threshold,
     choose_map_threshold,
@@ -28,24 +30,24 @@ from chexnet.labels import points_in_boxes
 from chexnet.runs import Run
 
 IOU_LEVELS = np.arange(1, 8) / 10  # Wang et al. 2017, tables 4 and 5: T(IoU), T(IoBB)
-_CHOSEN = (*HEATS, "score", "challenge", "prior_weight", "guided")
-_NOTHING = {"value": None, "low": None, "high": None, "n": 0}
+_FILES = ("predictions.csv", "maps.npz", "images.csv", "boxes.csv")
+_THRESHOLDS = ("min-max", "logit", "score", "challenge", "prior_weight", "guided")
 
 
 @dataclass(frozen=True)
 class LocalizedFilms:
-    """The test films of a run, each map held against its boxes.
+    """The test films of a run, the map of each compared with its boxes.
 
     Attributes:
-        rows: one a positive film with boxes: ``image_id, patient_id, y_true, y_score``, the columns
-            of `chexnet.evaluation.localization_scores`, and, where validation and training films
-            have boxes, ``iou_logit``, the baselines on this film, ``fixed_point, fixed_mask``, and
-            ``guided_hit, guided_iou`` of the map guided by the prior (`chexnet.evaluation.prior`).
+        rows: one a positive film with boxes: ``image_id, patient_id, y_true, y_score``; the columns
+            of `localization_scores`; and, where validation and training films have boxes,
+            ``iou_logit`` (of the raw map), the baselines ``fixed_point, fixed_mask``, and
+            ``guided_hit, guided_iou`` (of the map with the spatial prior).
         challenge: ``score, patient_id`` of the test films that the challenge's mAP counts.
         thresholds: chosen on validation: of the map (``min-max``, ``logit``), of the ``score``, of
-            boxes for the ``challenge``, of the ``guided`` map and the ``prior_weight`` in it; None
-            where there was nothing to choose on.
-        prior: the baselines, fitted on training films; None without boxes there.
+            the ``challenge``, of the ``guided`` map and the ``prior_weight`` in it; None where
+            there was nothing to choose on.
+        prior: fitted on training films; None if none has boxes.
         map_shape: rows, columns of a map.
     """
 
@@ -53,16 +55,13 @@ class LocalizedFilms:
     challenge: pd.DataFrame
     thresholds: dict[str, float | None]
     prior: BoxPrior | None
-    map_shape: tuple[int, int]
+    map_shape: tuple[int, ...]
 
 
 def evaluate_maps(
     run: Run, *, class_name: str | None = None, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0
 ) -> dict:
-    """Judges the maps of a run on test and adds ``localization`` to its ``metrics.json``.
-
-    Thresholds are chosen on validation, baselines are fitted on the boxes of the training films,
-    and every mean has a 95 % interval by patient. What cannot be had is ``None`` with a ``reason``.
+    """Evaluates the maps of a run on test films and adds ``localization`` to ``metrics.json``.
 
     Args:
         run: with ``maps``, ``predictions``, ``images`` and ``boxes``.
@@ -71,32 +70,37 @@ def evaluate_maps(
         seed: of the bootstrap.
 
     Returns:
-        of all positive test films with boxes: ``hit_rate, mean_iou`` (min-max), ``mean_iou_logit,
-        iobb, energy_in_boxes``, ``iou_accuracy`` and ``iobb_accuracy`` by level, each
-        ``value, low, high, n``; ``baselines`` (``random_point, fixed_point, fixed_mask``), and the
-        paired ``hit_rate_minus_fixed_point`` and ``mean_iou_minus_fixed_mask``; these also of the
-        map ``guided`` by the boxes of the training films (`chexnet.evaluation.prior`). The same of
-        ``true_positives``, those predicted positive at the threshold of the Youden index on
-        validation. ``challenge_map`` on all test films. ``thresholds``, and the ``prior``.
+        what `summarize_localization` returns, of all positive test films with boxes, and as
+        ``true_positives`` of those predicted positive at the threshold of the Youden index;
+        ``challenge_map`` of all test films; ``thresholds``, and the ``prior``. What is not
+        available is ``None`` with a ``reason``.
 
     Raises:
-        ValueError: the run has no such class, or a scored film has no map.
+        ValueError: the class is unknown, or a scored film has no map.
+
+    Example:
+        >>> from chexnet.evaluation import evaluate_maps
+        >>> from chexnet.runs import Run
+        >>> found = evaluate_maps(Run("output/demo"), n_bootstrap=20)
+        >>> 0 <= found["hit_rate"]["value"] <= 1
+        True
     """
-    files = ("predictions.csv", "maps.npz", "images.csv", "boxes.csv")
-    made_from = {name: run.fingerprint(name) for name in files}
-    judged = localize_films(run, class_name=class_name)
-    rows, thresholds, prior = judged.rows, judged.thresholds, judged.prior
+    made_from = {name: run.fingerprint(name) for name in _FILES}
+    films = localize_films(run, class_name=class_name)
+    thresholds, prior = films.thresholds, films.prior
     bootstrap = {"n_bootstrap": n_bootstrap, "seed": seed}
-    report = {"class_name": class_name or run.class_names[0], "map_shape": list(judged.map_shape)}
-    report |= summarize_localization(rows, **bootstrap)
+    report: dict[str, Any] = {
+        "class_name": run.chosen_class(class_name),
+        "map_shape": list(films.map_shape),
+    }
+    report |= summarize_localization(films.rows, **bootstrap)
     if thresholds["score"] is not None:
-        found = rows[rows["y_score"] >= thresholds["score"]]
+        found = films.rows[films.rows["y_score"] >= thresholds["score"]]
         report["true_positives"] = summarize_localization(found, **bootstrap)
     if thresholds["challenge"] is not None:
+        challenge = films.challenge
         report["challenge_map"] = mean_interval(
-            judged.challenge["score"].to_numpy(),
-            judged.challenge["patient_id"].to_numpy(),
-            **bootstrap,
+            challenge["score"], challenge["patient_id"], **bootstrap
         )
     report["thresholds"] = {"chosen_on": "val", **thresholds}
     report["prior"] = prior and {"point": list(prior.point), "n_films": prior.n_films}
@@ -105,89 +109,105 @@ def evaluate_maps(
 
 
 def localize_films(run: Run, *, class_name: str | None = None) -> LocalizedFilms:
-    """Holds the maps of a run's test films with boxes against them, and the baselines too.
+    """Compares the maps of a run's test films with their boxes, and with baselines.
 
     Args:
         run: with ``maps``, ``predictions``, ``images`` and ``boxes``.
         class_name: whose maps, on films labelled with it; ``None`` is the run's first class.
 
     Raises:
-        ValueError: the run has no such class, or a scored film has no map.
+        ValueError: the class is unknown, or a scored film has no map.
+
+    Example:
+        >>> from chexnet.evaluation import localize_films
+        >>> from chexnet.runs import Run
+        >>> films = localize_films(Run("output/demo"))
+        >>> films.map_shape
+        (8, 4)
     """
-    class_name = run.class_names[0] if class_name is None else class_name
-    images, boxes = run.images, run.boxes
-    (val, val_maps), (test, test_maps) = (
-        _scored_films(run, class_name, split) for split in ("val", "test")
+    name = run.chosen_class(class_name)
+    index, images, all_boxes = run.class_names.index(name), run.images, run.boxes
+    val, test = scored_films(run, name)
+    # Maps, ids, boxes of positive films, sizes: what the functions of `localization` take.
+    val_films, test_films = (
+        (
+            run.maps_of(films["image_id"], f"scored {split}")[:, index],
+            films["image_id"],
+            all_boxes[all_boxes["image_id"].isin(films.loc[films["y_true"] == 1, "image_id"])],
+            images,
+        )
+        for split, films in (("validation", val), ("test", test))
     )
-    train = images[images["split"] == "train"]
-    if class_name in train:
-        train = train[train[class_name] == 1]
-    val_boxes, test_boxes = (
-        boxes[boxes["image_id"].isin(films.loc[films["y_true"] == 1, "image_id"])]
-        for films in (val, test)
-    )
-    thresholds: dict[str, float | None] = dict.fromkeys(_CHOSEN)
-    if len(val_boxes):
-        for heat in HEATS:
-            thresholds[heat] = choose_map_threshold(
-                val_maps, val["image_id"], val_boxes, images, heat=heat
-            )
+    has_val_boxes = len(val_films[2]) > 0
+    thresholds: dict[str, float | None] = dict.fromkeys(_THRESHOLDS)
+    if has_val_boxes:
+        thresholds["min-max"] = choose_map_threshold(*val_films)
+        thresholds["logit"] = choose_map_threshold(*val_films, normalize=False)
     if len(set(val["y_true"])) > 1:
         thresholds["score"] = choose_thresholds(val["y_true"], val["y_score"])["youden"]
 
-    judged = (test_maps, test["image_id"], test_boxes, images)
-    rows = localization_scores(*judged, threshold=thresholds["min-max"]).merge(test, on="image_id")
-    if thresholds["logit"] is not None:
-        by_logit = localization_scores(*judged, threshold=thresholds["logit"], heat="logit")
+    rows = localization_scores(*test_films, threshold=thresholds["min-max"])
+    rows = rows.merge(test[["image_id", "patient_id", "y_true", "y_score"]], on="image_id")
+    if has_val_boxes:
+        by_logit = localization_scores(*test_films, threshold=thresholds["logit"], normalize=False)
         rows["iou_logit"] = by_logit["iou"]
+    train = images[images["split"] == "train"]
+    if name in train:
+        train = train[train[name] == 1]
     prior = None
-    if boxes["image_id"].isin(train["image_id"]).any():
-        prior = fit_box_prior(boxes, train)
-        everywhere = np.tile(prior.point, (len(rows), 1))
-        rows["fixed_point"] = points_in_boxes(everywhere, rows["image_id"], test_boxes, images)
-        rows["fixed_mask"] = fixed_mask_iou(prior, test_boxes, images, rows["image_id"])
-        if len(val_boxes):
-            weight, cut = choose_guidance(val_maps, val["image_id"], val_boxes, images, prior)
-            thresholds |= {"prior_weight": weight, "guided": cut}
-            guided = localization_scores(
-                guided_maps(test_maps, prior, weight), *judged[1:], threshold=cut, heat="logit"
-            )
-            rows["guided_hit"], rows["guided_iou"] = guided["hit"], guided["iou"]
+    if all_boxes["image_id"].isin(train["image_id"]).any():
+        prior = fit_box_prior(all_boxes, train)
+        point, boxes = np.tile(prior.point, (len(rows), 1)), test_films[2]
+        rows["fixed_point"] = points_in_boxes(point, rows["image_id"], boxes, images)
+        rows["fixed_mask"] = fixed_mask_iou(prior, boxes, images, rows["image_id"])
+        if has_val_boxes:
+            weight, threshold = choose_guidance(*val_films, prior)
+            thresholds |= {"prior_weight": weight, "guided": threshold}
+            maps, *rest = test_films
+            guided = guided_maps(maps, prior, weight)
+            scores = localization_scores(guided, *rest, threshold=threshold, normalize=False)
+            rows["guided_hit"], rows["guided_iou"] = scores["hit"], scores["iou"]
     challenge = pd.DataFrame({"score": [], "patient_id": []})
-    if thresholds["score"] is not None and len(val_boxes):
-        positive = [films["y_score"] >= thresholds["score"] for films in (val, test)]
-        thresholds["challenge"] = choose_challenge_threshold(
-            val_maps, val["image_id"], positive[0], val_boxes, images
-        )
-        scores = challenge_scores(
-            test_maps, test["image_id"], positive[1], test_boxes, images, thresholds["challenge"]
-        )
-        challenge = pd.DataFrame({"score": scores, "patient_id": test["patient_id"]})
-        challenge = challenge[np.isfinite(scores)]
-    return LocalizedFilms(rows, challenge, thresholds, prior, test_maps.shape[1:])
+    if thresholds["score"] is not None and has_val_boxes:
+        predicted = [films["y_score"] >= thresholds["score"] for films in (val, test)]
+        threshold = choose_challenge_threshold(*val_films, predicted[0])
+        thresholds["challenge"] = threshold
+        scores = challenge_scores(*test_films, predicted[1], [threshold])[:, 0]
+        challenge = pd.DataFrame({"score": scores, "patient_id": test["patient_id"]}).dropna()
+    return LocalizedFilms(rows, challenge, thresholds, prior, test_films[0].shape[1:])
 
 
 def summarize_localization(rows: pd.DataFrame, **bootstrap: int) -> dict:
-    """The mean of each measure over films, with its interval by patient, also of the baselines.
+    """The mean of each measure over films, with its interval by patient.
 
     Args:
-        rows: of `localize_films`, of one run or of several that judged different films.
+        rows: of `localize_films`, of one run or of several with different test films.
         **bootstrap: ``n_bootstrap`` and ``seed`` of `chexnet.auroc.mean_interval`.
 
     Returns:
-        as `localization_report`, for all of ``rows``.
-    """
-    patients = rows["patient_id"].to_numpy()
+        ``hit_rate, mean_iou`` (min-max), ``mean_iou_logit, iobb, energy_in_boxes``,
+        ``iou_accuracy`` and ``iobb_accuracy`` by level; the ``baselines`` ``random_point,
+        fixed_point, fixed_mask``, and the paired differences ``hit_rate_minus_fixed_point`` and
+        ``mean_iou_minus_fixed_mask``; ``guided``, the same of the map with the spatial prior. Each
+        number has ``value, low, high, n``.
 
-    def mean(column: str, *, above: float | None = None, less: str | None = None) -> dict:
-        if column not in rows or (less and less not in rows):
-            return _NOTHING | {"reason": "no films with boxes in validation or training"}
+    Example:
+        >>> from chexnet.evaluation import localize_films, summarize_localization
+        >>> from chexnet.runs import Run
+        >>> rows = localize_films(Run("output/demo")).rows
+        >>> summarize_localization(rows, n_bootstrap=20)["hit_rate"]["n"] == len(rows)
+        True
+    """
+
+    def mean(column: str, *, above: float | None = None, minus: str | None = None) -> dict:
+        if column not in rows or (minus and minus not in rows):
+            return no_estimate("no films with boxes in validation or training")
         values = rows[column].to_numpy()
         if above is not None:
             values = values > above
-        if less is not None:
-            values = values.astype(np.float64) - rows[less].to_numpy(np.float64)
-        return mean_interval(values, patients, **bootstrap)
+        if minus is not None:
+            values = values.astype(np.float64) - rows[minus].to_numpy(np.float64)
+        return mean_interval(values, rows["patient_id"], **bootstrap)
 
     return {
         "hit_rate": mean("hit"),
@@ -202,26 +222,12 @@ def summarize_localization(rows: pd.DataFrame, **bootstrap: int) -> dict:
             "fixed_point": mean("fixed_point"),
             "fixed_mask": mean("fixed_mask"),
         },
-        "hit_rate_minus_fixed_point": mean("hit", less="fixed_point"),
-        "mean_iou_minus_fixed_mask": mean("iou", less="fixed_mask"),
+        "hit_rate_minus_fixed_point": mean("hit", minus="fixed_point"),
+        "mean_iou_minus_fixed_mask": mean("iou", minus="fixed_mask"),
         "guided": {
             "hit_rate": mean("guided_hit"),
             "mean_iou": mean("guided_iou"),
-            "hit_rate_minus_fixed_point": mean("guided_hit", less="fixed_point"),
-            "mean_iou_minus_fixed_mask": mean("guided_iou", less="fixed_mask"),
+            "hit_rate_minus_fixed_point": mean("guided_hit", minus="fixed_point"),
+            "mean_iou_minus_fixed_mask": mean("guided_iou", minus="fixed_mask"),
         },
     }
-
-
-def _scored_films(run: Run, class_name: str, split: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """The films of a split with labels, scores and patients, and their maps ``(N, h, w)``."""
-    if class_name not in run.class_names:
-        raise ValueError(f"{run.folder}: no class {class_name!r}; it has {run.class_names}")
-    films = run.predictions
-    films = films[(films["class_name"] == class_name) & (films["split"] == split)]
-    films = films.reset_index(drop=True)
-    if "patient_id" not in films:
-        films["patient_id"] = films["image_id"]
-    films["patient_id"] = films["patient_id"].fillna(films["image_id"])
-    maps = run.maps_of(films["image_id"], f"scored {split}")[:, run.class_names.index(class_name)]
-    return films[["image_id", "patient_id", "y_true", "y_score"]], maps

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from sklearn import metrics as sklearn_metrics
 
-from chexnet.auroc import N_BOOTSTRAP, bootstrap_patients, percentile_interval, wilson_interval
+from chexnet.auroc import N_BOOTSTRAP, bootstrap_mean, estimate, no_estimate, wilson_interval
+from chexnet.evaluation.films import scored_films
 from chexnet.runs import Run
 
 TARGET = 0.9  # of the fixed-sensitivity and the fixed-specificity point
@@ -15,25 +17,36 @@ RULES = {
     "sensitivity_0.9": "sensitivity at least 0.9",
     "specificity_0.9": "specificity at least 0.9",
 }
-# Chance of the finding at which one would act: 5 % (a cheap look) to 95 %.
-_ACTING = np.arange(5, 100, 5) / 100
+# By abbreviation, the name of an outcome, the label of its films, and what the model did with them.
+OUTCOMES = {
+    "TP": ("true positive", 1, "with {}, found"),
+    "FN": ("false negative", 1, "with {}, missed"),
+    "TN": ("true negative", 0, "without {}, called negative"),
+    "FP": ("false positive", 0, "without {}, called positive"),
+}
+_THRESHOLD_PROBABILITIES = np.arange(5, 100, 5) / 100  # of the decision curve
 
 
-def choose_thresholds(y_true: np.ndarray, y_score: np.ndarray) -> dict[str, float | None]:
-    """Chooses a threshold by each rule of `RULES`; hand it the validation split.
+def choose_thresholds(y_true: ArrayLike, y_score: ArrayLike) -> dict[str, float | None]:
+    """Chooses a threshold by each rule of `RULES`, on validation films.
 
-    A film is called positive where its score is at or above the threshold. Where two thresholds
-    fulfil a rule equally, the higher one is taken.
+    A film is predicted positive if its score is at or above the threshold. Of two thresholds that
+    fulfil a rule equally well, the higher one is chosen.
 
     Args:
         y_true: ``(N,)`` labels, 0 or 1, both present.
         y_score: ``(N,)`` scores.
 
     Returns:
-        rule to threshold; ``None`` where only calling no film positive would fulfil it.
+        rule to threshold; ``None`` if no threshold at or below the highest score fulfils the rule.
 
     Raises:
-        ValueError: one class only.
+        ValueError: all labels are equal.
+
+    Example:
+        >>> from chexnet.evaluation import choose_thresholds
+        >>> choose_thresholds([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])["sensitivity_0.9"]
+        0.35
     """
     y_true, y_score = np.asarray(y_true), np.asarray(y_score, np.float64)
     if len(np.unique(y_true)) < 2:
@@ -41,10 +54,10 @@ def choose_thresholds(y_true: np.ndarray, y_score: np.ndarray) -> dict[str, floa
             f"thresholds need films of both classes, but all {len(y_true)} labels are equal"
         )
     false_positive_rate, sensitivity, threshold = (
-        values[1:]  # the first is infinite: no film called positive
+        values[1:]  # the first threshold is infinite
         for values in sklearn_metrics.roc_curve(y_true, y_score, drop_intermediate=False)
     )
-    # Counts, not rates, decide about 0.9: 9 of 10 as a float can lie a hair beside it.
+    # Compare counts, not rates: as a float, 9 of 10 may differ from 0.9 in the last digit.
     positives = np.rint(sensitivity * (y_true == 1).sum())
     false_positives = np.rint(false_positive_rate * (y_true == 0).sum())
     sensitive = np.flatnonzero(positives >= TARGET * (y_true == 1).sum() - 1e-9)
@@ -56,183 +69,174 @@ def choose_thresholds(y_true: np.ndarray, y_score: np.ndarray) -> dict[str, floa
     }
 
 
-def rates_at(y_true: np.ndarray, y_score: np.ndarray, threshold: float) -> dict:
-    """What a threshold does on a set of films.
+def chosen_threshold(
+    run: Run, rule: str = "youden", *, class_name: str | None = None
+) -> tuple[float, str]:
+    """The threshold that a rule of `RULES` chooses on the validation films of a run.
+
+    Args:
+        run: with predictions; it need not be evaluated.
+        rule: a key of `RULES`.
+        class_name: which class; ``None`` is the run's first.
+
+    Returns:
+        the threshold, and the rule in words.
+
+    Raises:
+        ValueError: the rule or class is unknown, or no threshold can be chosen.
+
+    Example:
+        >>> from chexnet.evaluation import chosen_threshold
+        >>> from chexnet.runs import Run
+        >>> threshold, rule = chosen_threshold(Run("output/demo"))
+        >>> rule
+        'Youden index on ... validation films'
+    """
+    if rule not in RULES:
+        raise ValueError(f"threshold={rule!r}: expected a number or one of {sorted(RULES)}")
+    name = run.chosen_class(class_name)
+    val, _ = scored_films(run, name)
+    try:
+        threshold = choose_thresholds(val["y_true"], val["y_score"])[rule]
+    except ValueError as error:
+        raise ValueError(
+            f"{run.folder}: no threshold can be chosen for {name!r}, {error}; give a number as "
+            "threshold="
+        ) from error
+    if threshold is None:
+        raise ValueError(
+            f"{run.folder}: no threshold on validation has {RULES[rule]}; give a number as "
+            "threshold="
+        )
+    return threshold, f"{RULES[rule]} on {len(val)} validation films"
+
+
+def rates_at(y_true: ArrayLike, y_score: ArrayLike, threshold: float) -> dict:
+    """Confusion matrix and rates at a threshold.
 
     Args:
         y_true: ``(N,)`` labels, 0 or 1.
         y_score: ``(N,)`` scores.
-        threshold: a film is called positive where its score is at or above it.
+        threshold: a film is predicted positive if its score is at or above it.
 
     Returns:
         the four counts, and ``sensitivity, specificity, ppv, npv``, each with ``value, low, high``
-        (Wilson) and ``n``, the films it is a share of; ``None`` and a ``reason`` if there are none.
+        (Wilson's interval) and ``n``, the denominator; ``None`` and a ``reason`` if that is 0.
     """
-    y_true = np.asarray(y_true) == 1
-    called = np.asarray(y_score) >= threshold
-    counts = {
-        "true_positives": int((y_true & called).sum()),
-        "false_positives": int((~y_true & called).sum()),
-        "false_negatives": int((y_true & ~called).sum()),
-        "true_negatives": int((~y_true & ~called).sum()),
+    outcomes = outcomes_at(y_true, y_score, threshold)
+    tp, fp, fn, tn = (int((outcomes == name).sum()) for name in ("TP", "FP", "FN", "TN"))
+    return {
+        "true_positives": tp,
+        "false_positives": fp,
+        "false_negatives": fn,
+        "true_negatives": tn,
+        "sensitivity": _proportion(tp, tp + fn, "no positive film"),
+        "specificity": _proportion(tn, tn + fp, "no negative film"),
+        "ppv": _proportion(tp, tp + fp, "no film predicted positive"),
+        "npv": _proportion(tn, tn + fn, "no film predicted negative"),
     }
-    tp, fp, fn, tn = counts.values()
-    return counts | {
-        "sensitivity": _share(tp, tp + fn, "no film is positive"),
-        "specificity": _share(tn, tn + fp, "no film is negative"),
-        "ppv": _share(tp, tp + fp, "no film is called positive"),
-        "npv": _share(tn, tn + fn, "no film is called negative"),
-    }
+
+
+def _proportion(part: int, whole: int, reason: str) -> dict:
+    if whole == 0:
+        return no_estimate(reason)
+    low, high = wilson_interval(part, whole)
+    return {"value": part / whole, "low": low, "high": high, "n": whole}
 
 
 def decision_curve(
-    y_true: np.ndarray,
-    probability: np.ndarray,
+    y_true: ArrayLike,
+    probability: ArrayLike,
     *,
-    groups: np.ndarray | None = None,
+    groups: ArrayLike | None = None,
     n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> list[dict[str, float]]:
-    """Net benefit of acting on the model, on every film, on none (Vickers & Elkin 2006).
+    """Net benefit of the model and of treating all patients (Vickers & Elkin 2006).
 
-    Net benefit is true positives less false positives at the odds of the probability at which one
-    would act, per film; acting on no film has 0.
+    Net benefit is the rate of true positives minus the rate of false positives, weighted by the
+    odds of the threshold probability. Treating nobody has net benefit 0.
 
     Args:
         y_true: ``(N,)`` labels, 0 or 1.
         probability: ``(N,)`` calibrated probabilities.
-        groups: ``(N,)`` patient ids; ``None`` draws single films.
+        groups: ``(N,)`` patient ids; ``None`` resamples films.
         n_bootstrap: bootstrap samples.
         seed: of the bootstrap.
 
     Returns:
-        one row a probability: ``probability``; ``model`` with its 95 % interval ``low, high``;
-        ``treat_all``.
+        for each threshold probability of 0.05 to 0.95 by 0.05: ``probability``; ``model`` with its
+        95 % interval ``low, high``; ``treat_all``.
     """
-    y_true, probability = np.asarray(y_true) == 1, np.asarray(probability, np.float64)
-    odds = _ACTING / (1 - _ACTING)
-    called = probability[:, np.newaxis] >= _ACTING
-    gained = np.where(y_true[:, np.newaxis], called, -odds * called)  # (N, probabilities)
-    codes, counts = bootstrap_patients(
-        np.arange(len(y_true)) if groups is None else groups, n_bootstrap=n_bootstrap, seed=seed
-    )
-    # A mean needs only each patient's sum and number of films.
-    of_patient = np.zeros((counts.shape[1], len(_ACTING)))
-    np.add.at(of_patient, codes, gained)
-    samples = counts @ of_patient / (counts @ np.bincount(codes))[:, np.newaxis]
-    prevalence = y_true.mean()
+    positive = np.asarray(y_true)[:, np.newaxis] == 1
+    odds = _THRESHOLD_PROBABILITIES / (1 - _THRESHOLD_PROBABILITIES)
+    treated = np.asarray(probability)[:, np.newaxis] >= _THRESHOLD_PROBABILITIES
+    benefit = np.where(positive, treated, -odds * treated)  # (N, probabilities)
+    samples = bootstrap_mean(benefit, groups, n_bootstrap=n_bootstrap, seed=seed)
     rows = []
-    for number, acting in enumerate(_ACTING):
-        low, high = percentile_interval(samples[:, number])
+    for number, value in enumerate(benefit.mean(axis=0)):
+        model = estimate(value, samples[:, number])
         rows.append(
             {
-                "probability": float(acting),
-                "model": float(gained[:, number].mean()),
-                "low": low,
-                "high": high,
-                "treat_all": float(prevalence - odds[number] * (1 - prevalence)),
+                "probability": float(_THRESHOLD_PROBABILITIES[number]),
+                "model": model.pop("value"),
+                **model,
+                "treat_all": float(positive.mean() - odds[number] * (1 - positive.mean())),
             }
         )
     return rows
 
 
-def _share(part: int, whole: int, reason: str) -> dict:
-    if whole == 0:
-        return {"value": None, "low": None, "high": None, "n": 0, "reason": reason}
-    low, high = wilson_interval(part, whole)
-    return {"value": part / whole, "low": low, "high": high, "n": whole}
+def outcomes_at(y_true: ArrayLike, y_score: ArrayLike, threshold: float) -> np.ndarray:
+    """The outcome of each film at a threshold.
 
+    Args:
+        y_true: ``(N,)`` labels, 0 or 1.
+        y_score: ``(N,)`` scores.
+        threshold: a film is predicted positive if its score is at or above it.
 
-# Name of each outcome, and the label of its films.
-OUTCOMES = {
-    "TP": ("true positive", 1),
-    "FN": ("false negative", 1),
-    "TN": ("true negative", 0),
-    "FP": ("false positive", 0),
-}
+    Returns:
+        str ``(N,)``: TP, FN, TN or FP.
+
+    Example:
+        >>> from chexnet.evaluation import outcomes_at
+        >>> outcomes_at([1, 1, 0, 0], [0.9, 0.1, 0.2, 0.5], 0.5).tolist()
+        ['TP', 'FN', 'TN', 'FP']
+    """
+    predicted = np.asarray(y_score) >= threshold
+    correct, wrong = np.where(predicted, "TP", "TN"), np.where(predicted, "FP", "FN")
+    return np.where(predicted == (np.asarray(y_true) == 1), correct, wrong)
 
 
 def outcome_table(
     run: Run, *, class_name: str | None = None, threshold: float | str = "youden"
 ) -> tuple[pd.DataFrame, str]:
-    """Which test films the model got right.
+    """The test films of a run with their outcomes.
 
     Args:
         run: with predictions.
         class_name: which class; ``None`` is the run's first.
-        threshold: a film is called positive at this score or above; or the name of a rule of
-            `chexnet.evaluation.operating_points.RULES`, which is applied to validation.
+        threshold: a film is predicted positive if its score is at or above it; or the name of a
+            rule of `RULES`, which chooses it on validation.
 
     Returns:
         the predictions of the test films with ``outcome`` (TP, FN, TN or FP), one row a film; and
         a sentence with the threshold and the rule.
 
     Raises:
-        ValueError: an unknown class or rule, no test film, or no threshold to be had.
+        ValueError: the class or rule is unknown, there is no test film, or no threshold can be
+            chosen.
+
+    Example:
+        >>> from chexnet.evaluation import outcome_table
+        >>> from chexnet.runs import Run
+        >>> films, sentence = outcome_table(Run("output/demo"), threshold=0.5)
+        >>> sentence
+        'Decision threshold 0.5 (given).'
     """
-    class_name, predictions, films = scored_films(run, class_name)
-    why = "given"
+    _, films = scored_films(run, class_name)
+    rule = "given"
     if isinstance(threshold, str):
-        threshold, why = chosen_threshold(run, class_name, threshold, predictions)
+        threshold, rule = chosen_threshold(run, threshold, class_name=class_name)
     films = films.assign(outcome=outcomes_at(films["y_true"], films["y_score"], threshold))
-    return films, f"Decision threshold {threshold:.3g} ({why})."
-
-
-def scored_films(run: Run, class_name: str | None) -> tuple[str, pd.DataFrame, pd.DataFrame]:
-    """The class's name, its predictions, and those of its test films alone.
-
-    Raises:
-        ValueError: an unknown class, or no test film.
-    """
-    class_name = run.chosen_class(class_name)
-    predictions = run.predictions.query("class_name == @class_name")
-    films = predictions[predictions["split"] == "test"]
-    if not len(films):
-        raise ValueError(f"{run.folder / 'predictions.csv'}: no test film of {class_name!r}")
-    return class_name, predictions, films
-
-
-def header_text(film: pd.Series | tuple) -> str:
-    """View, sex and age of a film, as far as they are known: ``PA · F · 54 y``."""
-    facts = [getattr(film, name, None) for name in ("view", "sex", "age")]
-    known = [fact for fact in facts if pd.notna(fact)]
-    return " · ".join(fact if isinstance(fact, str) else f"{fact:.0f} y" for fact in known)
-
-
-def outcomes_at(y_true: pd.Series, y_score: pd.Series, threshold: float) -> np.ndarray:
-    """TP, FN, TN or FP for each film, str ``(N,)``; at the threshold itself a film is called."""
-    called = np.asarray(y_score) >= threshold
-    right, wrong = np.where(called, "TP", "TN"), np.where(called, "FP", "FN")
-    return np.where(called == (np.asarray(y_true) == 1), right, wrong)
-
-
-def chosen_threshold(
-    run: Run, class_name: str, rule: str, predictions: pd.DataFrame
-) -> tuple[float, str]:
-    """The threshold of a rule of `RULES`, and the rule in words.
-
-    Args:
-        run: with predictions; it need not be evaluated.
-        class_name: which class.
-        rule: name of a rule.
-        predictions: of the class, validation included.
-
-    Raises:
-        ValueError: an unknown rule, or no threshold to be had on validation.
-    """
-    if rule not in RULES:
-        raise ValueError(f"threshold={rule!r}: expected a number or one of {sorted(RULES)}")
-    val = predictions[predictions["split"] == "val"]
-    try:
-        chosen = choose_thresholds(val["y_true"], val["y_score"])[rule]
-    except ValueError as error:
-        raise ValueError(
-            f"{run.folder}: no threshold can be chosen for {class_name!r}, {error}; give a number "
-            "as threshold="
-        ) from error
-    if chosen is None:
-        raise ValueError(
-            f"{run.folder}: no threshold on validation has {RULES[rule]}; give a number as "
-            "threshold="
-        )
-    return chosen, f"{RULES[rule]} on {len(val)} validation images"
+    return films, f"Decision threshold {threshold:.3g} ({rule})."

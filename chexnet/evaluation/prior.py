@@ -1,20 +1,17 @@
-"""What the map says together with where opacities lie: evidence of a film plus prior knowledge.
+"""Where the boxes of the training films lie: baselines for localization, and a prior for maps.
 
-A class activation map is the network's evidence at each position, a logit. By Bayes' rule evidence
-and the prior odds of a position add up in logits; the prior is how often the radiologists' boxes of
-the training films cover it. Against the best fixed area, which is the prior alone, the gain is what
-the pixels of the film have added.
+Opacities lie in lungs, so even a fixed point hits many boxes. A map is useful only if it finds them
+better than the best fixed point and the best fixed mask.
 
-Finding boxes without looking: where the boxes of the training films lie.
-
-Opacities lie in lungs, so a point that is the same on every film already hits most boxes. A map is
-worth looking at only if it finds them better than that.
+A class activation map is the evidence at each position, a logit. By Bayes' rule evidence and prior
+log-odds add up. The prior is how often boxes of training films cover a position.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from chexnet.cam import min_max, upsample_map
 from chexnet.evaluation.localization import LEVELS, mean_iou_by_threshold, overlaps
@@ -22,15 +19,18 @@ from chexnet.labels import box_masks
 
 _CANVAS = 128  # pixels a side; 8 pixels of an RSNA film each
 _FILMS_AT_ONCE = 512  # keeps the masks below 40 MB
+# Weight of the prior's log-odds, added to a map normalized to [0, 1]; 0 is the map alone.
+WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0)
+_RARE = 0.01  # added to both odds: keeps the logarithm finite where no training film has a box
 
 
 @dataclass(frozen=True)
 class BoxPrior:
-    """The best guesses that are the same on every film.
+    """The best predictions that are the same for every film.
 
     Attributes:
         point: x, y of the best fixed point, shares of the film's width and height.
-        mask: bool ``(128, 128)``, the best fixed area.
+        mask: bool ``(128, 128)``, the best fixed mask.
         share: float32 ``(128, 128)``, the share of training films with a box there.
         n_films: training films with boxes that it was fitted on.
     """
@@ -41,60 +41,51 @@ class BoxPrior:
     n_films: int
 
 
-def fit_box_prior(boxes: pd.DataFrame, films: pd.DataFrame) -> BoxPrior:
-    """Learns where boxes lie; hand it the training films.
+def fit_box_prior(boxes: pd.DataFrame, images: pd.DataFrame) -> BoxPrior:
+    """Fits the prior on training films.
 
-    The point is where most films have a box. The area is where at least a share of the films has
-    one; the share is the one (in steps of 2 % of the highest) that gives the largest mean IoU.
+    The point is where most films have a box. The mask is where at least a share of the films has
+    one; of the shares, in steps of 2 % of the highest, it is the one with the largest mean IoU.
 
     Args:
         boxes: ``image_id, x, y, width, height``, pixels of the original films.
-        films: ``image_id, rows, columns`` of the training films; boxes of others are left out.
-
-    Returns:
-        point and area.
+        images: ``image_id, rows, columns`` of the training films; boxes of others are ignored.
 
     Raises:
         ValueError: no training film has a box.
     """
-    ids = films.loc[films["image_id"].isin(boxes["image_id"]), "image_id"].to_numpy()
+    ids = images.loc[images["image_id"].isin(boxes["image_id"]), "image_id"].to_numpy()
     if not len(ids):
-        raise ValueError(f"none of the {len(films)} training films has a box")
+        raise ValueError(f"none of the {len(images)} training films has a box")
     chunks = [ids[start : start + _FILMS_AT_ONCE] for start in range(0, len(ids), _FILMS_AT_ONCE)]
-    total = sum(
-        box_masks(boxes, films, chunk, _CANVAS).sum(axis=0, dtype=np.float64) for chunk in chunks
-    )
+    total = np.zeros((_CANVAS, _CANVAS))
+    for chunk in chunks:
+        total += box_masks(boxes, images, chunk, _CANVAS).sum(axis=0, dtype=np.float64)
     share = (total / len(ids)).astype(np.float32)
     row, column = np.divmod(int(share.argmax()), _CANVAS)
     levels = (LEVELS * share.max()).astype(np.float32)
     areas = (share.ravel()[:, np.newaxis] >= levels).astype(np.float32)  # (pixels, levels)
-    gained = np.zeros(len(levels))
+    iou = np.zeros(len(levels))
     for chunk in chunks:
-        masks = box_masks(boxes, films, chunk, _CANVAS).reshape(len(chunk), -1)
+        masks = box_masks(boxes, images, chunk, _CANVAS).reshape(len(chunk), -1)
         shared = masks @ areas
         union = masks.sum(axis=1, keepdims=True) + areas.sum(axis=0) - shared
-        gained += (shared / union).sum(axis=0)
-    level = levels[gained.argmax()]
+        iou += (shared / union).sum(axis=0)
     point = (float(column + 0.5) / _CANVAS, float(row + 0.5) / _CANVAS)
-    return BoxPrior(point=point, mask=share >= level, share=share, n_films=len(ids))
+    return BoxPrior(point, mask=share >= levels[iou.argmax()], share=share, n_films=len(ids))
 
 
 def fixed_mask_iou(
-    prior: BoxPrior, boxes: pd.DataFrame, films: pd.DataFrame, image_ids: np.ndarray
+    prior: BoxPrior, boxes: pd.DataFrame, images: pd.DataFrame, image_ids: ArrayLike
 ) -> np.ndarray:
-    """IoU of the fixed area with the boxes of films, float64 ``(N,)``."""
-    masks = box_masks(boxes, films, image_ids, prior.mask.shape)
-    mark = np.broadcast_to(prior.mask.astype(np.float32), masks.shape)
-    return overlaps(mark, masks, np.array([0.5]))[0][:, 0]
-
-
-# Weight of the prior's log-odds against a map stretched to [0, 1]; 0 is the map alone.
-WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0)
-_RARE = 0.01  # added to both odds: keeps the logarithm finite where no training film has a box
+    """IoU of the fixed mask with the boxes of films, float64 ``(N,)``."""
+    masks = box_masks(boxes, images, image_ids, prior.mask.shape)
+    mask = np.broadcast_to(prior.mask.astype(np.float32), masks.shape)
+    return overlaps(mask, masks, [0.5])[0][:, 0]
 
 
 def guided_maps(maps: np.ndarray, prior: BoxPrior, weight: float) -> np.ndarray:
-    """Each map stretched film by film to [0, 1], plus the weighted log-odds of the prior.
+    """Maps min-max normalized film by film, plus the weighted log-odds of the prior.
 
     Args:
         maps: ``(N, h, w)`` raw maps.
@@ -102,35 +93,27 @@ def guided_maps(maps: np.ndarray, prior: BoxPrior, weight: float) -> np.ndarray:
         weight: 0 or above.
 
     Returns:
-        float32 ``(N, 128, 128)``; compare with one threshold for all films.
+        float32 ``(N, 128, 128)``, for one threshold for all films.
 
     Raises:
         ValueError: ``weight`` is below 0.
     """
     if weight < 0:
-        raise ValueError(f"weight={weight}: allowed is 0 or above")
+        raise ValueError(f"weight={weight}: expected 0 or above")
     odds = np.log((prior.share + _RARE) / (1 - prior.share + _RARE))
-    return min_max(upsample_map(maps, prior.share.shape)) + np.float32(weight) * odds
+    return min_max(upsample_map(maps, _CANVAS)) + np.float32(weight) * odds
 
 
 def choose_guidance(
     maps: np.ndarray,
-    image_ids: np.ndarray,
+    image_ids: ArrayLike,
     boxes: pd.DataFrame,
-    films: pd.DataFrame,
+    images: pd.DataFrame,
     prior: BoxPrior,
 ) -> tuple[float, float]:
-    """The weight, and the threshold with it, of the largest mean IoU; hand it validation films.
+    """The weight (of `WEIGHTS`) and threshold with the largest mean IoU, for validation films.
 
-    Args:
-        maps: ``(N, h, w)`` raw maps of one class.
-        image_ids: ``(N,)``, their films.
-        boxes: ``image_id, x, y, width, height``, pixels of the original film.
-        films: ``image_id, rows, columns``.
-        prior: fitted on training films.
-
-    Returns:
-        weight (one of `WEIGHTS`) and threshold.
+    Arguments are those of `localization_scores`, and the prior, fitted on training films.
 
     Raises:
         ValueError: no film has boxes.
@@ -138,7 +121,7 @@ def choose_guidance(
     found = []
     for weight in WEIGHTS:
         guided = guided_maps(maps, prior, weight)
-        thresholds, iou = mean_iou_by_threshold(guided, image_ids, boxes, films, heat="logit")
+        thresholds, iou = mean_iou_by_threshold(guided, image_ids, boxes, images, normalize=False)
         found.append((iou.max(), weight, float(thresholds[iou.argmax()])))
     _, weight, threshold = max(found, key=lambda one: one[0])
     return weight, threshold

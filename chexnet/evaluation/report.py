@@ -37,6 +37,13 @@ def report_table(metrics: dict) -> pd.DataFrame:
         columns ``class_name, group, metric, n, n positive, estimate (95 % CI), note``. The estimate
         is text, ``0.85 (0.80-0.90)``; where it is ``–``, the note gives the reason. ``n`` and
         ``n positive`` are the films behind the estimate, ``<NA>`` where they do not apply.
+
+    Example:
+        >>> from chexnet.evaluation import evaluate, report_table
+        >>> from chexnet.runs import Run
+        >>> table = report_table(evaluate(Run("output/demo"), n_bootstrap=20))
+        >>> table["metric"][0]
+        'AUROC (DeLong)'
     """
     rows = []
     for name, found in metrics.get("classes", {}).items():
@@ -52,7 +59,13 @@ def report_table(metrics: dict) -> pd.DataFrame:
 
 
 def interval_text(number: dict | None) -> str:
-    """``0.85 (0.80-0.90)``, ``0.02 (-0.03 to 0.07)``, or ``–`` where there is no number."""
+    """``0.85 (0.80-0.90)``, ``0.02 (-0.03 to 0.07)``, or ``–`` where there is no number.
+
+    Example:
+        >>> from chexnet.evaluation import interval_text
+        >>> interval_text({"value": 0.851, "low": 0.8, "high": 0.9})
+        '0.85 (0.80-0.90)'
+    """
     if number is None or number.get("value") is None:
         return MISSING
     value, low, high = (
@@ -76,6 +89,13 @@ def outperforms_baselines(found: dict) -> tuple[bool, str]:
 
     Returns:
         the answer, and the sentence: with the comparisons that fail, or with all of them.
+
+    Example:
+        >>> from chexnet.evaluation import evaluate, outperforms_baselines
+        >>> from chexnet.runs import Run
+        >>> metrics = evaluate(Run("output/demo"), n_bootstrap=20)
+        >>> outperforms_baselines(metrics["classes"]["Pneumonia"])[0]
+        True
     """
     comparisons = []
     for key, baseline in BASELINES.items():

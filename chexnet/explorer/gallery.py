@@ -37,7 +37,7 @@ from chexnet.evaluation import (
     overlaps,
     scored_films,
 )
-from chexnet.figures import BLUE, BOX_COLOR, OPACITY, RED, blend
+from chexnet.figures import BLUE, BOX_COLOUR, OPACITY, RED, blend
 from chexnet.generator import equalise, prepare_film
 from chexnet.labels import box_masks, points_in_boxes, scale_boxes
 from chexnet.runs import Run
@@ -254,10 +254,11 @@ class Gallery:
             ValueError: an unknown class, no test film, or no threshold to be had.
         """
         self.run = run
-        self.class_name, predictions, films = scored_films(run, class_name)
+        self.class_name = run.chosen_class(class_name)
+        _, films = scored_films(run, self.class_name)
         self.class_index = run.class_names.index(self.class_name)
         self.films = films.reset_index(drop=True)
-        self.threshold = chosen_threshold(run, self.class_name, "youden", predictions)[0]
+        self.threshold = chosen_threshold(run, class_name=self.class_name)[0]
         found = run.metrics.get("localization", {})
         ours = found.get("class_name") == self.class_name
         self.chosen_cut = found["thresholds"]["logit"] if ours else None
@@ -456,7 +457,7 @@ def jpg(pixels: np.ndarray) -> bytes:
 
 
 def _draw_boxes(picture: np.ndarray, boxes: pd.DataFrame) -> None:
-    colour = tuple(int(BOX_COLOR[i : i + 2], 16) for i in (1, 3, 5))
+    colour = tuple(int(BOX_COLOUR[i : i + 2], 16) for i in (1, 3, 5))
     line = max(1, round(max(picture.shape) / 256))
     for x, y, width, height in boxes[["x", "y", "width", "height"]].to_numpy(float):
         corners = (round(x), round(y)), (round(x + width) - 1, round(y + height) - 1)

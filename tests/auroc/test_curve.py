@@ -3,7 +3,9 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from chexnet.auroc import auroc, bootstrap_auroc, bootstrap_patients, compare_auroc, roc_curve
+from chexnet.auroc import auroc, compare_auroc, roc_curve
+from chexnet.auroc.curve import bootstrap_auroc
+from chexnet.auroc.intervals import bootstrap_patients
 
 # Turck et al. 2010 (Intensive Care Medicine 36, 107-115), the data on which R's pROC shows its
 # results: S100β in 0.01 µg/l and the WFNS grade of 72 patients with good, 41 with poor outcome.
@@ -122,8 +124,8 @@ def test_perfect_scores_have_value_one_and_a_single_positive_no_delong_interval(
     [
         ([1, 1], [0.1, 0.2], "both classes, but all 2 labels are 1"),
         ([], [], "there are no films"),
-        ([0, 2], [0.1, 0.2], r"y_true holds .*2.*; labels are 0 or 1"),
-        ([0, np.nan], [0.1, 0.2], "labels are 0 or 1"),
+        ([0, 2], [0.1, 0.2], r"y_true has .*2.*: expected labels 0 or 1"),
+        ([0, np.nan], [0.1, 0.2], "expected labels 0 or 1"),
         ([0, 1], [0.1, np.nan], "1 of 2 are NaN or infinite"),
         ([0, 1], [0.1, np.inf], "1 of 2 are NaN or infinite"),
         ([0, 1], [0.1], r"shape \(2,\), y_score \(1,\)"),
@@ -136,7 +138,7 @@ def test_what_has_no_auroc_is_an_error_that_says_why(y, score, message):
 
 
 def test_unknown_intervals_and_groups_of_another_length_are_refused():
-    with pytest.raises(ValueError, match='"delong" or "bootstrap", not \'hanley\''):
+    with pytest.raises(ValueError, match='expected "delong" or "bootstrap"'):
         auroc(Y, SCORE, interval="hanley")
     with pytest.raises(ValueError, match=r"groups has shape \(2,\)"):
         auroc(Y, SCORE, groups=["a", "b"])

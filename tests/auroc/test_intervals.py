@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from chexnet.auroc import (
-    bootstrap_patients,
+    bootstrap,
+    bootstrap_mean,
     mean_interval,
-    percentile_interval,
-    resample,
     wilson_interval,
 )
+from chexnet.auroc.intervals import bootstrap_patients, percentile_interval
 
 
 def test_films_of_a_patient_are_drawn_together_and_as_many_patients_as_there_are():
@@ -46,11 +46,19 @@ def test_draws_without_a_value_are_left_out_of_the_interval():
 def test_the_fast_mean_is_the_mean_of_each_resample():
     rng = np.random.default_rng(0)
     values, groups = rng.normal(size=60), rng.integers(20, size=60)
-    codes, counts = bootstrap_patients(groups, n_bootstrap=300, seed=5)
-    slow = resample(lambda weight: np.average(values, weights=weight), codes, counts)
-    result = mean_interval(values, groups, n_bootstrap=300, seed=5)
+    settings = {"n_bootstrap": 300, "seed": 5}
+    slow = bootstrap(lambda weight: np.average(values, weights=weight), groups, **settings)
+    result = mean_interval(values, groups, **settings)
     assert result["value"] == pytest.approx(values.mean(), abs=1e-12)
     assert (result["low"], result["high"]) == pytest.approx(percentile_interval(slow), abs=1e-12)
+
+
+def test_columns_are_resampled_together_and_without_groups_films_are_resampled():
+    values = np.random.default_rng(0).normal(size=(30, 2))
+    columns = bootstrap_mean(values, n_bootstrap=40)
+    for column, alone in zip(columns.T, values.T, strict=True):
+        expected = bootstrap_mean(alone, np.arange(30), n_bootstrap=40)
+        assert column == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_mean_of_independent_films_has_the_textbook_interval():

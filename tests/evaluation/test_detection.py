@@ -7,7 +7,7 @@ from chexnet.evaluation.localization import (
     challenge_score,
     challenge_scores,
     choose_challenge_threshold,
-    cut_boxes,
+    extract_boxes,
 )
 
 
@@ -17,17 +17,17 @@ def test_boxes_are_cut_around_each_spot_the_surest_first():
     heat[10:20, 30:40] = 0.7
     heat[12, 33] = 0.9  # its highest heat is the confidence
     expected = [[0.75, 0.5, 0.25, 0.5, 0.9], [0.1, 0.1, 0.2, 0.2, 0.6]]
-    np.testing.assert_allclose(cut_boxes(heat, 0.5), expected, atol=1e-6)
-    assert len(cut_boxes(heat, 0.65)) == 1
-    assert cut_boxes(heat, 0.95).shape == (0, 5)
+    np.testing.assert_allclose(extract_boxes(heat, 0.5), expected, atol=1e-6)
+    assert len(extract_boxes(heat, 0.65)) == 1
+    assert extract_boxes(heat, 0.95).shape == (0, 5)
 
 
 def test_a_speck_is_no_box():
     heat = np.zeros((128, 128), np.float32)
     heat[:9, :9] = 1  # 81 of 16,384 pixels are 0.494 %
-    assert len(cut_boxes(heat, 0.5)) == 0
+    assert len(extract_boxes(heat, 0.5)) == 0
     heat[:9, 9] = 1
-    assert len(cut_boxes(heat, 0.5)) == 1
+    assert len(extract_boxes(heat, 0.5)) == 1
 
 
 def test_iou_of_boxes_is_that_of_their_pixels_counted():
@@ -86,10 +86,10 @@ def study():
     return maps, np.array(list("abcd")), boxes, films
 
 
-def test_films_that_are_not_positive_positive_get_no_box(study):
+def test_films_that_are_not_predicted_positive_get_no_box(study):
     maps, ids, boxes, films = study
     positive = np.array([True, False, True, False])
-    scores = challenge_scores(maps, ids, positive, boxes, films, 0.5)
+    scores = challenge_scores(maps, ids, boxes, films, positive, [0.5])[:, 0]
     assert scores[0] > 0.5  # about the box
     assert scores[1:3].tolist() == [0, 0]  # missed; a false alarm
     assert np.isnan(scores[3])
@@ -98,11 +98,11 @@ def test_films_that_are_not_positive_positive_get_no_box(study):
 def test_the_threshold_chosen_is_the_best_of_those_tried(study):
     maps, ids, boxes, films = study
     positive = np.array([True, True, False, False])
-    best = choose_challenge_threshold(maps, ids, positive, boxes, films)
+    best = choose_challenge_threshold(maps, ids, boxes, films, positive)
     tried = [
-        np.nanmean(challenge_scores(maps, ids, positive, boxes, films, level))
+        np.nanmean(challenge_scores(maps, ids, boxes, films, positive, [level]))
         for level in np.arange(1, 10) / 10
     ]
     assert best == (np.argmax(tried) + 1) / 10
     with pytest.raises(ValueError, match="no film with a box"):
-        choose_challenge_threshold(maps[3:], ids[3:], positive[3:], boxes, films)
+        choose_challenge_threshold(maps[3:], ids[3:], boxes, films, positive[3:])

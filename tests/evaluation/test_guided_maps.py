@@ -53,11 +53,13 @@ def test_dim_maps_find_boxes_better_with_the_prior_and_the_weight_is_chosen_for_
     assert weight > 0
     maps, *rest = study(200, 4, where=(30, 50))
     guided = localization_scores(
-        guided_maps(maps, prior, weight), *rest, threshold=threshold, heat="logit"
+        guided_maps(maps, prior, weight), *rest, threshold=threshold, normalize=False
     )
     alone, cut = choose_guidance(*study(80, 3, where=(30, 50)), flat(prior))
     assert alone == 0
-    plain = localization_scores(guided_maps(maps, prior, 0.0), *rest, threshold=cut, heat="logit")
+    plain = localization_scores(
+        guided_maps(maps, prior, 0.0), *rest, threshold=cut, normalize=False
+    )
     assert guided["iou"].mean() > plain["iou"].mean() + 0.03
     assert guided["hit"].mean() > plain["hit"].mean()
 

@@ -80,8 +80,8 @@ def test_min_max_heat_knows_no_scale_and_logits_do():
     first = scores_of(heat, threshold=0.5)
     second = scores_of(7 * heat - 3, threshold=0.5)
     assert second["iou"] == pytest.approx(first["iou"], abs=1e-3)
-    assert scores_of(heat - 100, threshold=0.5, heat="logit")["iou"] == 0
-    everything = scores_of(heat + 100, threshold=0.5, heat="logit")
+    assert scores_of(heat - 100, threshold=0.5, normalize=False)["iou"] == 0
+    everything = scores_of(heat + 100, threshold=0.5, normalize=False)
     assert everything["iou"] == pytest.approx(everything["box_share"])
 
 
@@ -108,7 +108,7 @@ def test_what_lies_below_zero_takes_no_energy_away():
 
 def test_a_threshold_in_logits_may_lie_below_zero():
     heat = bright((5, 1), (6, 1), base=-2.0)
-    row = scores_of(heat, threshold=-1.55, heat="logit")
+    row = scores_of(heat, threshold=-1.55, normalize=False)
     assert 0.2 < row["iou"] < 1
     assert row["iou"] == pytest.approx(scores_of(heat, threshold=0.45)["iou"], abs=0.02)
 
@@ -118,13 +118,15 @@ def test_the_threshold_has_the_largest_mean_iou_of_all_tried():
     ids, maps = np.array(["a", "b"]), rng.normal(size=(2, 8, 4)).astype(np.float32)
     maps[0, 5:7, 1] += 3
     maps[1, :2, :2] += 3
-    for heat, tried in (("min-max", np.arange(1, 50) / 50), ("logit", np.linspace(-2, 4, 40))):
-        chosen = choose_map_threshold(maps, ids, BOXES, FILMS, heat=heat)
+    for normalize, tried in ((True, np.arange(1, 50) / 50), (False, np.linspace(-2, 4, 40))):
+        chosen = choose_map_threshold(maps, ids, BOXES, FILMS, normalize=normalize)
         best, *others = (
-            localization_scores(maps, ids, BOXES, FILMS, threshold=level, heat=heat)["iou"].mean()
+            localization_scores(maps, ids, BOXES, FILMS, threshold=level, normalize=normalize)[
+                "iou"
+            ].mean()
             for level in (chosen, *tried)
         )
-        assert best >= max(others) - (0 if heat == "min-max" else 0.03)
+        assert best >= max(others) - (0 if normalize else 0.03)
 
 
 @pytest.mark.parametrize(
@@ -132,9 +134,8 @@ def test_the_threshold_has_the_largest_mean_iou_of_all_tried():
     [
         (np.zeros((8, 4)), ["a"], {}, r"maps have shape \(8, 4\)"),
         (np.zeros((2, 8, 4)), ["a"], {}, r"image_ids \(1,\)"),
-        (np.zeros((2, 8, 4)), ["a", "a"], {}, "more than once"),
+        (np.zeros((2, 8, 4)), ["a", "a"], {}, "duplicate ids"),
         (np.full((1, 8, 4), np.nan), ["a"], {}, "NaN or infinite"),
-        (np.zeros((1, 8, 4)), ["a"], {"threshold": 1, "heat": "relu"}, "one of .* not 'relu'"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(maps, ids, options, message):
@@ -255,5 +256,5 @@ def test_a_scored_film_without_a_map_is_an_error_that_names_it(tmp_path):
     change_scores(run, image_ids=ids[1:], maps=maps[1:])
     with pytest.raises(ValueError, match=rf"maps.npz: 1 of .* have no map, such as {ids[0]}"):
         evaluate_maps(run, n_bootstrap=20)
-    with pytest.raises(ValueError, match=r"no class 'Edema'; it has \['Pneumonia'\]"):
+    with pytest.raises(ValueError, match=r"class_name='Edema'"):
         evaluate_maps(run, class_name="Edema", n_bootstrap=20)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from chexnet.auroc import bootstrap_patients, percentile_interval
+from chexnet.auroc.intervals import bootstrap_patients, percentile_interval
 from chexnet.evaluation import choose_thresholds
 from chexnet.evaluation.operating_points import decision_curve, rates_at
 
@@ -64,9 +64,9 @@ def test_rates_are_those_of_the_confusion_matrix():
 def test_a_share_of_nothing_is_none_with_the_reason():
     rates = rates_at(Y, SCORE, 2.0)
     assert rates["ppv"]["value"] is None
-    assert rates["ppv"]["reason"] == "no film is called positive"
+    assert rates["ppv"]["reason"] == "no film predicted positive"
     assert rates["sensitivity"]["value"] == 0
-    assert rates_at([0, 0], [0.1, 0.9], 0.5)["sensitivity"]["reason"] == "no film is positive"
+    assert rates_at([0, 0], [0.1, 0.9], 0.5)["sensitivity"]["reason"] == "no positive film"
 
 
 def test_net_benefit_is_the_one_worked_by_hand():

@@ -21,7 +21,7 @@ from chexnet.evaluation import choose_thresholds
 from chexnet.evaluation.baselines import view_scores
 from chexnet.evaluation.calibration import calibration_errors, fit_temperature
 from chexnet.evaluation.operating_points import decision_curve, rates_at
-from chexnet.evaluation.scores import auroc_table, average_precision
+from chexnet.evaluation.scores import average_auroc, average_precision
 
 REFERENCES = Path(__file__).parents[1] / "references"
 EXACT = {"abs": 1e-9, "rel": 0}
@@ -82,14 +82,14 @@ def test_macro_and_micro_are_scikit_learns():
     other = study(1)[0]
     parts = [
         pd.DataFrame(
-            {"class_name": name, "image_id": np.arange(300), "y_true": labels, "y_score": score}
+            {"class_name": name, "patient_id": np.arange(300), "y_true": labels, "y_score": score}
         )
         for name, labels, score in (("one", y, a), ("two", other, b))
     ]
-    table = auroc_table(pd.concat(parts), n_bootstrap=2).set_index("class_name")["value"]
+    table = average_auroc(pd.concat(parts), n_bootstrap=2)
     for average in ("macro", "micro"):
         expected = sklearn_metrics.roc_auc_score(np.c_[y, other], np.c_[a, b], average=average)
-        assert table[average] == pytest.approx(expected, **EXACT)
+        assert table[average]["value"] == pytest.approx(expected, **EXACT)
 
 
 @pytest.mark.parametrize("trials", [1, 7, 60, 2668])

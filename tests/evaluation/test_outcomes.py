@@ -21,10 +21,9 @@ def test_a_header_says_what_is_known_and_nothing_else():
 
 def test_the_table_uses_the_threshold_of_its_rule(tmp_path):
     run = write_run(tmp_path / "run", films=60)
-    predictions = run.predictions
-    threshold, why = chosen_threshold(run, "Pneumonia", "youden", predictions)
+    threshold, why = chosen_threshold(run)
     films, words = outcome_table(run)
     assert (films["outcome"] == outcomes_at(films["y_true"], films["y_score"], threshold)).all()
     assert f"({why})" in words
     with pytest.raises(ValueError, match="threshold='luck': expected a number or one of"):
-        chosen_threshold(run, "Pneumonia", "luck", predictions)
+        chosen_threshold(run, "luck")

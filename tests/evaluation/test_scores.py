@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from chexnet.auroc import auroc, bootstrap_patients, percentile_interval
+from chexnet.auroc import auroc
+from chexnet.auroc.intervals import bootstrap_patients, percentile_interval
 from chexnet.evaluation import evaluate
-from chexnet.evaluation.scores import average_precision, score_block
+from chexnet.evaluation.scores import average_precision, summarize_auroc
 from tests.made_up_run import write_run
 
 
@@ -190,22 +191,24 @@ def test_subgroups_hold_their_films_and_negatives_are_told_apart(run, found):
 
 def test_too_few_positives_give_the_reason_and_never_a_number():
     y, score = np.repeat([0, 1], [30, 9]), np.arange(39.0)
-    block = score_block(y, score, np.arange(39), fewest=10)
+    block = summarize_auroc(y, score, np.arange(39), fewest=10)
     assert block["auroc"] is None
     assert block["auroc_by_patient"] is None
     assert block["reason"] == "9 positive films, fewer than 10"
     assert (block["n"], block["n_positive"]) == (39, 9)
-    assert score_block(1 - y, score, np.arange(39), fewest=10)["reason"].startswith("9 negative")
-    assert score_block(y[:5], score[:5], np.arange(5))["reason"] == "no positive films"
-    assert score_block([], [], [])["prevalence"] is None
+    assert summarize_auroc(1 - y, score, np.arange(39), fewest=10)["reason"].startswith(
+        "9 negative"
+    )
+    assert summarize_auroc(y[:5], score[:5], np.arange(5))["reason"] == "no positive films"
+    assert summarize_auroc([], [], [])["prevalence"] is None
 
 
 def test_an_interval_without_width_is_not_left_without_a_word():
     y = np.repeat([0, 1], 20)
-    block = score_block(y, np.arange(40.0), np.arange(40), n_bootstrap=20)
+    block = summarize_auroc(y, np.arange(40.0), np.arange(40), n_bootstrap=20)
     assert block["auroc"] == block["auroc_by_patient"] == {"value": 1, "low": 1, "high": 1}
-    assert block["note"] == "classes apart without exception: the interval has no width"
-    assert "note" not in score_block(y, np.arange(40) % 19, np.arange(40), n_bootstrap=20)
+    assert block["note"] == "perfect separation (interval degenerate)"
+    assert "note" not in summarize_auroc(y, np.arange(40) % 19, np.arange(40), n_bootstrap=20)
 
 
 def test_calibration_is_told_before_and_after(found):
@@ -281,7 +284,5 @@ def test_a_run_without_test_films_is_refused_by_name(tmp_path):
     run = write_run(tmp_path / "run", films=60)
     films = run.predictions
     rewrite(run, films[films["split"] == "val"])
-    with pytest.raises(
-        ValueError, match=r"predictions.csv: no film of split 'test'; it has \['val'\]"
-    ):
+    with pytest.raises(ValueError, match=r"predictions.csv: no test film of 'Pneumonia'"):
         evaluate(run, n_bootstrap=20)

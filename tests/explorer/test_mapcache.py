@@ -74,7 +74,7 @@ def test_iou_and_brightest_point_belong_to_their_film_and_negatives_have_none(ru
             run.boxes,
             run.images,
             threshold=float(found.cuts[0, cut]),
-            heat="logit",
+            normalize=False,
         ).set_index("image_id")["iou"]
         for row, image_id in enumerate(found.image_ids):
             if films.loc[image_id, "Pneumonia"]:

@@ -3,7 +3,14 @@ import pandas as pd
 import pytest
 
 from chexnet.auroc import auroc, compare_auroc
-from studies.out_of_fold import compare_recipes, cross_validation_report, mean_auroc
+from studies.out_of_fold import (
+    auroc_over_folds,
+    compare_recipes,
+    cross_validation_report,
+    out_of_fold_films,
+    out_of_fold_maps,
+)
+from tests.made_up_run import write_run
 
 
 def scored(seed=0, n=400, folds=2, gap=1.0, shift=0.0):
@@ -27,7 +34,7 @@ def scored(seed=0, n=400, folds=2, gap=1.0, shift=0.0):
     return films
 
 
-def judged(films, hits):
+def localized(films, hits):
     """Maps of the positive films, of which a share hits."""
     maps = films[films["y_true"] == 1].copy()
     draw = np.random.default_rng(3)
@@ -44,20 +51,20 @@ def judged(films, hits):
 def test_the_mean_of_the_folds_is_the_mean_of_their_aurocs():
     films = scored()
     each = [auroc(f["y_true"], f["y_score"]).value for _, f in films.groupby("fold")]
-    found = mean_auroc(films, "y_score", n_bootstrap=200)
+    found = auroc_over_folds(films, "y_score", n_bootstrap=200)
     assert found["value"] == pytest.approx(np.mean(each))
     assert found["low"] < found["value"] < found["high"]
 
 
 def test_networks_with_other_scales_do_not_lower_the_mean_but_all_films_together():
     films = scored(shift=3.0)
-    report = cross_validation_report(films, judged(films, 0.8), n_bootstrap=100)
+    report = cross_validation_report(films, localized(films, 0.8), n_bootstrap=100)
     assert report["auroc"]["value"] > report["auroc_all_together"]["value"] + 0.05
 
 
 def test_the_bootstrap_interval_agrees_with_delong_where_both_are_valid():
     films = scored(n=1000, folds=2)
-    found = mean_auroc(films, "y_score", n_bootstrap=2000)
+    found = auroc_over_folds(films, "y_score", n_bootstrap=2000)
     variances = []
     for _, fold in films.groupby("fold"):
         one = auroc(fold["y_true"], fold["y_score"])
@@ -68,7 +75,7 @@ def test_the_bootstrap_interval_agrees_with_delong_where_both_are_valid():
 
 def test_a_difference_and_its_p_value_follow_delong():
     films, other = scored(seed=0, n=1000), scored(seed=1, n=1000, gap=0.7)
-    pair = (films, judged(films, 0.9)), (other, judged(other, 0.4))
+    pair = (films, localized(films, 0.9)), (other, localized(other, 0.4))
     found = compare_recipes(*pair, n_bootstrap=2000)
     delong = compare_auroc(films["y_true"], films["y_score"], other["y_score"])
     assert found["auroc_all_together"]["p"] == delong.p < 0.05
@@ -79,7 +86,7 @@ def test_a_difference_and_its_p_value_follow_delong():
 
 def test_the_same_recipe_twice_does_not_differ():
     films = scored()
-    pair = films, judged(films, 0.8)
+    pair = films, localized(films, 0.8)
     found = compare_recipes(pair, pair, n_bootstrap=50)
     assert found["auroc"] == {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
     assert found["auroc_all_together"]["p"] == 1.0
@@ -87,19 +94,29 @@ def test_the_same_recipe_twice_does_not_differ():
 
 def test_the_order_of_rows_does_not_matter_but_other_folds_are_refused():
     films = scored()
-    pair = films, judged(films, 0.8)
+    pair = films, localized(films, 0.8)
     shuffled = tuple(table.sample(frac=1, random_state=0) for table in pair)
     assert compare_recipes(pair, shuffled, n_bootstrap=20)["auroc"]["value"] == 0
     other = scored(folds=4)
     with pytest.raises(ValueError, match="differ in fold"):
-        compare_recipes(pair, (other, judged(other, 0.8)), n_bootstrap=20)
+        compare_recipes(pair, (other, localized(other, 0.8)), n_bootstrap=20)
 
 
-def test_the_report_sets_the_model_beside_its_floors():
+def test_the_report_compares_the_model_with_baselines():
     films = scored()
-    report = cross_validation_report(films, judged(films, 0.9), n_bootstrap=300)
+    report = cross_validation_report(films, localized(films, 0.9), n_bootstrap=300)
     assert report["n"] == 400
     assert report["baselines"]["view"]["model_minus_baseline"]["low"] > 0
     assert report["maps"]["hit_rate_minus_fixed_point"]["low"] > 0
     sensitivity = films.loc[films["y_true"] == 1, "predicted"].mean()
     assert report["sensitivity"]["value"] == pytest.approx(sensitivity)
+
+
+def test_films_whose_patients_are_not_known_count_as_patients_of_their_own(tmp_path):
+    run = write_run(tmp_path / "fold-1", films=120)
+    run.write_table("images.csv", run.images.drop(columns="patient_id"))
+    films, maps = out_of_fold_films([run]), out_of_fold_maps([run])
+    assert (films["patient_id"] == films["image_id"]).all()
+    assert (maps["patient_id"] == maps["image_id"]).all()
+    report = cross_validation_report(films, maps, n_bootstrap=20)
+    assert report["sensitivity"]["n"] == films["y_true"].sum()
