@@ -26,7 +26,6 @@ LONGEST = 60  # lines of a function, its docstring left out
 # Functions above that, each with the reason.
 LONG_FOR_A_REASON = {
     "training/loop.py:train": "the story of a training, to be read from top to bottom",
-    "figures/results.py:results_figure": "a signature of 14 parameters and the caption",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

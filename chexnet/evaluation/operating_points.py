@@ -17,12 +17,12 @@ RULES = {
     "sensitivity_0.9": "sensitivity at least 0.9",
     "specificity_0.9": "specificity at least 0.9",
 }
-# By abbreviation, the name of an outcome, the label of its films, and what the model did with them.
+# By abbreviation, the name of an outcome and the label of its films.
 OUTCOMES = {
-    "TP": ("true positive", 1, "with {}, found"),
-    "FN": ("false negative", 1, "with {}, missed"),
-    "TN": ("true negative", 0, "without {}, called negative"),
-    "FP": ("false positive", 0, "without {}, called positive"),
+    "TP": ("true positive", 1),
+    "FN": ("false negative", 1),
+    "TN": ("true negative", 0),
+    "FP": ("false positive", 0),
 }
 _THRESHOLD_PROBABILITIES = np.arange(5, 100, 5) / 100  # of the decision curve
 
@@ -90,7 +90,7 @@ def chosen_threshold(
         >>> from chexnet.runs import Run
         >>> threshold, rule = chosen_threshold(Run("output/demo"))
         >>> rule
-        'Youden index on ... validation films'
+        'Youden index on ... validation images'
     """
     if rule not in RULES:
         raise ValueError(f"threshold={rule!r}: expected a number or one of {sorted(RULES)}")
@@ -108,7 +108,7 @@ def chosen_threshold(
             f"{run.folder}: no threshold on validation has {RULES[rule]}; give a number as "
             "threshold="
         )
-    return threshold, f"{RULES[rule]} on {len(val)} validation films"
+    return threshold, f"{RULES[rule]} on {len(val)} validation images"
 
 
 def rates_at(y_true: ArrayLike, y_score: ArrayLike, threshold: float) -> dict:

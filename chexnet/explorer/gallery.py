@@ -37,7 +37,7 @@ from chexnet.evaluation import (
     overlaps,
     scored_films,
 )
-from chexnet.figures import BLUE, BOX_COLOUR, OPACITY, RED, blend
+from chexnet.figures import BLUE, BOX_COLOR, OPACITY, RED, blend
 from chexnet.generator import equalise, prepare_film
 from chexnet.labels import box_masks, points_in_boxes, scale_boxes
 from chexnet.runs import Run
@@ -457,7 +457,7 @@ def jpg(pixels: np.ndarray) -> bytes:
 
 
 def _draw_boxes(picture: np.ndarray, boxes: pd.DataFrame) -> None:
-    colour = tuple(int(BOX_COLOUR[i : i + 2], 16) for i in (1, 3, 5))
+    colour = tuple(int(BOX_COLOR[i : i + 2], 16) for i in (1, 3, 5))
     line = max(1, round(max(picture.shape) / 256))
     for x, y, width, height in boxes[["x", "y", "width", "height"]].to_numpy(float):
         corners = (round(x), round(y)), (round(x + width) - 1, round(y + height) - 1)

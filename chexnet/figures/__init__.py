@@ -1,17 +1,17 @@
-"""Every picture of a study."""
+"""Figures of a study and a run, made with matplotlib without a model."""
 
 from chexnet.figures.curves import (
     BLUE, RED, decision_figure, history_figure, localization_figure, precision_recall_figure,
     reliability_figure, roc_figure, score_histogram, subgroup_figure,
 )  # fmt: skip
-from chexnet.figures.overlay import BOX_COLOUR, OPACITY, blend, film_sheet, overlay_cam, show_film
-from chexnet.figures.page import evidence_page
+from chexnet.figures.overlay import BOX_COLOR, OPACITY, blend, film_sheet, overlay_cam, show_film
+from chexnet.figures.page import report_page
 from chexnet.figures.results import results_figure
 from chexnet.figures.sheets import conversion_sheet
 
 __all__ = [
-    "BLUE", "BOX_COLOUR", "OPACITY", "RED", "blend", "conversion_sheet", "decision_figure",
-    "evidence_page", "film_sheet", "history_figure", "localization_figure", "overlay_cam",
-    "precision_recall_figure", "reliability_figure", "results_figure", "roc_figure",
+    "BLUE", "BOX_COLOR", "OPACITY", "RED", "blend", "conversion_sheet", "decision_figure",
+    "film_sheet", "history_figure", "localization_figure", "overlay_cam",
+    "precision_recall_figure", "reliability_figure", "report_page", "results_figure", "roc_figure",
     "score_histogram", "show_film", "subgroup_figure",
 ]  # fmt: skip

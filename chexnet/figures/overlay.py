@@ -1,10 +1,11 @@
-"""Maps laid over films, and films on contact sheets.
+"""Films with maps and boxes, and contact sheets of films.
 
-A film is shown as it is stored: upright, its pixels square, in coordinates of pixel *edges* (0 is
-the left and the upper border), so boxes and maps need no half-pixel corrections.
+A film is shown upright with square pixels. Coordinates are those of pixel edges (0 is the left and
+the upper border), so boxes and maps need no half-pixel corrections.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,12 +18,11 @@ from matplotlib.patheffects import withStroke
 
 from chexnet.cam import normalize_map, upsample_map
 
-OPACITY = 0.65  # of the hottest colour: the ribs below it can still be counted
-_RISE = 0.7  # exponent of the opacity's rise with the heat: below 1, so weak heat is still seen
-BOX_COLOUR = "#3d9dff"  # blue, bright enough for the black of a lung
-_BOX = {"edgecolor": BOX_COLOUR, "linewidth": 1.3}
-_OUTLINE = {"colors": "white", "linewidths": 0.8, "linestyles": "dashed"}
-_FINE = 64  # positions a side on which the outline is traced
+OPACITY = 0.65  # of the last color: the ribs below it can still be counted
+_RISE = 0.7  # exponent of the opacity over the map: below 1, so that low values are visible
+BOX_COLOR = "#3d9dff"  # blue, visible on the black of a lung
+_OUTLINE: dict[str, Any] = {"colors": "white", "linewidths": 0.8, "linestyles": "dashed"}
+_FINE = 64  # positions per side at which the outline is traced
 
 
 def overlay_cam(
@@ -36,25 +36,34 @@ def overlay_cam(
     opacity: float = OPACITY,
     outline: bool = True,
 ) -> Figure:
-    """Lays a class activation map over its film.
+    """Overlays a class activation map on its film.
 
     Args:
         film: uint8 ``(H, W)``.
-        cam: raw map ``(h, w)``, logits; `chexnet.cam.normalize_map` says what of it is shown.
-        boxes: ``x, y, width, height``, pixels of ``film`` as given, drawn in blue.
+        cam: raw map ``(h, w)``, logits; its positive part is shown (`chexnet.cam.normalize_map`).
+        boxes: ``x, y, width, height`` in pixels of ``film``, drawn in blue.
         ax: where to draw; ``None`` makes a figure.
-        scale: logits that get the last colour, the same for films to be compared; ``None`` takes
-            the maximum of this map.
-        colormap: ``"heat"`` (safe for colour blindness), ``"jet"``, or another of matplotlib's.
-        opacity: of the last colour, 0 to 1; it falls to 0 with the heat.
-        outline: a dashed line where the map reaches half of the scale. It survives grey print,
-            where a colour can have the grey of the film below it.
+        scale: logits of the last color; use the same for films to compare. ``None`` takes the
+            maximum of this map.
+        colormap: ``"heat"`` (safe for color blindness), ``"jet"``, or another of matplotlib.
+        opacity: of the last color, 0 to 1; it falls to 0 with the map.
+        outline: whether to draw a dashed line where the map reaches half of the scale. It is
+            visible in grey print, where a color can have the same grey as the film.
 
     Returns:
-        the figure drawn in.
+        the figure of ``ax``.
 
     Raises:
         ValueError: as `blend`.
+
+    Example:
+        >>> from chexnet.figures import overlay_cam
+        >>> from chexnet.runs import Run
+        >>> run = Run("output/demo")
+        >>> image_ids, maps = run.maps()
+        >>> image_id = run.predictions.query("split == 'test'")["image_id"].iloc[0]
+        >>> cam = maps[image_ids == image_id][0, 0]
+        >>> overlay_cam(run.film(image_id), cam).savefig("overlay.png")
     """
     blended = blend(film, cam, scale=scale, colormap=colormap, opacity=opacity)
     ax = show_film(blended, boxes, ax)
@@ -64,7 +73,9 @@ def overlay_cam(
         rows, columns = film.shape
         fine = upsample_map(cam, _FINE)
         ax.contour(centres * columns, centres * rows, fine, [half], **_OUTLINE)
-    return ax.figure
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return figure
 
 
 def blend(
@@ -75,7 +86,7 @@ def blend(
     colormap: str | Colormap = "heat",
     opacity: float = OPACITY,
 ) -> np.ndarray:
-    """Mixes a film with the colours of its map; opacity grows with the heat, from 0.
+    """Mixes a film with the colors of its map; opacity grows with the map, from 0.
 
     Args:
         film: uint8 ``(H, W)``.
@@ -85,24 +96,30 @@ def blend(
         opacity: as in `overlay_cam`.
 
     Returns:
-        uint8 ``(H, W, 3)``, RGB; the film itself wherever the map is 0 or below.
+        uint8 ``(H, W, 3)``, RGB; the film itself where the map is 0 or below.
 
     Raises:
-        ValueError: the film is not uint8 ``(H, W)``, the map not ``(h, w)``, the colour map
-            unknown, or the opacity outside 0 to 1.
+        ValueError: the film is not uint8 ``(H, W)``, the map not ``(h, w)``, the colormap unknown,
+            or the opacity outside 0 to 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from chexnet.figures import blend
+        >>> blend(np.zeros((2, 2), np.uint8), np.array([[1.0]]), colormap="gray", opacity=0.5)[0, 0]
+        array([128, 128, 128], dtype=uint8)
     """
     if film.dtype != np.uint8 or film.ndim != 2 or np.ndim(cam) != 2:
         raise ValueError(
-            f"film is {film.dtype} {film.shape}, the map has shape {np.shape(cam)}: allowed are "
-            "uint8 (H, W) and (h, w)"
+            f"film is {film.dtype} {film.shape}, the map has shape {np.shape(cam)}: expected uint8 "
+            "(H, W) and (h, w)"
         )
     if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity={opacity}: allowed is 0 to 1")
-    warmth = normalize_map(upsample_map(cam, film.shape), scale=scale)
-    colours = _colormap(colormap)(warmth, bytes=True)[..., :3]
-    share = (opacity * warmth**_RISE)[..., None]
-    # In floating point: a sum of uint8 wraps around to black where it is hottest.
-    return np.rint((1 - share) * film[..., None] + share * colours).astype(np.uint8)
+        raise ValueError(f"opacity={opacity}: expected 0 to 1")
+    shown = normalize_map(upsample_map(cam, film.shape), scale=scale)
+    colors = _colormap(colormap)(shown, bytes=True)[..., :3]
+    share = (opacity * shown**_RISE)[..., None]
+    # In floating point: a sum of uint8 wraps around to black where the map is highest.
+    return np.rint((1 - share) * film[..., None] + share * colors).astype(np.uint8)
 
 
 def film_sheet(
@@ -114,23 +131,30 @@ def film_sheet(
     columns: int = 4,
     width: float = 10.0,
 ) -> Figure:
-    """A contact sheet: films row by row, each with its title and its boxes.
+    """Draws a contact sheet: films row by row, each with its title and its boxes.
 
     Args:
         films: uint8 ``(H, W)`` each, of any sizes, at least one.
-        titles: one a film.
-        boxes: one table a film, ``x, y, width, height`` in pixels of that film, or ``None``.
-        masks: one ``(h, w)`` in [0, 1] a film, or ``None``: boxes that were turned with the film
-            and are boxes no more; outlined where a cell is half covered.
+        titles: one per film.
+        boxes: one table per film, ``x, y, width, height`` in pixels of that film, or ``None``.
+        masks: one ``(h, w)`` in [0, 1] per film, or ``None``: boxes rotated together with the film,
+            outlined where a cell is half covered.
         columns: films side by side, at least 1.
         width: of the sheet, inches.
 
     Returns:
-        a figure.
+        a figure made without pyplot.
 
     Raises:
         ValueError: no films, no columns, or another number of titles, boxes or masks than of
             films.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from chexnet.figures import film_sheet
+        >>> from chexnet.files import read_image
+        >>> paths = sorted(Path("data/phantom/jpg").glob("*.jpg"))[:4]
+        >>> film_sheet([read_image(path) for path in paths], columns=2).savefig("sheet.png")
     """
     titles = [""] * len(films) if titles is None else titles
     boxes = [None] * len(films) if boxes is None else boxes
@@ -139,13 +163,13 @@ def film_sheet(
     if len(numbers) > 1 or min(numbers) < 1 or columns < 1:
         raise ValueError(
             f"{len(films)} films, {len(titles)} titles, {len(boxes)} tables of boxes, {len(masks)} "
-            f"masks, columns={columns}: allowed are equal numbers, none of them 0"
+            f"masks, columns={columns}: expected equal numbers, none of them 0"
         )
     columns = min(columns, len(films))
     rows = -(-len(films) // columns)
     tallest = max(film.shape[0] / film.shape[1] for film in films)
     lines = 1 + max(title.count("\n") for title in titles)
-    # No film gets more than twice its width in height, so one narrow film does not stretch a row.
+    # A row is at most twice as high as it is wide, so that one narrow film does not stretch it.
     height = rows * (width / columns * min(tallest, 2.0) + 0.16 * lines)
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -153,7 +177,7 @@ def film_sheet(
         show_film(film, its, ax).set_title(title, fontsize=8)
         if mask is not None and mask.max() > 0.5:
             extent = (0, film.shape[1], 0, film.shape[0])
-            ax.contour(mask, [0.5], colors=[_BOX["edgecolor"]], linewidths=1.5, extent=extent)
+            ax.contour(mask, [0.5], colors=[BOX_COLOR], linewidths=1.5, extent=extent)
     for ax in axes[len(films) :]:
         ax.set_axis_off()
     return figure
@@ -165,36 +189,43 @@ def show_film(
     """Shows a film with its boxes, without ticks.
 
     Args:
-        pixels: uint8 ``(H, W)``, or RGB ``(H, W, 3)``; 0 is black, whatever the film's own range.
-        boxes: ``x, y, width, height``, pixels of the film as given.
+        pixels: uint8 ``(H, W)``, or RGB ``(H, W, 3)``; 0 is black and 255 white, always.
+        boxes: ``x, y, width, height`` in pixels of ``pixels``.
         ax: where to draw; ``None`` makes a figure.
 
     Returns:
-        the axes drawn in.
+        ``ax``, or the axes of the new figure.
+
+    Example:
+        >>> import numpy as np
+        >>> from chexnet.figures import show_film
+        >>> show_film(np.zeros((60, 40), np.uint8)).images[0].get_array().shape
+        (60, 40)
     """
     rows, columns = pixels.shape[:2]
     if ax is None:
         inches = 5 / max(rows, columns)
-        ax = Figure(figsize=(inches * columns, inches * rows)).add_axes([0, 0, 1, 1])
+        ax = Figure(figsize=(inches * columns, inches * rows)).add_axes((0, 0, 1, 1))
     ax.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=(0, columns, rows, 0), aspect="equal")
-    # Limits are set, or a box that reaches beyond the film would shrink it.
+    # Without limits, a box that extends beyond the film would shrink it.
     ax.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[], frame_on=False)
     if boxes is not None:
         for x, y, width, height in boxes[["x", "y", "width", "height"]].to_numpy(float):
-            box = Rectangle((x, y), width, height, fill=False, **_BOX)
+            corner = (x, y)
+            box = Rectangle(corner, width, height, fill=False, edgecolor=BOX_COLOR, linewidth=1.3)
             box.set_path_effects([withStroke(linewidth=2.3, foreground="black", alpha=0.5)])
             ax.add_patch(box)
     return ax
 
 
-def show_colours(
+def show_colors(
     ax: Axes, *, scale: float, colormap: str | Colormap = "heat", opacity: float = OPACITY
 ) -> None:
-    """Draws the colours as they look on a film of middle grey, with the logits they stand for."""
+    """Draws a color bar: the colors as they look on a medium grey film, and their logits."""
     ramp = np.linspace(scale, 0, 256, dtype=np.float32)[:, None]
     grey = np.full((256, 1), 110, np.uint8)
-    colours = blend(grey, ramp, scale=scale, colormap=colormap, opacity=opacity)
-    ax.imshow(colours, extent=(0, 1, 0, scale), aspect="auto")
+    colors = blend(grey, ramp, scale=scale, colormap=colormap, opacity=opacity)
+    ax.imshow(colors, extent=(0, 1, 0, scale), aspect="auto")
     ax.yaxis.tick_right()
     ax.set(xticks=[], yticks=[0, scale / 2, scale])
     ax.set_yticklabels(["0 or less", f"{scale / 2:.2g}", f"{scale:.2g} or more"], fontsize=7.5)
@@ -202,10 +233,10 @@ def show_colours(
 
 def _colormap(name: str | Colormap) -> Colormap:
     if name == "heat":
-        # Inferno without its ends, which on a film would look like air and like bone.
+        # Inferno without its ends, which look like air and bone on a film.
         return ListedColormap(matplotlib.colormaps["inferno"](np.linspace(0.35, 0.88, 256)))
     if isinstance(name, Colormap):
         return name
     if name not in matplotlib.colormaps:
-        raise ValueError(f"colormap={name!r}: allowed are 'heat' and matplotlib's, such as 'jet'")
+        raise ValueError(f"colormap={name!r}: expected 'heat' or one of matplotlib, such as 'jet'")
     return matplotlib.colormaps[name]

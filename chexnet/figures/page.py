@@ -1,7 +1,8 @@
-"""One page with all the figures of an evaluated run, to print or to send."""
+"""One page with all charts of an evaluated run, to print or to send."""
 
 import textwrap
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from chexnet.evaluation import interval_text, outperforms_baselines
@@ -22,71 +23,77 @@ _WIDTH = 10.5  # inches; printed on A4 the smallest letters are 5.5 points high
 _TITLE, _LINE = 0.45, 0.17  # the run's name, a line of text below it
 _SQUARES, _CURVES, _MAPS = 4.5, 3.0, 2.2
 _ROW, _AXIS = 0.26, 0.8  # of a forest plot: a row, and what is above and below the rows
+_LINE_LENGTH = 145  # characters
 
 
-def evidence_page(run: Run, *, class_name: str | None = None) -> Figure:
-    """All that is known about a run's scores and maps, on one page.
+def report_page(run: Run, *, class_name: str | None = None) -> Figure:
+    """Draws all charts of a run on one page.
 
-    ROC, precision and recall, reliability, decision curve, histogram of scores, subgroups with
-    non-imaging baselines, and localisation with its baselines. Everything comes from
-    ``metrics.json`` and ``predictions.csv``.
+    ROC, precision-recall, reliability and decision curve, histogram of scores, subgroups with
+    non-imaging baselines, and localization with its baselines.
 
     Args:
         run: evaluated.
-        class_name: which class; ``None`` is the run's first. Maps are judged for one class; the
-            page of another says so in their place.
+        class_name: the class; ``None`` is the run's first. Maps are evaluated for one class; the
+            page of another class says so in their place.
 
     Returns:
-        a figure that no window owns, 10.5 inches wide and about as high as A4 makes of it.
+        a figure made without pyplot, 10.5 inches wide, with about the proportions of A4.
 
     Raises:
-        ValueError: the run has no such class or is not evaluated yet.
+        ValueError: the run has no such class, or is not evaluated with its present scores.
+
+    Example:
+        >>> from chexnet.figures import report_page
+        >>> from chexnet.runs import Run
+        >>> [ax.get_title() for ax in report_page(Run("output/demo")).axes[:2]]
+        ['ROC curve', 'Precision-recall curve']
     """
     name, found, _ = of_class(run, class_name)
-    groups = 1 + len(found["subgroups"]) + len(found["baselines"])
-    facts, verdict, shown = _title_lines(run, name, found)
-    head = _TITLE + _LINE * (len(facts) + len(verdict))
-    heights = [head, _SQUARES, _CURVES, _AXIS + _ROW * groups, _MAPS]
+    facts = textwrap.wrap(_facts(run, name, found), _LINE_LENGTH)
+    better, sentence = outperforms_baselines(found)
+    lines = [(line, "black") for line in facts]
+    lines += [(line, "black" if better else RED) for line in textwrap.wrap(sentence, _LINE_LENGTH)]
+    head = _TITLE + _LINE * len(lines)
+    forest_rows = 1 + len(found["subgroups"]) + len(found["baselines"])
+    heights = [head, _SQUARES, _CURVES, _AXIS + _ROW * forest_rows, _MAPS]
     figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
-    title, squares, curves, forest, maps = figure.subfigures(5, 1, height_ratios=heights)
-    title.text(
-        0.01, 1 - 0.1 / head, f"Run {run.folder.resolve().name}: {name}", fontsize=14, va="top"
-    )
-    colours = ["black"] * len(facts) + ["black" if shown else RED] * len(verdict)
-    for number, (line, colour) in enumerate(zip(facts + verdict, colours, strict=True)):
+    parts = np.asarray(figure.subfigures(5, 1, height_ratios=heights))
+    title, squares, curves, forest, maps = parts.tolist()
+    heading = f"Run {run.folder.resolve().name}: {name}"
+    title.text(0.01, 1 - 0.1 / head, heading, fontsize=14, va="top")
+    for number, (line, color) in enumerate(lines):
         y = 1 - (_TITLE + _LINE * number) / head
-        title.text(0.01, y, line, fontsize=9, va="top", color=colour)
-    for draw, ax in zip(
-        (roc_figure, precision_recall_figure, reliability_figure),
-        squares.subplots(1, 3),
+        title.text(0.01, y, line, fontsize=9, va="top", color=color)
+    for words, draw, ax in zip(
+        ("ROC curve", "Precision-recall curve", "Reliability diagram", "Decision curve",
+         "Score distribution", "Subgroup AUROC and non-imaging baselines"),
+        (roc_figure, precision_recall_figure, reliability_figure, decision_figure,
+         score_histogram, subgroup_figure),
+        [*squares.subplots(1, 3), *curves.subplots(1, 2), forest.subplots()],
         strict=True,
-    ):
+    ):  # fmt: skip
         draw(run, class_name=name, ax=ax)
-        if ax.get_legend():  # these squares are too small to hold it
+        ax.set_title(words, fontsize=10, color="black")
+        if ax.get_aspect() == 1 and ax.get_legend():  # these squares are too small for it
             below = {"loc": "upper left", "bbox_to_anchor": (-0.1, -0.18)}
             ax.legend(fontsize=7.5, frameon=False, labelspacing=0.3, **below)
-    for draw, ax in zip((decision_figure, score_histogram), curves.subplots(1, 2), strict=True):
-        draw(run, class_name=name, ax=ax)
-    subgroup_figure(run, class_name=name, ax=forest.subplots())
-    titles = ("ROC curve", "Precision and recall", "Reliability", "Decision curve", "Scores")
-    titles += ("Subgroup AUROC and non-imaging baselines",)
-    for ax, words in zip(figure.axes, titles, strict=False):
-        ax.set_title(words, fontsize=10, color="black")
-    judged = run.metrics.get("localization", {}).get("class_name")
-    if judged == name:
+    evaluated = run.metrics.get("localization", {}).get("class_name")
+    if evaluated == name:
         localization_figure(run, axes=maps.subplots(1, 2))
     else:
-        reason = f"The maps were judged for {judged}." if judged else "The maps were not judged."
-        maps.text(0.02, 0.8, f"– {reason}", fontsize=9)
+        reason = f"are evaluated for {evaluated}" if evaluated else "are not evaluated"
+        maps.text(0.02, 0.8, f"– The maps {reason}.", fontsize=9)
     return figure
 
 
-def _title_lines(run: Run, name: str, found: dict) -> tuple[list[str], list[str], bool]:
-    """What the page is about, whether the model knows more than the view, and whether it does."""
+def _facts(run: Run, name: str, found: dict) -> str:
     test = found["test"]
-    facts = f"{test['n']} test films of {test['n_patients']} patients, {test['n_positive']} with "
-    facts += f"{name.lower()}. Thresholds and temperature are chosen on validation."
+    text = (
+        f"{test['n']} test images of {test['n_patients']} patients, {test['n_positive']} with "
+        f"{name.lower()}. Thresholds and temperature are set on the validation set; the test set "
+        "is used for evaluation only."
+    )
     for average, number in run.metrics.get("overall", {}).items():
-        facts += f" All classes, {average} average: AUROC {interval_text(number)}."
-    shown, sentence = outperforms_baselines(found)
-    return textwrap.wrap(facts, 145), textwrap.wrap(sentence, 145), shown
+        text += f" All classes, {average} average: AUROC {interval_text(number)}."
+    return text

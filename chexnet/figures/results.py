@@ -1,8 +1,9 @@
-"""Every picture of a study: here the results figure, from beside it overlays, sheets and curves."""
+"""The results figure: test films with their maps, by outcome."""
 
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,21 +13,19 @@ from matplotlib.lines import Line2D
 
 from chexnet.cam import peak_points, shared_scale
 from chexnet.evaluation import OUTCOMES, header_text, outcome_table
-from chexnet.figures.overlay import OPACITY, overlay_cam, show_colours
+from chexnet.figures.overlay import OPACITY, overlay_cam, show_colors
 from chexnet.labels import points_in_boxes, scale_boxes
 from chexnet.runs import Run
 
 _WRONG = ("FN", "FP")
 _RULES = {
-    "outcome": "Shown are films drawn at random within each outcome (seed {}).",
-    "score": "Shown are the films of each outcome of which the model was surest.",
-    "hit": "Shown are films drawn at random within each outcome (seed {}), those with boxes only "
-    "where the map is brightest inside one.",
-    "miss": "Shown are films drawn at random within each outcome (seed {}), those with boxes only "
-    "where the map is brightest outside them.",
+    "outcome": "Images sampled at random within each outcome (seed {}).",
+    "score": "Images with the most confident scores of each outcome.",
+    "hit": "Images sampled at random within each outcome (seed {}); positive images: hits only.",
+    "miss": "Images sampled at random within each outcome (seed {}); positive images: misses only.",
 }
 # Inches: a film, the space between films, the text below one, the title above a quadrant, the
-# strip around the line, the strip of the colour bar, a line of the caption.
+# strip around the line, the strip of the color bar, a line of the caption.
 _FILM, _SPACE, _TEXT, _TITLE, _MIDDLE, _RIGHT, _LINE = 1.95, 0.1, 0.42, 0.34, 0.5, 1.05, 0.165
 
 
@@ -41,95 +40,117 @@ def results_figure(
     seed: int = 0,
     threshold: float | str = "youden",
     boxes: bool = True,
-    heat_scale: float | None = None,
+    scale: float | None = None,
     colormap: str = "heat",
     opacity: float = OPACITY,
 ) -> Figure:
-    """Right and wrong on one page, from the run folder alone, without the model.
+    """Shows test films with their maps, by outcome, from the run folder without the model.
 
-    Left of a vertical red line the test films that the model got right, above those with the
-    finding, below those without; right of it those it got wrong, above the missed, below the
-    false alarms. A caption states how they were chosen. A colour means the same on every film, so
-    a film whose map holds no evidence for the finding stays grey.
+    Correctly classified films are left of a vertical red line, misclassified ones right of it.
+    Films with the finding are above, films without it below. The caption says how they were
+    selected. All maps have the same color scale, so a film without evidence for the finding stays
+    grey.
 
     Args:
-        run_folder: ``output/<run>/``, as notebook 03 leaves it.
-        class_name: which class; ``None`` is the run's first.
+        run_folder: ``output/<run>/``, from notebook 03.
+        class_name: the class; ``None`` is the run's first.
         columns: films side by side left and right of the line, each at least 1.
         rows: rows of films for each outcome, at least 1.
-        by: ``"outcome"`` draws at random within each outcome; ``"hit"`` does so too, but of the
-            films with boxes among those whose map is brightest inside one, and ``"miss"`` among
-            the others; ``"score"`` takes the films of which the model was surest.
+        by: ``"outcome"`` samples at random within each outcome. ``"hit"`` does so too, but of the
+            positive films among those whose map has its maximum inside a box, and ``"miss"`` among
+            the others. ``"score"`` takes the most confident scores.
         image_ids: exactly these test films, in this order, in as many rows as they need.
-        seed: of the random draw.
-        threshold: a film is called positive at this score or above; or the name of a rule of
-            `chexnet.evaluation.operating_points.RULES`, which is applied to validation.
+        seed: of the random sample.
+        threshold: a film is positive if its score is at or above it; or a rule
+            (``"youden"``, ``"sensitivity_0.9"``, ``"specificity_0.9"``), applied to validation.
         boxes: whether to draw the radiologists' boxes.
-        heat_scale: logits that get the last colour; ``None`` takes `chexnet.cam.shared_scale` of
-            all test films' maps.
-        colormap: ``"heat"`` (safe for colour blindness and in grey print), ``"jet"`` as in the
-            original, or any other of matplotlib's.
-        opacity: of the last colour, 0 to 1; it falls to 0 with the heat.
+        scale: logits of the last color; ``None`` takes `chexnet.cam.shared_scale` of all test maps.
+        colormap: ``"heat"`` (safe for color blindness and in grey print), ``"jet"`` as in the
+            original, or another colormap of matplotlib.
+        opacity: of the last color, 0 to 1; it falls to 0 with the map.
 
     Returns:
-        a figure that no window owns: the last line of a cell shows it, ``savefig`` keeps it.
+        a figure made without pyplot.
 
     Raises:
         FileNotFoundError: the run lacks a file.
-        ValueError: an argument is outside what is stated above.
+        ValueError: an argument has another value than stated above.
+
+    Example:
+        >>> from chexnet.figures import results_figure
+        >>> results_figure("output/demo", columns=(2, 2), colormap="jet").savefig("results.png")
     """
     run = Run(run_folder)
-    class_name = run.class_names[0] if class_name is None else class_name
+    class_name = run.chosen_class(class_name)
     if len(columns) != 2 or min(*columns, rows) < 1:
         raise ValueError(
-            f"columns={columns}, rows={rows}: allowed are two numbers of columns (left and right "
-            "of the line) and a number of rows, each at least 1"
+            f"columns={columns}, rows={rows}: expected two numbers of columns (left and right of "
+            "the line) and a number of rows, each at least 1"
         )
-    films, called = outcome_table(run, class_name=class_name, threshold=threshold)
+    films, decision = outcome_table(run, class_name=class_name, threshold=threshold)
+    maps = run.maps_of(films["image_id"], "test")[:, run.class_names.index(class_name)]
     table = run.boxes
-    ids, arrays = run.maps()
-    maps = dict(zip(ids, arrays[:, run.class_names.index(class_name)], strict=True))
-    its_maps = np.stack([maps[image_id] for image_id in films["image_id"]])
+    films["row"] = np.arange(len(films))  # of maps
     films["boxed"] = films["y_true"].eq(1) & films["image_id"].isin(table["image_id"])
     films["hit"] = films["boxed"] & points_in_boxes(
-        peak_points(its_maps), films["image_id"].to_numpy(), table, run.images
+        peak_points(maps), films["image_id"].to_numpy(), table, run.images
     )
-    shown, rule = _choose(films, columns, rows, by=by, image_ids=image_ids, seed=seed)
-    rows = max([rows, *(-(-len(some) // columns[k in _WRONG]) for k, some in shown.items())])
-    if heat_scale is None:
-        heat_scale = shared_scale(its_maps)
-    style = {"scale": heat_scale, "colormap": colormap, "opacity": opacity}
-
-    finding = class_name.lower()
-    counts = ", ".join(
-        f"{name} {(films['outcome'] == key).sum()}" for key, (name, *_) in OUTCOMES.items()
-    )
+    shown, rule = _select(films, columns, rows, by=by, image_ids=image_ids, seed=seed)
+    rows = max([rows, *(-(-len(some) // columns[key in _WRONG]) for key, some in shown.items())])
+    scale = shared_scale(maps) if scale is None else scale
+    style = {"scale": scale, "colormap": colormap, "opacity": opacity}
     caption = (
-        f"Run {run.folder.resolve().name}, {len(films)} test films: {counts}. {called} {rule} "
-        f"Colour: evidence for {finding}, which is the class activation map where it is above "
-        "zero, on one scale for all films; dashed: half of that scale. The mean of a map plus the "
-        "bias of the head is the logit of the score. Hit: the map is brightest inside a box."
-        + " Blue: radiologists’ boxes."
-        * boxes
+        f"Run {run.folder.resolve().name}, {class_name}: {_counts(films)}. {decision} {rule} "
+        "Overlay: positive part of the CAM (logits), same color scale for all images; dashed line: "
+        "half of the scale's maximum. The mean of the CAM plus the bias is the logit of the score. "
+        "Hit or miss: the maximum of the CAM lies inside or outside a box."
     )
-    titles = {outcome: _title(outcome, films, finding) for outcome in OUTCOMES}
-    figure, cells = _quadrants(columns, rows, titles, caption, style)
+    figure, cells = _quadrants(columns, rows, _titles(films), caption, boxes, style)
     for outcome, some in shown.items():
         if not len(some):
-            words = "none chosen" if (films["outcome"] == outcome).any() else "none"
-            place = {"ha": "center", "va": "center", "color": "#555555", "fontsize": 10}
-            cells[outcome][0].text(0.5, 0.5, words, **place)
+            text = "none selected" if (films["outcome"] == outcome).any() else "none"
+            center: dict[str, Any] = {"ha": "center", "va": "center", "color": "#555555"}
+            cells[outcome][0].text(0.5, 0.5, text, fontsize=10, **center)
         for ax, film in zip(cells[outcome], some.itertuples(), strict=False):
-            pixels = run.film(film.image_id)
-            its = table[table["image_id"] == film.image_id]
-            its = scale_boxes(its, film.rows, film.columns, pixels.shape)
-            overlay_cam(pixels, maps[film.image_id], its if boxes else None, ax, **style)
-            ax.set_label(f"{outcome} {film.image_id}")
-            ax.set_xlabel(_below(film), fontsize=7.5, labelpad=3, linespacing=1.3)
+            its = table[table["image_id"] == film.image_id] if boxes else None
+            _show(ax, film, run.film(film.image_id), maps[film.row], its, style)
     return figure
 
 
-def _choose(
+def _show(
+    ax: Axes,
+    film: Any,
+    pixels: np.ndarray,
+    cam: np.ndarray,
+    boxes: pd.DataFrame | None,
+    style: dict,
+) -> None:
+    """Draws a film, a row of the table of films, with its map, boxes and text."""
+    if boxes is not None:
+        boxes = scale_boxes(boxes, film.rows, film.columns, pixels.shape)
+    overlay_cam(pixels, cam, boxes, ax, **style)
+    ax.set_label(f"{film.outcome} {film.image_id}")
+    first = f"score {film.y_score:.2f} · {OUTCOMES[film.outcome][0]}"
+    first += (" · hit" if film.hit else " · miss") if film.boxed else ""
+    second = " · ".join(filter(None, [header_text(film), film.image_id[:8]]))
+    ax.set_xlabel(f"{first}\n{second}", fontsize=7.5, labelpad=3, linespacing=1.3)
+
+
+def _counts(films: pd.DataFrame) -> str:
+    counts = ", ".join(f"{key} {(films['outcome'] == key).sum()}" for key in OUTCOMES)
+    return f"{len(films)} test images ({counts})"
+
+
+def _titles(films: pd.DataFrame) -> dict[str, str]:
+    """Title of each quadrant, such as ``True positives (16/18)``."""
+    titles = {}
+    for outcome, (name, y_true) in OUTCOMES.items():
+        count, total = (films["outcome"] == outcome).sum(), (films["y_true"] == y_true).sum()
+        titles[outcome] = f"{name.capitalize()}s ({count}/{total})"
+    return titles
+
+
+def _select(
     films: pd.DataFrame,
     columns: tuple[int, int],
     rows: int,
@@ -142,12 +163,12 @@ def _choose(
     if image_ids is not None:
         unknown = [image_id for image_id in image_ids if image_id not in set(films["image_id"])]
         if unknown or not len(image_ids):
-            raise ValueError(f"image_ids: {unknown or 'none'}; allowed are test films of this run")
+            raise ValueError(f"image_ids: {unknown or 'none'}; expected test films of this run")
         films = films.set_index("image_id", drop=False).loc[list(image_ids)]
         shown = {outcome: films[films["outcome"] == outcome] for outcome in OUTCOMES}
-        return shown, "The films were chosen by hand."
+        return shown, "Images selected by hand."
     if by not in _RULES:
-        raise ValueError(f"by={by!r}: allowed are {', '.join(map(repr, _RULES))}")
+        raise ValueError(f"by={by!r}: expected one of {', '.join(map(repr, _RULES))}")
     shown = {}
     for outcome in OUTCOMES:
         some = films[films["outcome"] == outcome].sort_values("image_id")
@@ -163,57 +184,47 @@ def _choose(
 
 
 def _quadrants(
-    columns: tuple[int, int], rows: int, titles: dict[str, str], caption: str, style: dict
+    columns: tuple[int, int],
+    rows: int,
+    titles: dict[str, str],
+    caption: str,
+    boxes: bool,
+    style: dict,
 ) -> tuple[Figure, dict[str, list[Axes]]]:
-    """A figure with the line, the caption, the colours, and empty axes for each outcome."""
+    """A figure with the line, the caption, the color bar, and empty axes for each outcome."""
     left, right = columns
     step = _FILM + _SPACE
     width = _SPACE + (left + right) * step + _MIDDLE + _RIGHT
+    caption += " Blue: radiologists’ boxes." if boxes else ""
     lines = textwrap.wrap(caption, int((width - _SPACE) * 16.8))
     bottom = 0.15 + len(lines) * _LINE
-    titles = {
-        outcome: textwrap.wrap(title, int((columns[outcome in _WRONG] * step - _SPACE) * 12.3))
-        for outcome, title in titles.items()
-    }
-    above = _TITLE + _LINE * (max(map(len, titles.values())) - 1)
-    half = above + rows * (_FILM + _TEXT)
+    half = _TITLE + rows * (_FILM + _TEXT)
     height = bottom + 2 * half + 0.05
     figure = Figure(figsize=(width, height))
 
     def axes_at(x: float, y: float, wide: float, high: float) -> Axes:
-        return figure.add_axes([x / width, y / height, wide / width, high / height])
+        return figure.add_axes((x / width, y / height, wide / width, high / height))
 
-    figure.text(
-        _SPACE / width, 0.1 / height, "\n".join(lines), fontsize=8, va="bottom", linespacing=1.35
-    )
+    caption = "\n".join(lines)
+    place = (_SPACE / width, 0.1 / height)
+    figure.text(*place, caption, fontsize=8, va="bottom", linespacing=1.35)
     middle = (left * step + (_SPACE + _MIDDLE) / 2) / width
     ends = [(bottom + 0.05) / height, 1 - 0.1 / height]
     figure.add_artist(Line2D([middle, middle], ends, color="#d62728", linewidth=2.5))
-    colours = axes_at(width - _RIGHT + 0.12, height - above - _FILM, 0.14, _FILM - 0.3)
-    colours.set_title("evidence\n(logits)", fontsize=7.5, loc="left", pad=5)
-    show_colours(colours, **style)
-    cells = {outcome: [] for outcome in OUTCOMES}
-    for outcome, axes in cells.items():
+    colors = axes_at(width - _RIGHT + 0.12, height - _TITLE - _FILM, 0.14, _FILM - 0.3)
+    colors.set_title("CAM\n(logits)", fontsize=7.5, loc="left", pad=5)
+    show_colors(colors, **style)
+    cells: dict[str, list[Axes]] = {}
+    for outcome, title in titles.items():
         wrong = outcome in _WRONG
         start = _SPACE + wrong * (left * step + _MIDDLE)
-        top = bottom + half * (1 if outcome in ("TN", "FP") else 2) - above
-        words = "\n".join(titles[outcome])
-        figure.text(start / width, (top + 0.08) / height, words, fontsize=10, va="bottom")
+        top = bottom + half * (1 if outcome in ("TN", "FP") else 2) - _TITLE
+        figure.text(start / width, (top + 0.08) / height, title, fontsize=10, va="bottom")
+        cells[outcome] = []
         for number in range(rows * columns[wrong]):
             row, column = divmod(number, columns[wrong])
             y = top - row * (_FILM + _TEXT) - _FILM
-            axes.append(axes_at(start + column * step, y, _FILM, _FILM))
-            axes[-1].set(xticks=[], yticks=[], frame_on=False)
+            ax = axes_at(start + column * step, y, _FILM, _FILM)
+            ax.set(xticks=[], yticks=[], frame_on=False)
+            cells[outcome].append(ax)
     return figure, cells
-
-
-def _title(outcome: str, films: pd.DataFrame, finding: str) -> str:
-    name, label, deed = OUTCOMES[outcome]
-    count, among = (films["outcome"] == outcome).sum(), (films["y_true"] == label).sum()
-    return f"{name.capitalize()}s: {count} of the {among} films {deed.format(finding)}"
-
-
-def _below(film: tuple) -> str:
-    first = f"score {film.y_score:.2f} · {OUTCOMES[film.outcome][0]}"
-    first += (" · hit" if film.hit else " · miss") if film.boxed else ""
-    return "\n".join([first, " · ".join(filter(None, [header_text(film), film.image_id[:8]]))])

@@ -1,5 +1,7 @@
-"""A contact sheet of odd films: as the file stores them beside what the conversion made of them."""
+"""A contact sheet of unusual films: as stored in the file, beside the converted JPG."""
 
+import textwrap
+from itertools import cycle
 from pathlib import Path
 
 import cv2
@@ -11,88 +13,91 @@ from matplotlib.figure import Figure
 from chexnet.figures.overlay import film_sheet
 from chexnet.files import read_image
 
-_LOOKED_AT = 500  # films whose brightness is compared: a second, and enough to find a strange one
+_SAMPLED = 500  # films whose brightness is compared: takes a second, enough to find outliers
+_WORDS = ("dark", "bright")
 _SHOWN = 400  # pixels of the long side of a picture on the sheet
-
-
-def odd_films(films: pd.DataFrame, jpg_folder: str | Path, *, count: int = 4) -> pd.DataFrame:
-    """The films of a conversion that most deserve a look.
-
-    Args:
-        films: what `chexnet.dicom.convert_folder` returned.
-        jpg_folder: where it wrote.
-        count: how many at most.
-
-    Returns:
-        rows of ``films`` with ``why``: first one film of each way of storing whose pixels had to be
-        changed, then one of each size that few films have, then by turns the darkest and the
-        brightest (of at most 500 films, evenly spread).
-
-    Raises:
-        ValueError: no film was converted, or ``count`` is below 1.
-    """
-    made = films[films["status"] != "failed"].sort_values("image_id")
-    if not len(made) or count < 1:
-        raise ValueError(f"{len(made)} converted films, count={count}: allowed is 1 or more")
-    encoded = made[made["status"] == "encoded"].drop_duplicates(["stored", "reason"])
-    encoded = encoded.assign(why=encoded["reason"].astype(str))
-    sizes = made.groupby(["rows", "columns"])["image_id"].transform("size")
-    rare = made.assign(films=sizes)[sizes < sizes.max()].sort_values("films", kind="stable")
-    rare = rare.drop(columns="films").drop_duplicates(["rows", "columns"])
-    rare = rare.assign(
-        why=[f"rare size, {rows:.0f} x {columns:.0f}"
-             for rows, columns in zip(rare["rows"], rare["columns"], strict=True)]
-    )  # fmt: skip
-    some = made.iloc[:: -(-len(made) // _LOOKED_AT)]
-    means = np.array([read_image(_jpg(jpg_folder, name)).mean() for name in some["image_id"]])
-    by_mean = some.assign(mean=means).sort_values("mean")
-    ends = [(by_mean, "dark"), (by_mean[::-1], "bright")]
-    ends = [
-        end.head(count).assign(rank=range(min(count, len(end))), why=f"{word}, mean " + text)
-        for end, word in ends
-        for text in [end.head(count)["mean"].round().astype(int).astype(str)]
-    ]
-    ends = pd.concat(ends).sort_values("rank", kind="stable").drop(columns=["mean", "rank"])
-    return pd.concat([encoded, rare, ends]).drop_duplicates("image_id").head(count)
 
 
 def conversion_sheet(
     films: pd.DataFrame, source: str | Path, jpg_folder: str | Path, *, count: int = 4
 ) -> Figure:
-    """Odd films in pairs: the stored values, and the JPG.
+    """Draws unusual films of a conversion in pairs: stored values and JPG.
 
     Args:
-        films: what `chexnet.dicom.convert_folder` returned.
+        films: from `chexnet.dicom.convert_folder`.
         source: the folder of DICOM files that was converted.
-        jpg_folder: where the JPGs are.
-        count: pairs at most; see `odd_films`.
+        jpg_folder: the folder of the JPGs.
+        count: maximum number of pairs. First come films that had to be re-encoded, one for each
+            kind of storage, then one of each rare size, then the darkest and the brightest.
+
+    Returns:
+        a figure made without pyplot.
 
     Raises:
-        ValueError: as `odd_films`.
+        ValueError: no film was converted, or ``count`` is below 1.
+
+    Example:
+        >>> from chexnet.dicom import read_films
+        >>> from chexnet.figures import conversion_sheet
+        >>> folder = "data/phantom/study/stage_2_train_images"
+        >>> sheet = conversion_sheet(read_films("data/phantom/jpg"), folder, "data/phantom/jpg")
+        >>> len(sheet.axes)
+        8
     """
-    odd = odd_films(films, jpg_folder, count=count)
     pictures, titles = [], []
-    for film in odd.itertuples():
-        pictures += [
-            _small(stored_values(Path(source) / film.file)),
-            _small(read_image(_jpg(jpg_folder, film.image_id))),
-        ]
+    for film in unusual_films(films, jpg_folder, count=count).itertuples():
+        stored = stored_values(Path(source) / str(film.file))
+        pictures += [_small(stored), _small(read_image(Path(jpg_folder) / f"{film.image_id}.jpg"))]
         titles += [f"stored: {film.stored}", f"JPG: {film.why}"]
-    return film_sheet(pictures, titles=["\n".join(_lines(title)) for title in titles])
+    titles = [textwrap.fill(title, 44, max_lines=2, placeholder="") for title in titles]
+    return film_sheet(pictures, titles=titles)
+
+
+def unusual_films(films: pd.DataFrame, jpg_folder: str | Path, *, count: int = 4) -> pd.DataFrame:
+    """The films of a conversion that most deserve a look.
+
+    Args:
+        films: from `chexnet.dicom.convert_folder`.
+        jpg_folder: the folder of the JPGs.
+        count: maximum number.
+
+    Returns:
+        rows of ``films`` with ``why``, in the order stated in `conversion_sheet`. Brightness is
+        compared for at most 500 films, evenly spread.
+
+    Raises:
+        ValueError: no film was converted, or ``count`` is below 1.
+    """
+    made = films[films["status"] != "failed"].sort_values("image_id", ignore_index=True)
+    if not len(made) or count < 1:
+        raise ValueError(f"{len(made)} converted films, count={count}: expected 1 or more of both")
+    encoded = made[made["status"] == "encoded"].drop_duplicates(["stored", "reason"])
+    encoded = encoded.assign(why=encoded["reason"].astype(str))
+    size = made["rows"].astype(int).astype(str) + " x " + made["columns"].astype(int).astype(str)
+    same = size.map(size.value_counts())
+    rare = made.assign(why="rare size, " + size)[same < same.max()]
+    rare = rare.loc[same[rare.index].sort_values(kind="stable").index].drop_duplicates("why")
+    some = made.iloc[:: -(-len(made) // _SAMPLED)]
+    paths = [Path(jpg_folder) / f"{image_id}.jpg" for image_id in some["image_id"]]
+    mean = pd.Series([read_image(path).mean() for path in paths], some.index).sort_values()
+    # By turns: the darkest, the brightest, the second darkest and so on.
+    order = np.stack([mean.index, mean.index[::-1]], axis=1).ravel()[: 2 * count]
+    why = [f"{word}, mean {mean[row]:.0f}" for row, word in zip(order, cycle(_WORDS))]
+    extreme = made.loc[order].assign(why=why)
+    return pd.concat([encoded, rare, extreme]).drop_duplicates("image_id").head(count)
 
 
 def stored_values(path: str | Path) -> np.ndarray:
-    """The numbers in a DICOM file as a picture, without asking what they mean.
+    """The stored values of a DICOM file as a picture, without window, inversion or rescaling.
 
-    No window, no inversion, no rescaling: the range that the stored bits allow becomes 0 to 255.
-    A film of 12 bits in which only the lower third is used is dark here, and one that stores air as
-    white is a negative.
+    The range of the stored bits becomes 0 to 255. A 12-bit film that uses the lower third is dark,
+    and one that stores air as white is a negative.
 
     Args:
         path: of a DICOM file that pydicom decodes.
 
     Returns:
-        uint8 ``(H, W)``; of several frames the first, of colours the mean.
+        uint8 ``(H, W)``; of several frames the first, of colors the mean.
     """
     film = pydicom.dcmread(path)
     values = film.pixel_array.astype(np.float32)
@@ -105,16 +110,6 @@ def stored_values(path: str | Path) -> np.ndarray:
     return np.clip(values / (2.0**film.BitsStored - 1) * 255, 0, 255).astype(np.uint8)
 
 
-def _jpg(folder: str | Path, image_id: str) -> Path:
-    return Path(folder) / f"{image_id}.jpg"
-
-
 def _small(pixels: np.ndarray) -> np.ndarray:
     share = min(1, _SHOWN / max(pixels.shape))
     return cv2.resize(pixels, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
-
-
-def _lines(text: str) -> list[str]:
-    """Two lines of at most 44 letters."""
-    cut = text.rfind(" ", 0, 44) if len(text) > 44 else len(text)
-    return [text[:cut], text[cut:].strip()[:44]]

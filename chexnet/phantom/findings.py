@@ -1,7 +1,7 @@
-"""What may be found on a phantom film: opacities with their boxes, other disease, metal, marks.
+"""The phantom's findings: opacities with their boxes, other disease, metal, and the exposure.
 
-An opacity is lung that lost its air, and nothing else. Exposure is chosen after the opacity is in
-and varies widely, so that the brightness of a film says next to nothing about it.
+An opacity is lung that lost its air, and nothing else. The exposure is chosen after the opacity is
+drawn and varies widely, so that the brightness of a film hardly depends on it.
 """
 
 import cv2
@@ -12,16 +12,13 @@ from chexnet.phantom.drawing import CANVAS, curve, ellipse, fill, noise, stroke
 
 # How much of the soft tissue's attenuation a lung full of air takes away.
 LUNG_AIR = 0.75
-
-# x, y, width, height in canvas pixels.
-Box = tuple[int, int, int, int]
-
-# An opacity belongs into the box where it has this share of its own greatest density.
+# A box encloses the opacity where it has this share of its own greatest density.
 BOX_SHARE = 0.35
-
-# The quantile of the lungs' grey values that exposure sets. A lower one would leave the lungs of
+# The quantile of the lungs' grey values that the exposure sets. A lower one would make the lungs of
 # films with opacity brighter than others, a higher one the rest of such films darker.
 LUNG_QUANTILE = 0.55
+
+Box = tuple[int, int, int, int]  # x, y, width, height in pixels of the canvas
 
 
 def add_opacities(chest: Chest, rng: np.random.Generator) -> tuple[Chest, np.ndarray]:
@@ -36,7 +33,7 @@ def add_opacities(chest: Chest, rng: np.random.Generator) -> tuple[Chest, np.nda
     """
     air = chest.air.copy()
     boxes: list[Box] = []
-    while not boxes:  # what lies too far off the lung to deserve a box is drawn anew
+    while not boxes:  # until one covers enough lung to get a box
         for side in (0, 1) if rng.random() < 0.55 else (int(rng.integers(2)),):
             lost, box = _consolidation(chest.lungs[side], rng)
             if box is not None:
@@ -49,7 +46,7 @@ def _consolidation(lung: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarr
     """One consolidation of one lung: the share of air lost, float32 canvas, and its box."""
     left, top, width, height = cv2.boundingRect(lung.astype(np.uint8))
     rows, columns = np.nonzero(lung[::4, ::4])
-    # The lower half of the lung is hit more often than its top.
+    # The lower half of the lung is affected more often than its top.
     weight = 0.35 + np.clip((4 * rows - top) / max(1, height), 0, 1)
     pick = rng.choice(len(rows), p=weight / weight.sum())
     y, x = 4 * rows[pick], 4 * columns[pick]
@@ -60,17 +57,10 @@ def _consolidation(lung: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarr
     y += min(0.0, top + height - 0.4 * half_y - y) + max(0.0, top + 0.5 * half_y - y)
 
     grid = np.arange(CANVAS, dtype=np.float32)
-    lean = rng.uniform(-0.5, 0.5)
-    across = (grid[None, :] - x) / half_x
-    down = (grid[:, None] - y) / half_y
-    level = 1.0 - np.sqrt((across + lean * down) ** 2 + down**2)
+    across, down = (grid[None, :] - x) / half_x, (grid[:, None] - y) / half_y
+    level = 1.0 - np.sqrt((across + rng.uniform(-0.5, 0.5) * down) ** 2 + down**2)
     level += 0.30 * noise(rng, 9) + 0.16 * noise(rng, 22)
     lost = 1 / (1 + np.exp(-level / rng.uniform(0.10, 0.22)))
-    if rng.random() < 0.3:  # a fissure: the lobe next door is spared, and the border is sharp
-        spared = rng.choice([-1, 1])  # above or below
-        border = y + spared * 0.35 * half_y + rng.uniform(-0.2, 0.2) * (grid - x)
-        beyond = spared * (grid[:, None] - border[None, :])
-        lost *= 1 / (1 + np.exp(np.clip(beyond / 2, -30, 30)))
     lost *= np.clip(0.80 + 0.16 * noise(rng, 30) + 0.14 * noise(rng, 70), 0.25, 1.0)
     lost = cv2.GaussianBlur(lost, (0, 0), 1.5) * rng.uniform(0.50, 0.92)
     return _boxed(lost, lung, rng)
@@ -79,7 +69,7 @@ def _consolidation(lung: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarr
 def _boxed(
     lost: np.ndarray, lung: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, Box | None]:
-    """The largest connected part of an opacity, and the box a reader would draw round it."""
+    """The largest connected part of an opacity, and the box that a reader would draw."""
     dense = (cv2.GaussianBlur(lost * lung, (0, 0), 4) > BOX_SHARE * lost.max()).astype(np.uint8)
     count, parts, stats, _ = cv2.connectedComponentsWithStats(dense)
     if count < 2:
@@ -97,62 +87,46 @@ def _boxed(
 
 
 def add_nodules(chest: Chest, rng: np.random.Generator) -> Chest:
-    """Adds one to three round, sharp nodules, 1.5 to 3 % of the film in diameter each."""
+    """Adds one to three round, sharp nodules, each 1.5 to 3 % of the film in diameter."""
     soft = chest.soft.copy()
-    inside = cv2.erode(chest.lungs.any(axis=0).astype(np.uint8), np.ones((17, 17)))
+    inside = cv2.erode(np.array(chest.lungs.any(axis=0), np.uint8), np.ones((17, 17)))
     rows, columns = np.nonzero(inside[::4, ::4])
     for pick in rng.integers(len(rows), size=rng.integers(1, 4)):
-        ball = np.zeros((CANVAS, CANVAS), np.uint8)
+        ball = np.zeros((CANVAS, CANVAS), np.float32)
         centre = (int(4 * columns[pick]), int(4 * rows[pick]))
-        cv2.circle(ball, centre, int(rng.integers(4, 8)), 255, -1, cv2.LINE_AA)
-        soft += 0.25 * cv2.GaussianBlur(ball.astype(np.float32) / 255, (0, 0), 1.5)
+        cv2.circle(ball, centre, int(rng.integers(4, 8)), (0.25,), -1)
+        soft += cv2.GaussianBlur(ball, (0, 0), 1.5)
     return chest._replace(soft=soft)
-
-
-def draw_devices(pose: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Lines and tubes inside the patient, one to three kinds; float32 canvas, 0 to 1."""
-    vein = curve([(-0.55, -0.80), (-0.25, -0.64), (-0.11, -0.45), (-0.09, rng.uniform(-0.2, 0.05))])
-    throat = curve([(0.02, -1.3), (0.01, -0.8), (0.015, rng.uniform(-0.55, -0.40))])
-    stomach = curve([(-0.02, -1.3), (0.02, -0.5), (0.04, 0.3), (0.12, 0.55), (0.34, 0.62)])
-    kinds = [([vein], 2.0, 0.55), ([throat], 3.5, 0.40), ([stomach], 2.0, 0.5)]
-    kinds.append(([ellipse(0.0, v, 0.035, 0.022) for v in np.linspace(-0.35, 0.25, 5)], 2.0, 0.9))
-    layer = np.zeros((CANVAS, CANVAS), np.float32)
-    for kind in rng.permutation(len(kinds))[: rng.integers(1, 4)]:
-        paths, width, strength = kinds[kind]
-        layer += strength * stroke(paths, width, pose, blur=0.7)
-    return layer
 
 
 def draw_pacemaker(pose: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A pacemaker below a collar bone, its lead in the heart; float32 canvas, 0 to 1."""
     side = rng.choice([1, 1, 1, -1])
     u, v = side * rng.uniform(0.46, 0.56), rng.uniform(-0.55, -0.42)
-    lead = curve([(u - side * 0.05, v - 0.08), (side * 0.25, -0.62), (-0.08, -0.35), (-0.12, 0.1)])
-    tip = curve([(-0.12, 0.1), (-0.02, 0.30), (0.22, 0.33)])
-    box = fill(ellipse(u, v, 0.085, 0.075, square=0.55), pose, blur=1.0)
-    return box + 0.7 * stroke([lead, tip], 2.0, pose, blur=0.7)
+    lead = curve([(u, v - 0.08), (side * 0.25, -0.62), (-0.08, -0.35), (-0.12, 0.1), (0.2, 0.33)])
+    return fill(ellipse(u, v, 0.085, 0.07), pose) + 0.7 * stroke([lead], 2, pose, blur=0.7)
 
 
 def draw_electrodes(pose: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Electrodes on the skin and their wires; no disease, and seen mostly in bed; 0 to 1."""
+    """Electrodes on the skin and their wires, no disease; float32 canvas, 0 to 1."""
     wires, layer = [], np.zeros((CANVAS, CANVAS), np.float32)
     for u, v in [(-0.6, -0.55), (0.62, -0.5), (0.66, 0.4), (-0.62, 0.45)][: rng.integers(2, 5)]:
-        start = np.array([u, v]) + rng.normal(0, 0.06, 2)
-        layer += fill(ellipse(*start, 0.026, 0.024), pose, blur=0.8)
-        middle = start + rng.normal(0, 0.2, 2)
-        wires.append(curve([tuple(start), tuple(middle), (np.sign(u) * 1.4, middle[1] + 0.3)]))
+        u, v = rng.normal([u, v], 0.06)
+        du, dv = rng.normal(0, 0.2, 2)
+        layer += fill(ellipse(u, v, 0.026, 0.024), pose, blur=0.8)
+        wires.append(curve([(u, v), (u + du, v + dv), (np.sign(u) * 1.4, v + dv + 0.3)]))
     return 0.8 * layer + 0.35 * stroke(wires, 1.5, pose, blur=0.6)
 
 
 def expose(chest: Chest, metal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Exposes the film, as a detector does that fits its curve to the picture.
+    """Turns attenuation into grey values, with a tone curve fitted to the film as detectors do.
 
-    The lungs' level and that of what is densest are drawn for each film, opacity or not.
+    The grey levels of the lungs and of the densest parts are drawn for each film, opacity or not.
 
     Args:
-        chest: the chest with all that is in it.
+        chest: the chest with its findings.
         metal: float32 (CANVAS, CANVAS), 0 to 1, metal in the beam.
-        rng: source of the film's curve and its two levels.
+        rng: source of the film's tone curve and its two levels.
 
     Returns:
         Float32 (CANVAS, CANVAS), grey values, 0 (air) to about 255.
@@ -162,28 +136,17 @@ def expose(chest: Chest, metal: np.ndarray, rng: np.random.Generator) -> np.ndar
     grey = 1 - np.exp(-rng.uniform(0.8, 1.3) * np.maximum(beam, 0))
     grey /= np.quantile(grey[::4, ::4], 0.92)
     dense, lung = rng.uniform(185, 238), rng.uniform(55, 115)
-    level = np.quantile(grey[::4, ::4][chest.lungs.any(axis=0)[::4, ::4]], LUNG_QUANTILE)
+    inside = chest.lungs[:, ::4, ::4].any(axis=0)
+    level = float(np.quantile(grey[::4, ::4][inside], LUNG_QUANTILE))
     power = np.clip(np.log(lung / dense) / np.log(min(level, 0.95)), 0.5, 3.0)
     return (dense * grey**power).astype(np.float32)
 
 
-def mark_film(grey: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
-    """Adds the side's letter and the edges of the beam to grey values, float32 canvas."""
-    side = rng.choice(["L", "R"])
+def add_side_marker(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Adds the letter L or R to grey values, float32 canvas."""
+    side = str(rng.choice(["L", "R"]))
     x = int(CANVAS * ((0.90 if side == "L" else 0.05) + rng.uniform(-0.03, 0.01)))
-    y = int(CANVAS * rng.uniform(0.07, 0.20))
-    layer = np.zeros((CANVAS, CANVAS), np.uint8)
-    font, plain = cv2.FONT_HERSHEY_DUPLEX, cv2.LINE_AA
-    cv2.putText(layer, str(side), (x, y), font, rng.uniform(0.7, 1.1), 255, 2, plain)
-    if view == "AP" and rng.random() < 0.4:
-        cv2.putText(layer, "PORTABLE", (max(4, x - 60), y + 24), font, 0.4, 255, 1, plain)
-    shade = layer.astype(np.float32) / 255
-    grey = grey * (1 - shade) + rng.uniform(200, 250) * shade
-    if rng.random() < 0.3:
-        edge = (CANVAS * rng.uniform(0.0, 0.045, 4)).astype(int)
-        open_beam = np.zeros_like(layer)
-        corners = [(edge[0], edge[1]), (CANVAS - edge[2], edge[1] + rng.integers(-5, 6))]
-        corners += [(CANVAS - edge[2], CANVAS - edge[3]), (edge[0], CANVAS - edge[3])]
-        cv2.fillPoly(open_beam, [np.array(corners, np.int32)], 255, plain)
-        grey = grey * (open_beam / np.float32(255))
-    return grey
+    at = (x, int(CANVAS * rng.uniform(0.07, 0.20)))
+    size = rng.uniform(0.7, 1.1)
+    level = rng.uniform(200, 250)
+    return cv2.putText(grey, side, at, cv2.FONT_HERSHEY_DUPLEX, size, (level,), 2, cv2.LINE_AA)

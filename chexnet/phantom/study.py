@@ -1,7 +1,7 @@
 """A synthetic chest study in exactly the layout of Kaggle's archive of the RSNA challenge.
 
-It stands in for the real films where those are not at hand: in `make demo`, in tests. It is drawn
-to be learnt, not to be believed: no score on it says anything about patients.
+It replaces the real films in `make demo` and in tests. It is easy on purpose: no score on it says
+anything about patients.
 """
 
 import json
@@ -18,7 +18,7 @@ from pydicom import config
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import UID, JPEGBaseline8Bit, SecondaryCaptureImageStorage, generate_uid
 from tqdm.auto import tqdm
 
 from chexnet.phantom.anatomy import draw_body, draw_chest
@@ -26,17 +26,16 @@ from chexnet.phantom.drawing import CANVAS
 from chexnet.phantom.findings import (
     add_nodules,
     add_opacities,
-    draw_devices,
+    add_side_marker,
     draw_electrodes,
     draw_pacemaker,
     expose,
-    mark_film,
 )
 
-# Raised whenever the same seed draws another study: a folder of an older drawing is not reused.
-DRAWING = 1
+# Increased when the same seed draws other films: a folder of an older version is not reused.
+DRAWING = 2
 
-# The names in Kaggle's archive, and the one file beside them that says how the study was drawn.
+# The names in Kaggle's archive, and one more file with the settings of the study.
 IMAGES = "stage_2_train_images"
 LABELS = "stage_2_train_labels.csv"
 CLASSES = "stage_2_detailed_class_info.csv"
@@ -45,55 +44,61 @@ SETTINGS = "phantom.json"
 
 NORMAL, ABNORMAL, OPACITY = "Normal", "No Lung Opacity / Not Normal", "Lung Opacity"
 
-# Share of opacities among the films of sick and of other patients: about 30 % of all films.
+# Share of sick patients, and of opacities on the films of sick and other patients: about 30 % of
+# all films.
 SICK, OPACITY_SHARE = 0.28, {True: 0.70, False: 0.16}
 
-# Share of films taken in bed. On RSNA's films the view alone has an AUROC of 0.72; here about 0.6.
-BED_SHARE = {NORMAL: 0.34, ABNORMAL: 0.46, OPACITY: 0.60}
+# Share of AP films. On RSNA's films the view alone has an AUROC of 0.72; here about 0.6.
+AP_SHARE = {NORMAL: 0.34, ABNORMAL: 0.46, OPACITY: 0.60}
 
-# Abnormal without being an opacity. A film with opacity has such a finding as often as not.
-FINDINGS = ("large heart", "nodules", "pacemaker", "devices", "raised diaphragm", "hyperinflation")
+# Findings other than opacity. Half of the films with opacity have one too.
+FINDINGS = ("large heart", "nodules", "pacemaker", "raised diaphragm")
 
-# Films of one patient, and how often; the mean is 1.8 (2.3 in RSNA's study).
+# Films per patient with their probability; the mean is 1.8 (2.3 in RSNA's study).
 FILMS_OF_ONE = {1: 0.62, 2: 0.18, 3: 0.10, 4: 0.05, 6: 0.05}
 
 
 def write_phantom_study(
     folder: str | Path, *, films: int = 600, seed: int = 0, film_size: int = 1024
 ) -> Path:
-    """Writes a seeded synthetic study as Kaggle's archive lays it out.
+    """Writes a synthetic study in the layout of Kaggle's archive.
 
-    `stage_2_train_images/<patientId>.dcm` (JPEG baseline, 8 bits, MONOCHROME2), the two CSV files
-    with a row for each box, the JSON mapping to NIH file names, whose first eight digits are the
-    patient, and `phantom.json` with the settings. The same settings give the same bytes; film k
-    depends on the seed and k alone, so that a longer study begins with the shorter one's films.
-    The study is built in a folder beside and renamed once it is whole.
+    The study has ``stage_2_train_images/<patientId>.dcm`` (JPEG baseline, 8 bits, MONOCHROME2), the
+    two CSV files with one row per box, and the JSON mapping to NIH file names, whose first eight
+    digits are the patient. ``phantom.json`` keeps the settings. Equal settings give equal bytes.
+    Film k depends on the seed and k only, so a longer study begins with the films of a shorter one.
 
     Args:
-        folder: where to; made if missing. If exactly this study is there, nothing is done.
-        films: number of films.
-        seed: of everything drawn.
-        film_size: side of the square films in pixels; the boxes are in these pixels.
+        folder: target; created if missing. If exactly this study is there, nothing is done.
+        films: number of films, 1 or above.
+        seed: of everything drawn, 0 or above.
+        film_size: side of the square films, 64 to 4096 pixels; boxes are in these pixels.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: if `films` is below 1, `seed` below 0, or `film_size` outside 64 to 4096.
-        FileExistsError: if the folder holds anything else than exactly this study.
+        ValueError: ``films``, ``seed`` or ``film_size`` is out of range.
+        FileExistsError: the folder contains anything else than exactly this study.
+
+    Example:
+        >>> from chexnet.phantom import write_phantom_study
+        >>> folder = write_phantom_study("data/tiny", films=2, film_size=64)
+        >>> len(list(folder.glob("stage_2_train_images/*.dcm")))
+        2
     """
     folder = Path(folder)
     if films < 1 or seed < 0 or not 64 <= film_size <= 4096:
         raise ValueError(
-            f"films={films}, seed={seed}, film_size={film_size}: allowed are films from 1, "
+            f"films={films}, seed={seed}, film_size={film_size}: expected films from 1, "
             "seed from 0, film_size from 64 to 4096"
         )
     settings = {"drawing": DRAWING, "films": films, "seed": seed, "film_size": film_size}
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if _is_there(folder, settings):
+        if _is_complete(folder, settings):
             return folder
         raise FileExistsError(
-            f"{folder} holds something else than the whole phantom study {settings}: "
+            f"{folder} is not empty and is not the complete phantom study {settings}: "
             "name another folder, or delete this one first"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -101,22 +106,22 @@ def write_phantom_study(
         study = Path(temporary) / folder.name
         (study / IMAGES).mkdir(parents=True)
         _write_study(study, films, seed, film_size)
-        (study / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+        (study / SETTINGS).write_text(_as_json(settings))
         if folder.exists():
             folder.rmdir()
         study.rename(folder)
     return folder
 
 
-def _is_there(folder: Path, settings: dict[str, int]) -> bool:
-    names = (SETTINGS, LABELS, CLASSES, MAPPING)
-    if not all((folder / name).is_file() for name in names):
+def _is_complete(folder: Path, settings: dict[str, int]) -> bool:
+    if not all((folder / name).is_file() for name in (SETTINGS, LABELS, CLASSES, MAPPING)):
         return False
-    try:
-        same = json.loads((folder / SETTINGS).read_text()) == settings
-    except ValueError:
-        return False
+    same = (folder / SETTINGS).read_text() == _as_json(settings)
     return same and len(list((folder / IMAGES).glob("*.dcm"))) == settings["films"]
+
+
+def _as_json(settings: dict[str, int]) -> str:
+    return json.dumps(settings, indent=2) + "\n"
 
 
 def _write_study(study: Path, films: int, seed: int, film_size: int) -> None:
@@ -136,13 +141,8 @@ def _write_study(study: Path, films: int, seed: int, film_size: int) -> None:
         rows = drawn.tolist() or [[None] * 4]
         boxes += [[image_id, *row, int(len(drawn) > 0)] for row in rows]
         classes += [[image_id, film["class"]]] * len(rows)
-        mapping.append(
-            {
-                "img_id": film["img_id"],
-                "subset_img_id": image_id,
-                "SOPInstanceUID": str(dataset.SOPInstanceUID),
-            }
-        )
+        facts = {"img_id": film["img_id"], "subset_img_id": image_id}
+        mapping.append(facts | {"SOPInstanceUID": str(dataset.SOPInstanceUID)})
     columns = ["patientId", "x", "y", "width", "height", "Target"]
     for name, rows, head in (LABELS, boxes, columns), (CLASSES, classes, ["patientId", "class"]):
         table = pd.DataFrame(rows, columns=head).sort_values("patientId", kind="stable")
@@ -152,15 +152,16 @@ def _write_study(study: Path, films: int, seed: int, film_size: int) -> None:
 
 
 def _films(seed: int) -> Iterator[dict]:
-    """Yields the facts of film after film, without end, patient by patient."""
+    """Yields the facts of each film, patient by patient, without end."""
     for patient in count(1):
         own = np.random.default_rng([seed, patient])
         sex = "M" if own.random() < 0.57 else "F"
         age = int(np.clip(own.normal(48, 17), 3, 88))
         sick = bool(own.random() < SICK)
-        body = draw_body(own, sex)
-        for visit in range(own.choice(list(FILMS_OF_ONE), p=list(FILMS_OF_ONE.values()))):
-            # From 1: to a seed of NumPy, [seed, patient, 0] is the same as [seed, patient].
+        visits = own.choice(list(FILMS_OF_ONE), p=list(FILMS_OF_ONE.values()))
+        body = draw_body(own)
+        for visit in range(visits):
+            # From 1, since NumPy takes [seed, patient, 0] and [seed, patient] as the same seed.
             rng = np.random.default_rng([seed, patient, 1 + visit])
             label = ABNORMAL if rng.random() < 0.53 else NORMAL
             label = OPACITY if rng.random() < OPACITY_SHARE[sick] else label
@@ -169,7 +170,7 @@ def _films(seed: int) -> Iterator[dict]:
                 "image_id": str(uuid.UUID(bytes=rng.bytes(16), version=4)),
                 "img_id": f"{patient:08d}_{visit:03d}.png",
                 "class": label,
-                "view": "AP" if rng.random() < BED_SHARE[label] else "PA",
+                "view": "AP" if rng.random() < AP_SHARE[label] else "PA",
                 "sex": sex,
                 "age": age + visit // 2,
                 "findings": tuple(rng.permutation(FINDINGS)[: rng.integers(1, 3) * some]),
@@ -191,10 +192,10 @@ def draw_film(
 
     Args:
         body: the patient, from `anatomy.draw_body`.
-        rng: source of all that differs from film to film.
+        rng: source of all that differs between films.
         view: "PA" or "AP".
         opacity: whether parts of the lungs are consolidated.
-        findings: other disease, names out of `FINDINGS`.
+        findings: other findings, of `FINDINGS`.
         film_size: side of the film in pixels.
 
     Returns:
@@ -204,9 +205,6 @@ def draw_film(
     body = dict(body)
     if "large heart" in findings:
         body["heart"] *= rng.uniform(1.22, 1.4)
-    if "hyperinflation" in findings:
-        body["lung"] *= rng.uniform(1.08, 1.14)
-        body["heart"] *= 0.88
     raised = int(rng.choice([-1, 1])) if "raised diaphragm" in findings else 0
     chest = draw_chest(body, rng, view=view, raised=raised)
     boxes = np.zeros((0, 4))
@@ -215,17 +213,15 @@ def draw_film(
     if "nodules" in findings:
         chest = add_nodules(chest, rng)
     metal = np.zeros((CANVAS, CANVAS), np.float32)
-    if "devices" in findings:
-        metal += draw_devices(chest.pose, rng)
     if "pacemaker" in findings:
         metal += draw_pacemaker(chest.pose, rng)
     if rng.random() < (0.55 if view == "AP" else 0.04):
         metal += draw_electrodes(chest.pose, rng)
-    grey = mark_film(expose(chest, metal, rng), view, rng)
+    grey = add_side_marker(expose(chest, metal, rng), rng)
     shape = (film_size, film_size)
     grey = cv2.resize(grey, shape, interpolation=cv2.INTER_CUBIC)
     grain = rng.standard_normal(shape, dtype=np.float32)
-    grey += rng.uniform(1.5, 5.0) * cv2.GaussianBlur(grain, (0, 0), 0.6) * (grey > 1)
+    grey = grey + rng.uniform(1.5, 5.0) * cv2.GaussianBlur(grain, (0, 0), 0.6) * (grey > 1)
     pixels = np.clip(np.round(grey), 0, 255).astype(np.uint8)
     scale = film_size / CANVAS
     corners = np.round(scale * boxes[:, :2]), np.round(scale * (boxes[:, :2] + boxes[:, 2:]))
@@ -233,16 +229,16 @@ def draw_film(
 
 
 def _dataset(film: dict, pixels: np.ndarray) -> Dataset:
-    """The film as DICOM, with the fields and odd values of RSNA's films, in their order."""
+    """The film as DICOM, with the attributes of RSNA's films, odd values included."""
     uids = [generate_uid(entropy_srcs=[film["image_id"], level]) for level in ("sop", "se", "st")]
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     meta.MediaStorageSOPInstanceUID = uids[0]
     meta.TransferSyntaxUID = JPEGBaseline8Bit
-    # pydicom's own root, without its version: the bytes shall not change with it.
-    meta.ImplementationClassUID = "1.2.826.0.1.3680043.8.498.1"
+    # pydicom's root without its version, so that the bytes do not depend on the version.
+    meta.ImplementationClassUID = UID("1.2.826.0.1.3680043.8.498.1")
     meta.ImplementationVersionName = "CHEXNET_PHANTOM"
-    spacing = f"{0.143 * 1024 / pixels.shape[0]:.4g}"  # mm; RSNA's commonest, at 1024 pixels
+    spacing = f"{0.143 * 1024 / pixels.shape[0]:.4g}"  # mm; RSNA's most frequent, at 1024 pixels
     fields = {
         "SpecificCharacterSet": "ISO_IR 100",
         "SOPClassUID": SecondaryCaptureImageStorage,
@@ -278,7 +274,7 @@ def _dataset(film: dict, pixels: np.ndarray) -> Dataset:
     dataset.file_meta = meta
     for keyword, value in {**fields, **dict.fromkeys([*blank, "PatientOrientation"], "")}.items():
         setattr(dataset, keyword, value)
-    # RSNA writes the age as "51", not as the "051Y" of the Standard: a reader has to cope.
+    # RSNA writes the age as "51", not as the Standard's "051Y"; readers must accept it.
     dataset.add(DataElement("PatientAge", "AS", str(film["age"]), validation_mode=config.IGNORE))
     _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 85])
     dataset.PixelData = encapsulate([jpeg.tobytes()], has_bot=False)

@@ -1,7 +1,6 @@
 import sys
 
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -9,7 +8,7 @@ from matplotlib.figure import Figure
 from chexnet.evaluation import evaluate, evaluate_maps
 from chexnet.figures import curves as charts
 from chexnet.runs import Run
-from tests.made_up_run import write_run
+from tests.made_up_run import write_history, write_run
 
 OF_A_CLASS = [
     charts.roc_figure,
@@ -25,20 +24,7 @@ def run(tmp_path_factory) -> Run:
     run = write_run(tmp_path_factory.mktemp("runs") / "made-up", signal=0.8)
     evaluate(run, n_bootstrap=50)
     evaluate_maps(run, n_bootstrap=50)
-    epoch = np.arange(1, 6)
-    run.write_table(
-        "history.csv",
-        pd.DataFrame(
-            {
-                "epoch": epoch,
-                "loss": 1 / epoch,
-                "val_loss": 1.1 / epoch,
-                "val_auroc": [0.6, 0.95, 0.9, 0.8, 0.85],
-                "saved": [1, 1, 1, 0, 0],  # the second was early, and lucky
-                "learning_rate": [1e-4, 1e-3, 1e-3, 5e-4, 0],
-            }
-        ),
-    )
+    write_history(run)
     return run
 
 
@@ -59,7 +45,7 @@ def test_the_epoch_that_was_kept_is_marked(run):
     ]
     marked = figure.axes[1].lines[1]
     assert (marked.get_xdata()[0], marked.get_ydata()[0]) == (3, 0.9)
-    assert figure.axes[1].get_title() == "epoch 3 kept: 0.900"
+    assert figure.axes[1].get_title() == "saved: epoch 3, AUROC 0.900"
 
 
 def test_with_boxes_the_loss_shown_is_that_of_the_scores_as_it_is_on_validation(run, tmp_path):
@@ -76,7 +62,7 @@ def test_the_roc_legend_holds_the_numbers_of_metrics_json_and_does_not_compute_i
         texts.append(f"{value:.3f} ({low:.3f} to {high:.3f})")
     delong, by_patient = texts
     assert delong != by_patient
-    label = f"test: AUROC {delong}\nby patient: {by_patient}"
+    label = f"test: AUROC {delong}\npatient bootstrap: {by_patient}"
     assert label in legend(charts.roc_figure(run))
 
 
@@ -117,8 +103,8 @@ def test_reliability_is_shown_before_and_after_scaling(run):
     labels = legend(charts.reliability_figure(run))
     calibration = run.metrics["classes"]["Pneumonia"]["calibration"]
     assert [label.split(" ECE ")[0] for label in labels] == [
-        "before:",
-        f"after, temperature {calibration['temperature']:.2f}:",
+        "uncalibrated:",
+        f"temperature {calibration['temperature']:.2f}:",
     ]
 
 

@@ -38,14 +38,14 @@ def test_the_forest_has_a_row_for_every_subgroup_and_floor_and_a_reason_for_ever
 
 def test_a_forest_reads_from_above(run):
     ax = forests.subgroup_figure(run).axes[0]
-    assert ax.get_yticklabels()[0].get_text().startswith("all test films")
+    assert ax.get_yticklabels()[0].get_text().startswith("all test images")
     assert ax.get_ylim()[0] > ax.get_ylim()[1]
 
 
 def test_localisation_stands_beside_its_floors(run):
     hits, overlap = forests.localization_figure(run).axes
     assert [label.get_text().split("  ")[0] for label in hits.get_yticklabels()] == [
-        "all films with boxes",
+        "all images with boxes",
         "true positives",
         "baseline: best fixed point",
         "baseline: random point",

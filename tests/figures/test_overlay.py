@@ -5,7 +5,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from chexnet.figures import blend, film_sheet, overlay_cam, show_film
-from chexnet.figures.overlay import show_colours
+from chexnet.figures.overlay import show_colors
 
 
 def film(rows: int = 60, columns: int = 40) -> np.ndarray:
@@ -156,7 +156,7 @@ def test_what_is_no_film_no_map_or_no_colour_is_refused():
 
 def test_the_colours_beside_a_figure_are_those_on_a_grey_film():
     ax = Figure().subplots()
-    show_colours(ax, scale=4.0)
+    show_colors(ax, scale=4.0)
     shown = ax.images[0].get_array()
     assert shown[-1, 0].tolist() == [110, 110, 110]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["0 or less", "2", "4 or more"]

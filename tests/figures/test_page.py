@@ -3,7 +3,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from chexnet.evaluation import evaluate, evaluate_maps, interval_text, outperforms_baselines
-from chexnet.figures import evidence_page
+from chexnet.figures import report_page
 from tests.made_up_run import change_scores, write_run
 
 
@@ -18,7 +18,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(run):
-    page = evidence_page(run)
+    page = report_page(run)
     FigureCanvasAgg(page).draw()
     return page
 
@@ -27,16 +27,16 @@ def words(page) -> list[str]:
     return [text.get_text() for part in [page, *page.subfigs] for text in part.texts]
 
 
-def test_the_page_holds_every_figure_of_the_evidence(page):
+def test_the_page_has_all_charts_in_order(page):
     assert [ax.get_title() for ax in page.axes] == [
         "ROC curve",
-        "Precision and recall",
-        "Reliability",
+        "Precision-recall curve",
+        "Reliability diagram",
         "Decision curve",
-        "Scores",
+        "Score distribution",
         "Subgroup AUROC and non-imaging baselines",
-        "Hit rate: the map is brightest inside a box",
-        "Mean IoU of the map with the boxes",
+        "Pointing-game accuracy (hit rate)",
+        "Mean IoU of CAM and boxes",
     ]
 
 
@@ -62,17 +62,17 @@ def test_the_head_says_how_many_films_and_what_the_averages_and_the_view_are(run
     found = run.metrics["classes"]["Pneumonia"]
     said = " ".join(words(page)).replace("\n", " ")
     assert "made-up: Pneumonia" in said
-    assert f"{found['test']['n']} test films of {found['test']['n_patients']} patients" in said
+    assert f"{found['test']['n']} test images of {found['test']['n_patients']} patients" in said
     assert f"macro average: AUROC {interval_text(run.metrics['overall']['macro'])}" in said
     assert outperforms_baselines(found)[1] in said
 
 
 def test_the_page_of_a_class_whose_maps_were_not_judged_says_so(run, tmp_path):
-    page = evidence_page(run, class_name="Edema")
-    assert "– The maps were judged for Pneumonia." in words(page)
+    page = report_page(run, class_name="Edema")
+    assert "– The maps are evaluated for Pneumonia." in words(page)
     bare = write_run(tmp_path / "bare", films=120)
     evaluate(bare, n_bootstrap=20)
-    assert "– The maps were not judged." in words(evidence_page(bare))
+    assert "– The maps are not evaluated." in words(report_page(bare))
 
 
 def test_a_run_of_which_little_is_known_still_has_its_page(tmp_path):
@@ -80,15 +80,15 @@ def test_a_run_of_which_little_is_known_still_has_its_page(tmp_path):
     change_scores(poor, predictions=poor.read_table("predictions.csv").assign(y_true=0))
     evaluate(poor, n_bootstrap=20)
     evaluate_maps(poor, n_bootstrap=20)
-    page = evidence_page(poor)
+    page = report_page(poor)
     FigureCanvasAgg(page).draw()
     assert any("No comparison with non-imaging" in text for text in words(page))
 
 
 def test_the_page_is_saved_as_a_picture_and_for_print(run):
-    page = evidence_page(run)
+    page = report_page(run)
     for suffix in ("png", "pdf"):
-        assert run.write_figure(f"evidence.{suffix}", page).stat().st_size > 20_000
+        assert run.write_figure(f"report.{suffix}", page).stat().st_size > 20_000
     width, height = page.get_size_inches()
     assert np.isclose(width, 10.5)
     assert 1.2 < height / width < 1.5  # A4 is 1.41
@@ -96,4 +96,4 @@ def test_the_page_is_saved_as_a_picture_and_for_print(run):
 
 def test_a_run_that_is_not_evaluated_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"metrics\.json: classes is missing"):
-        evidence_page(write_run(tmp_path / "bare", films=40))
+        report_page(write_run(tmp_path / "bare", films=40))

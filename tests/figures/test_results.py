@@ -10,24 +10,16 @@ from chexnet.evaluation import OUTCOMES, choose_thresholds, evaluate, outcome_ta
 from chexnet.figures import results_figure
 from chexnet.runs import Run
 from tests.alone import run_without_keras
-from tests.made_up_run import change_scores, write_run
+from tests.made_up_run import change_scores, write_films, write_run
 
 LEFT, RIGHT = ("TP", "TN"), ("FN", "FP")
 
 
-def with_films(run: Run, seed: int = 0) -> Run:
-    """Adds grey films of the stated size, white in the upper left corner only."""
-    rng = np.random.default_rng(seed)
-    for film in run.images.query("split == 'test'").itertuples():
-        pixels = rng.integers(60, 120, (film.rows, film.columns), dtype=np.uint8)
-        pixels[: film.rows // 4, : film.columns // 4] = 255
-        run.write_film(film.image_id, pixels)
-    return run
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
-    return with_films(write_run(tmp_path_factory.mktemp("runs") / "made-up", films=240, signal=0.5))
+    return write_films(
+        write_run(tmp_path_factory.mktemp("runs") / "made-up", films=240, signal=0.5)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +170,7 @@ def test_films_without_the_finding_have_no_box_and_boxes_can_be_left_out(run, fi
 
 
 def test_one_scale_holds_for_all_films_and_is_written_at_the_colours(run):
-    figure = results_figure(run.folder, heat_scale=8.0, colormap="gray", opacity=1)
+    figure = results_figure(run.folder, scale=8.0, colormap="gray", opacity=1)
     ids, maps = run.maps()
     for axes in films_on(figure).values():
         for ax in axes:
@@ -198,7 +190,7 @@ def test_one_scale_holds_for_all_films_and_is_written_at_the_colours(run):
 
 def test_a_film_whose_map_is_below_zero_everywhere_stays_grey(tmp_path):
     # Never again, 6: divided by its own maximum, its least negative spot would glow.
-    run = with_films(write_run(tmp_path / "cold", films=60))
+    run = write_films(write_run(tmp_path / "cold", films=60))
     ids, maps = run.maps()
     cold = set(ids[::2])
     maps[::2] = -np.abs(maps[::2]) - 0.1
@@ -219,7 +211,7 @@ def test_the_same_seed_draws_the_same_films_and_another_seed_others(run, figure)
 
 
 def test_the_draw_does_not_depend_on_the_order_of_the_predictions(run, figure, tmp_path):
-    other = with_films(write_run(tmp_path / "made-up", films=240, signal=0.5))
+    other = write_films(write_run(tmp_path / "made-up", films=240, signal=0.5))
     change_scores(other, predictions=other.read_table("predictions.csv").iloc[::-1])
     assert ids_on(results_figure(other.folder)) == ids_on(figure)
 
@@ -231,7 +223,7 @@ def test_by_score_the_surest_come_first(run):
         scores = films[films["outcome"] == outcome].set_index("image_id")["y_score"]
         expected = scores.sort_values(ascending=outcome in ("TN", "FN")).index[: len(ids)]
         assert ids == list(expected)
-    assert "surest" in caption(figure)
+    assert "most confident" in caption(figure)
 
 
 @pytest.mark.parametrize("by", ["hit", "miss"])
@@ -264,8 +256,8 @@ def test_a_list_of_image_ids_shows_these_and_no_others_in_as_many_rows_as_they_n
     assert found == {"TP": chosen[:5][::-1], "FN": [], "TN": [], "FP": chosen[5:]}
     heights = {round(ax.get_position().y0, 3) for ax in films_on(figure)["TP"]}
     assert len(heights) == 3
-    assert titles(figure).count("none chosen") == 2
-    assert "chosen by hand" in caption(figure)
+    assert titles(figure).count("none selected") == 2
+    assert "selected by hand" in caption(figure)
 
 
 def test_any_number_of_columns_and_rows(run):
@@ -276,30 +268,30 @@ def test_any_number_of_columns_and_rows(run):
 
 
 def test_an_outcome_that_never_happens_says_none(tmp_path):
-    run = with_films(write_run(tmp_path / "perfect", films=60, signal=30.0))
+    run = write_films(write_run(tmp_path / "perfect", films=60, signal=30.0))
     figure = results_figure(run.folder)
     assert ids_on(figure)["FN"] == ids_on(figure)["FP"] == []
     assert titles(figure).split(" | ").count("none") == 2
-    assert "False negatives: 0 of the" in titles(figure)
+    assert "False negatives (0/6)" in titles(figure)
 
 
 def test_the_caption_states_the_rule_the_counts_and_the_threshold(run, figure):
     films, _ = outcome_table(run)
     counts = films["outcome"].value_counts()
     words = caption(figure)
-    assert f"{len(films)} test films" in words
+    assert f"{len(films)} test images (" in words
     for outcome, (name, *_) in OUTCOMES.items():
-        assert f"{name} {counts[outcome]}" in words
-        assert f"{name.capitalize()}s: {counts[outcome]} of" in titles(figure)
+        assert f"{outcome} {counts[outcome]}" in words
+        assert f"{name.capitalize()}s ({counts[outcome]}/" in titles(figure)
     val = run.predictions.query("split == 'val'")
     threshold = choose_thresholds(val["y_true"], val["y_score"])["youden"]
     assert f"Decision threshold {threshold:.3g} (" in words
-    assert f"Youden index on {len(val)} validation films" in words
+    assert f"Youden index on {len(val)} validation images" in words
     assert "at random within each outcome (seed 0)" in words
 
 
 def test_after_new_scores_the_threshold_of_an_earlier_evaluation_is_not_used(tmp_path):
-    run = with_films(write_run(tmp_path / "run", films=100))
+    run = write_films(write_run(tmp_path / "run", films=100))
     evaluate(run, n_bootstrap=20)
     old = run.metrics["classes"]["Pneumonia"]["operating_points"]["youden"]["threshold"]
     scores = run.read_table("predictions.csv")
@@ -319,7 +311,7 @@ def test_a_threshold_can_be_given_and_a_score_equal_to_it_is_called_positive(run
 
 
 def test_without_validation_the_missing_threshold_is_explained(tmp_path):
-    run = with_films(write_run(tmp_path / "run", films=40))
+    run = write_films(write_run(tmp_path / "run", films=40))
     change_scores(run, predictions=run.read_table("predictions.csv").query("split == 'test'"))
     with pytest.raises(ValueError, match=r"no threshold can be chosen for 'Pneumonia'.*threshold="):
         results_figure(run.folder)
@@ -327,7 +319,7 @@ def test_without_validation_the_missing_threshold_is_explained(tmp_path):
 
 
 def test_each_class_has_its_own_figure(tmp_path):
-    run = with_films(write_run(tmp_path / "two", films=100, classes=("Pneumonia", "Mass")))
+    run = write_films(write_run(tmp_path / "two", films=100, classes=("Pneumonia", "Mass")))
     ids, maps = run.maps()
     maps[:, 1] = -1  # no evidence for a mass anywhere: its figure is grey
     change_scores(run, maps=maps)
@@ -337,14 +329,14 @@ def test_each_class_has_its_own_figure(tmp_path):
     labels = run.images.set_index("image_id")["Mass"]
     for outcome, ids in ids_on(figure).items():
         assert (labels[ids] == (outcome in ("TP", "FN"))).all()
-    assert "with mass, found" in titles(figure)
+    assert "two, Mass: " in caption(figure)
 
 
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
         ({"class_name": "Mass"}, r"class_name='Mass': expected one of \['Pneumonia'\]"),
-        ({"by": "luck"}, "by='luck': allowed are 'outcome', 'score', 'hit', 'miss'"),
+        ({"by": "luck"}, "by='luck': expected one of 'outcome', 'score', 'hit', 'miss'"),
         ({"columns": (0, 3)}, r"columns=\(0, 3\)"),
         ({"rows": 0}, "rows=0"),
         ({"image_ids": ["nobody"]}, "nobody"),

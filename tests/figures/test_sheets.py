@@ -4,7 +4,7 @@ import pytest
 
 from chexnet.dicom import convert_folder
 from chexnet.figures import conversion_sheet
-from chexnet.figures.sheets import odd_films, stored_values
+from chexnet.figures.sheets import stored_values, unusual_films
 from chexnet.phantom import write_phantom_study
 
 
@@ -33,7 +33,7 @@ def study(tmp_path_factory):
 
 def test_films_that_had_to_be_changed_come_first_then_rare_sizes_then_dark_and_bright(study):
     _, jpg, films, paths = study
-    odd = odd_films(films, jpg, count=5)
+    odd = unusual_films(films, jpg, count=5)
     assert len(odd) == 5
     assert set(odd["image_id"][:2]) == {paths[3].stem, paths[5].stem}
     assert odd["image_id"].is_unique
@@ -43,7 +43,7 @@ def test_films_that_had_to_be_changed_come_first_then_rare_sizes_then_dark_and_b
 def test_where_all_films_are_alike_the_darkest_and_the_brightest_come_by_turns(study):
     _, jpg, films, _ = study
     alike = films[(films["status"] == "copied") & (films["rows"] == 128)]
-    odd = odd_films(alike, jpg, count=4)
+    odd = unusual_films(alike, jpg, count=4)
     assert [why.split(",")[0] for why in odd["why"]] == ["dark", "bright"] * 2
     assert odd["rows"].eq(128).all()
 
@@ -53,9 +53,9 @@ def test_a_failed_film_is_never_shown_and_none_at_all_is_an_error(study):
     failed = films.assign(
         status=films["status"].where(films["image_id"] != paths[3].stem, "failed")
     )
-    assert paths[3].stem not in set(odd_films(failed, jpg, count=12)["image_id"])
+    assert paths[3].stem not in set(unusual_films(failed, jpg, count=12)["image_id"])
     with pytest.raises(ValueError, match="0 converted films"):
-        odd_films(films.assign(status="failed"), jpg)
+        unusual_films(films.assign(status="failed"), jpg)
 
 
 def test_stored_values_are_shown_uninterpreted_so_a_negative_stays_one(study):
@@ -64,7 +64,7 @@ def test_stored_values_are_shown_uninterpreted_so_a_negative_stays_one(study):
     sheet = conversion_sheet(films, source, jpg, count=3)
     shown = [np.asarray(ax.images[0].get_array()).astype(int) for ax in sheet.axes if ax.images]
     assert len(shown) == 6
-    at = list(odd_films(films, jpg, count=3)["image_id"]).index(paths[3].stem)
+    at = list(unusual_films(films, jpg, count=3)["image_id"]).index(paths[3].stem)
     np.testing.assert_array_equal(shown[2 * at], negative)
     assert np.abs(255 - negative - shown[2 * at + 1]).mean() < 3
     titles = [ax.get_title() for ax in sheet.axes if ax.images]
