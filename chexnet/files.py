@@ -1,11 +1,14 @@
 """Files: atomic writing, locks, image ids as file names, reading a table or an image."""
 
 import contextlib
+import math
 import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -182,3 +185,37 @@ def refuse(source: object, names: Iterable[object], what: str, expected: str = "
     if names:
         rule = f"; expected: {expected}" if expected else ""
         raise ValueError(f"{source}: {len(names)} {what}: {summarize(names)}{rule}")
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    integer: bool = False,
+    least: float | None = None,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> None:
+    """Raises an error unless an argument is a number within bounds.
+
+    True and False are no numbers here, nor are NaN, infinity and strings of digits.
+
+    Args:
+        name: of the argument, for the error message.
+        value: Python's or NumPy's scalar.
+        integer: whether it must be an integer.
+        least: smallest value expected.
+        above: the value must be larger than this.
+        below: the value must be smaller than this.
+
+    Raises:
+        ValueError: names the argument, the value and what is expected.
+    """
+    is_number = isinstance(value, Integral if integer else Real) and not isinstance(value, bool)
+    if is_number and above < value < below and (least is None or value >= least):
+        return
+    bounds = [f">= {least}"] if least is not None else []
+    bounds += [f"> {above}"] if above > -math.inf else []
+    bounds += [f"< {below}"] if below < math.inf else []
+    kind = "an integer" if integer else "a number"
+    raise ValueError(f"{name}={value!r}: expected {kind} {' and '.join(bounds)}".rstrip())

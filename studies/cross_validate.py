@@ -38,9 +38,7 @@ def recipes(epochs: int | None) -> dict[str, dict]:
             "head_epochs": 1,
             "head_learning_rate": 1e-4,
             "epochs": epochs - 1,
-            "learning_rate": 1e-4,
-            "schedule": "constant",
-            "weight_decay": 0.0,
+            "optimizer": {"class_name": "Adam", "config": {"learning_rate": 1e-4}},
         },
     }
     original = corrected | {"model": {"map_stride": 32, "batchnorm_momentum": 0.99}}

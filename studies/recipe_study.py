@@ -42,7 +42,7 @@ ARMS = {
     "milder augmentation": {"augmentation": MILDER},
     "24 epochs": {"training": {"epochs": 24}},
     "128 pixels": {"image_size": 128},
-    "running mean of the weights, 0.98": {"training": {"weight_average": 0.98}},
+    "running mean of the weights, 0.98": {"training": {"ema_momentum": 0.98}},
     "BatchNormalization momentum 0.99": {"model": {"batchnorm_momentum": 0.99}},
     "two classes, opacity and normal": {"class_names": ["Pneumonia", "Normal"]},
 }

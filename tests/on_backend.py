@@ -18,7 +18,7 @@ from chexnet.evaluation import evaluate
 from chexnet.generator import AugmentedImageSequence, ImageStore
 from chexnet.model import build_chexnet, load_chexnet, map_size
 from chexnet.runs import Run
-from chexnet.training import record_scores, train
+from chexnet.training import default_optimizer, record_scores, train
 
 SIZE, FILMS = 64, 36
 
@@ -88,9 +88,9 @@ def road(folder: Path) -> dict[str, np.ndarray]:
             run,
             epochs=1,
             box_weight=1.0,
-            weight_average=0.5,
-            jit_compile=keras.backend.backend() == "jax",  # XLA is slow to compile this once
-            tensorboard=False,
+            optimizer=default_optimizer(
+                steps_per_epoch=1, epochs=1, use_ema=True, ema_momentum=0.5
+            ),
         )
     return {
         "backend": keras.backend.backend(),

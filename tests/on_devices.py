@@ -21,7 +21,7 @@ from chexnet.generator import AugmentedImageSequence, ImageStore, default_augmen
 from chexnet.model import load_chexnet
 from chexnet.runs import Run
 from chexnet.training import data_parallel, train
-from chexnet.training.distribution import for_scoring, shared, whole_batch_statistics
+from chexnet.training.distribution import shard, single_device_copy, whole_batch_statistics
 
 SIZE, FILMS, BATCH = 32, 21, 8  # the last batch has 5: two devices cannot share it
 
@@ -81,8 +81,8 @@ def trained(folder: Path, *, augmented: bool) -> dict[str, np.ndarray]:
         model = network()
         model.compile(keras.optimizers.SGD(0.5), loss="binary_crossentropy")
         with whole_batch_statistics(model):
-            model.fit(shared(batches), epochs=2, shuffle=False, callbacks=[told, losses], verbose=0)
-        with for_scoring(model) as scored:
+            model.fit(shard(batches), epochs=2, shuffle=False, callbacks=[told, losses], verbose=0)
+        with single_device_copy(model) as scored:
             scores = scored.predict(plain, verbose=0)
             config = str(scored.get_config())
     return {
@@ -109,8 +109,8 @@ def trained_in_a_run(
     with data_parallel() as devices:
         model = network()
         history = train(
-            model, batches, plain, run, head_epochs=1, epochs=2, schedule="constant",
-            learning_rate=1e-2, best_from=0.5, tensorboard=False, **options_of_training,
+            model, batches, plain, run, head_epochs=1, epochs=2,
+            optimizer=keras.optimizers.Adam(1e-2), best_from=0.5, **options_of_training,
         )  # fmt: skip
     return {
         "devices": devices,

@@ -75,7 +75,7 @@ def road(request, tmp_path_factory):
     parts = dict(iter(images.groupby("split")))
     batches = AugmentedImageSequence(store, parts["train"], shuffle=True, **located, **common)
     val = AugmentedImageSequence(store, parts["val"], shuffle=False, **common)
-    train(network, batches, val, run, epochs=2, warmup_epochs=1, box_weight=1.0, tensorboard=False)
+    train(network, batches, val, run, epochs=2, box_weight=1.0)
     record_scores(run, network, store, folder / "jpg")
     evaluate(run, n_bootstrap=50)
     evaluate_maps(run, n_bootstrap=50)

@@ -5,9 +5,9 @@ from chexnet.model.network import (
     load_chexnet,
     map_size,
     set_backbone_trainable,
-    warmup_schedule,
     with_location_output,
 )
+from chexnet.model.schedule import warmup_schedule
 from chexnet.model.weights import weights_in_reach
 
 __all__ = [

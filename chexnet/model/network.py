@@ -125,40 +125,6 @@ def set_backbone_trainable(model: keras.Model, trainable: bool) -> None:
             layer.trainable = trainable
 
 
-def warmup_schedule(
-    learning_rate: float, *, steps_per_epoch: int, epochs: int, warmup_epochs: int
-) -> keras.optimizers.schedules.LearningRateSchedule:
-    """A learning rate that rises linearly from 1 % to its peak, then falls by a cosine to 1 %.
-
-    Args:
-        learning_rate: the peak, above 0.
-        steps_per_epoch: batches an epoch, at least 1.
-        epochs: epochs of the whole schedule, more than ``warmup_epochs``.
-        warmup_epochs: epochs of the rise, 0 or more.
-
-    Raises:
-        ValueError: a value is outside what is stated above.
-    """
-    if learning_rate <= 0 or steps_per_epoch < 1 or not 0 <= warmup_epochs < epochs:
-        raise ValueError(
-            f"learning_rate={learning_rate}, steps_per_epoch={steps_per_epoch}, epochs={epochs}, "
-            f"warmup_epochs={warmup_epochs}: allowed are learning_rate > 0, steps_per_epoch >= 1 "
-            "and 0 <= warmup_epochs < epochs"
-        )
-    warmup_steps = warmup_epochs * steps_per_epoch
-    if not warmup_steps:
-        return keras.optimizers.schedules.CosineDecay(
-            learning_rate, epochs * steps_per_epoch, alpha=0.01
-        )
-    return keras.optimizers.schedules.CosineDecay(
-        0.01 * learning_rate,
-        epochs * steps_per_epoch - warmup_steps,
-        alpha=0.01,
-        warmup_target=learning_rate,
-        warmup_steps=warmup_steps,
-    )
-
-
 class LocationLogits(layers.Layer):
     """The class activation map as a logit at each position: ``scale * map + offset``.
 

@@ -1,8 +1,12 @@
-"""Warm-up, fine-tuning, resume, and the scores of a run."""
+"""Training of a run that survives interruption, and the scores of a run."""
 
 from chexnet.training.distribution import data_parallel
 from chexnet.training.loop import train
-from chexnet.training.recipes import recipe
+from chexnet.training.losses import WeightedCrossentropy
+from chexnet.training.recipes import default_optimizer, recipe
 from chexnet.training.scoring import record_scores
 
-__all__ = ["data_parallel", "recipe", "record_scores", "train"]
+__all__ = [
+    "WeightedCrossentropy", "data_parallel", "default_optimizer", "recipe", "record_scores",
+    "train",
+]  # fmt: skip

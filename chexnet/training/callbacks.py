@@ -1,22 +1,9 @@
-"""After each epoch: validation is scored, the best network saved, the history written.
-
-Where an interrupted training goes on: everything that the next epoch depends on.
-
-Keras' own ``BackupAndRestore`` keeps weights and epoch. Here the two phases, the history, from
-which callbacks take up what they knew, and the settings belong to it too, a damaged file must not
-end the run, and nothing is unpickled; so a checkpoint is an ``.npz`` of plain arrays, and after it
-the SHA-256 of all its bytes, for a zip file's own checksums leave its directory unguarded.
-"""
+"""After each epoch: score validation, save the best network, write history and checkpoint."""
 
 import contextlib
-import hashlib
-import io
-import json
 import math
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -27,146 +14,28 @@ from sklearn.metrics import log_loss
 from tqdm.auto import tqdm
 
 from chexnet.auroc import auroc
-from chexnet.files import UNFINISHED, write_atomic
+from chexnet.files import UNFINISHED
 from chexnet.generator import AugmentedImageSequence
 from chexnet.runs import Run
-from chexnet.training.distribution import for_scoring
+from chexnet.training.distribution import single_device_copy
+from chexnet.training.resume import Checkpoint, write_checkpoint
 
-KEPT = 2  # the newest, and the one before it should the newest be damaged
-_NOTES = "notes"
-_DIGEST = 32  # bytes of a SHA-256
-
-
-@dataclass
-class Checkpoint:
-    """The state of a training after some epochs.
-
-    Attributes:
-        epoch: epochs done, over both phases.
-        phase: ``"head"`` or ``"all"``, that of the last of them.
-        history: the rows of ``history.csv`` so far.
-        settings: of the training, JSON values; another training must not go on from here.
-        stopped: why training ended early after this epoch, or None.
-        network: the values of the network's variables, in its order.
-        optimizer: those of the optimizer.
-    """
-
-    epoch: int
-    phase: str
-    history: list[dict]
-    settings: dict
-    stopped: str | None
-    network: list[np.ndarray] = field(repr=False)
-    optimizer: list[np.ndarray] = field(repr=False)
-
-    def restore(self, variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) -> None:
-        """Puts ``values``, this checkpoint's ``network`` or ``optimizer``, into variables.
-
-        Raises:
-            ValueError: another number of them, or a shape that differs; it is named.
-        """
-        if len(variables) != len(values):
-            raise ValueError(
-                f"the checkpoint of epoch {self.epoch} holds {len(values)} arrays, this network "
-                f"has {len(variables)} variables: it is of another network or optimizer"
-            )
-        for variable, value in zip(variables, values, strict=True):
-            if tuple(variable.shape) != value.shape:
-                raise ValueError(
-                    f"the checkpoint of epoch {self.epoch} has {value.shape} for {variable.path}, "
-                    f"which is {tuple(variable.shape)} here"
-                )
-            variable.assign(value)
-
-
-def write_checkpoint(folder: Path, state: Checkpoint) -> Path:
-    """Writes ``epoch-<n>.npz`` at one stroke and removes all but the newest two.
-
-    Args:
-        folder: made if need be.
-        state: what to write.
-
-    Returns:
-        the path of the file.
-    """
-    kept = ("epoch", "phase", "history", "settings", "stopped")
-    notes = {key: getattr(state, key) for key in kept}
-    arrays = {f"network-{index}": array for index, array in enumerate(state.network)}
-    arrays |= {f"optimizer-{index}": array for index, array in enumerate(state.optimizer)}
-    buffer = io.BytesIO()
-    np.savez(buffer, **{_NOTES: np.array(json.dumps(notes))}, **arrays)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"epoch-{state.epoch:04d}.npz"
-    content = buffer.getvalue()
-    write_atomic(path, content + hashlib.sha256(content).digest())
-    for old in checkpoint_files(folder)[KEPT:]:
-        old.unlink(missing_ok=True)
-    return path
-
-
-def checkpoint_files(folder: Path) -> list[Path]:
-    """The checkpoints there, the newest first."""
-    return sorted(folder.glob("epoch-*.npz"), reverse=True)
-
-
-def newest_checkpoint(folder: Path, *, up_to: int | None = None) -> Checkpoint | None:
-    """Reads the newest checkpoint that is whole; of a damaged one a warning tells the name.
-
-    Args:
-        folder: where they lie.
-        up_to: the epoch that none may have passed; None is any.
-
-    Returns:
-        ``None`` where there is none to go on from.
-    """
-    for path in checkpoint_files(folder):
-        try:
-            state = read_checkpoint(path)
-            if up_to is None or state.epoch <= up_to:
-                return state
-        except ValueError as error:
-            warnings.warn(f"{error}; the one before it is used", stacklevel=2)
-    return None
-
-
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads one checkpoint.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    try:
-        content = path.read_bytes()
-        content, digest = content[:-_DIGEST], content[-_DIGEST:]
-        if hashlib.sha256(content).digest() != digest:
-            raise ValueError("its checksum is another")
-        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            notes = json.loads(str(stored[_NOTES]))
-            counts = [
-                sum(name.startswith(kind) for name in stored.files)
-                for kind in ("network-", "optimizer-")
-            ]
-            network = [stored[f"network-{index}"] for index in range(counts[0])]
-            optimizer = [stored[f"optimizer-{index}"] for index in range(counts[1])]
-        return Checkpoint(network=network, optimizer=optimizer, **notes)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: damaged checkpoint ({error})") from error
+# Callbacks of Keras that count epochs. They start anew in each ``fit``, so a resumed training
+# shows them the epochs before.
+_COUNTING = (keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau)
 
 
 class AurocCallback(keras.callbacks.Callback):
-    """AUROC on validation after each epoch; the best epoch's network is saved at once.
+    """AUROC on validation after each epoch; the network of the best epoch is saved at once.
 
     Adds ``val_auroc`` (mean over classes), ``val_loss`` (mean cross-entropy) and ``saved`` to the
     logs that later callbacks see. The file is written under another name and then renamed, so
     ``model.keras`` is always a whole network, and always of the last epoch whose ``saved`` is 1.
-    Where training keeps a running mean of the weights, that mean is what is scored and saved.
+    With an optimizer that has ``use_ema``, the average of the weights is scored and saved.
 
-    With few validation films the AUROC moves by some hundredths from epoch to epoch, and while the
-    learning rate is high one of those moves is a lucky one. So the search for the best starts
-    anew at ``first_epoch``; what was saved before only keeps an interrupted run from being empty.
-
-    Attributes:
-        stopped: why it ended training early, or None.
+    On a small validation split the AUROC moves by some hundredths between epochs. While the
+    learning rate is high, one early epoch can be best by chance. So the search for the best epoch
+    starts again at ``first_epoch``; the files saved before only serve interrupted runs.
     """
 
     def __init__(
@@ -176,79 +45,71 @@ class AurocCallback(keras.callbacks.Callback):
         run: Run,
         *,
         first_epoch: int = 0,
-        patience: int | None = None,
         batches: AugmentedImageSequence | None = None,
     ) -> None:
-        """Scores ``model``, which may be a part of the network that is being fitted.
+        """Checks the validation split.
 
-        With ``patience``, training ends once that many epochs, counted from ``first_epoch``, have
-        brought no better AUROC. ``batches`` are those of training, to name the films after which
-        scores are no longer numbers.
+        Args:
+            model: what is scored; it may be a part of the network that is fitted.
+            val: batches of the validation split.
+            run: gets ``model.keras``.
+            first_epoch: where the search for the best starts again, from 0.
+            batches: of training, to name films in errors.
+
+        Raises:
+            ValueError: validation is shuffled, augmented or has boxes, or has only one value of a
+                class.
         """
         super().__init__()
         self.scored = model
         self.val = val
         self.run = run
         self.first_epoch = first_epoch
-        self.patience = patience
         self.batches = batches
         self.best = -math.inf
-        self.best_epoch = 0
-        self.stopped: str | None = None
         if val.shuffle or val.augmenter is not None or val.map_size is not None:
             raise ValueError(
                 "validation must be neither shuffled nor augmented nor carry boxes: "
                 f"shuffle={val.shuffle}, augmenter={val.augmenter}, map_size={val.map_size}"
             )
-        self.y_true = val.labels
-        for index, name in enumerate(val.class_names):
-            if len(np.unique(self.y_true[:, index])) < 2:
+        for name, labels in zip(val.class_names, val.labels.T, strict=True):
+            if len(np.unique(labels)) < 2:
                 raise ValueError(
-                    f"validation: {len(self.y_true)} films, all with the same {name}; the AUROC "
+                    f"validation: {len(labels)} films, all with the same {name}; the AUROC "
                     "needs films with and without it"
                 )
 
-    def remember(self, history: list[dict]) -> None:
-        """Takes up the best epoch so far from the rows of an interrupted training."""
+    def recall(self, history: Sequence[dict]) -> None:
+        """Takes the best AUROC so far from the rows of an interrupted training."""
         for row in history:
             if row["epoch"] - 1 == self.first_epoch or row["saved"]:
-                self.best, self.best_epoch = row["val_auroc"], row["epoch"] - 1
+                self.best = row["val_auroc"]
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Scores validation, and saves the network where it is the best so far.
+        """Scores validation, and saves the network if it is the best so far.
 
         Raises:
             FloatingPointError: scores are NaN; the films of the epoch's last batch are named.
         """
         logs = {} if logs is None else logs
-        with averaged(self.model), for_scoring(self.scored) as scored:
-            self._score(scored, epoch, logs)
-        waited = epoch - max(self.best_epoch, self.first_epoch)
-        if self.patience is not None and waited >= self.patience:
-            self.stopped = f"no better AUROC on validation for {waited} epochs"
-            self.model.stop_training = True
-
-    def _score(self, scored: keras.Model, epoch: int, logs: dict) -> None:
-        y_score = scored.predict(self.val, verbose=0)
-        strange = int(np.isnan(y_score).sum())
-        if strange:
-            what = f"{strange} of {y_score.size} scores on validation are NaN"
-            raise _not_finite(what, self.batches, epoch, -1)
-        logs["val_auroc"] = float(
-            np.mean([auroc(t, s).value for t, s in zip(self.y_true.T, y_score.T, strict=True)])
-        )
-        logs["val_loss"] = float(
-            np.mean([log_loss(t, s) for t, s in zip(self.y_true.T, y_score.T, strict=True)])
-        )
-        if epoch == self.first_epoch:
-            self.best = -math.inf
-        logs["saved"] = int(logs["val_auroc"] > self.best)
-        if logs["saved"]:
-            self.best, self.best_epoch = logs["val_auroc"], epoch
-            # Keras wants the ending .keras; the run is held, so nobody else writes this name.
-            unfinished = self.run.folder / f".model{UNFINISHED}.keras"
-            scored.save(unfinished)
-            unfinished.replace(self.run.folder / "model.keras")
+        with ema_weights(self.model), single_device_copy(self.scored) as scored:
+            y_score = scored.predict(self.val, verbose=0)
+            invalid = int(np.isnan(y_score).sum())
+            if invalid:
+                what = f"{invalid} of {y_score.size} scores on validation are NaN"
+                raise _not_finite(what, self.batches, epoch, -1)
+            pairs = list(zip(self.val.labels.T, y_score.T, strict=True))
+            logs["val_auroc"] = float(np.mean([auroc(*pair).value for pair in pairs]))
+            logs["val_loss"] = float(np.mean([log_loss(*pair) for pair in pairs]))
+            if epoch == self.first_epoch:
+                self.best = -math.inf
+            logs["saved"] = int(logs["val_auroc"] > self.best)
+            if logs["saved"]:
+                self.best = logs["val_auroc"]
+                # Keras asks for this ending. The run is locked: nobody else writes this name.
+                unfinished = self.run.folder / f".model{UNFINISHED}.keras"
+                scored.save(unfinished)
+                unfinished.replace(self.run.folder / "model.keras")
 
 
 class EpochLog(keras.callbacks.Callback):
@@ -257,7 +118,6 @@ class EpochLog(keras.callbacks.Callback):
     Attributes:
         rows: of the history.
         phase: written into each row.
-        stopped: why it ended training early, or None.
     """
 
     def __init__(
@@ -265,23 +125,31 @@ class EpochLog(keras.callbacks.Callback):
         run: Run,
         batches: AugmentedImageSequence,
         *,
-        history: list[dict] | None = None,
+        history: Sequence[dict] = (),
         max_minutes: float | None = None,
     ) -> None:
         """Goes on from ``history``; ends training before an epoch would pass ``max_minutes``."""
         super().__init__()
         self.run = run
         self.batches = batches
-        self.rows = list(history or [])
+        self.rows = list(history)
         self.max_minutes = max_minutes
         self.phase = "all"
-        self.stopped = self._out_of_time()
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether one more epoch, as long as the longest, would pass ``max_minutes``."""
+        seconds = [row["seconds"] for row in self.rows]
+        if self.max_minutes is None or not seconds:
+            return False
+        return sum(seconds) + max(seconds) > 60 * self.max_minutes
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Opens the progress bar of this phase."""
         films = len(self.batches.image_ids)
         epochs = self.params["epochs"] - len(self.rows)
-        self.bar = tqdm(total=epochs * films, desc=f"training ({self.phase})", unit=" films")
+        layers = {"head": "head only", "all": "all layers"}[self.phase]
+        self.bar = tqdm(total=epochs * films, desc=f"training, {layers}", unit=" films")
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Sets the batches to this epoch and notes the time."""
@@ -297,7 +165,7 @@ class EpochLog(keras.callbacks.Callback):
             FloatingPointError: the loss is not finite; the films of this batch are named.
         """
         # Keras gives the mean over the epoch so far: the first that is not finite is this batch's.
-        loss = float(logs["loss"])
+        loss = float((logs or {})["loss"])
         if not math.isfinite(loss):
             raise _not_finite(f"the loss is {loss}", self.batches, self.epoch, batch)
         self.bar.update(len(self.batches.rows(self.epoch, batch)))
@@ -312,54 +180,85 @@ class EpochLog(keras.callbacks.Callback):
         self.bar.set_postfix(
             epoch=epoch + 1, loss=f"{row['loss']:.3f}", val_auroc=f"{row['val_auroc']:.3f}"
         )
-        self.stopped = self._out_of_time()
-        if self.stopped:
+        if self.out_of_time:
             self.model.stop_training = True
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Closes the bar."""
         self.bar.close()
 
-    def _out_of_time(self) -> str | None:
-        seconds = [row["seconds"] for row in self.rows]
-        if self.max_minutes is None or not seconds:
-            return None
-        if sum(seconds) + max(seconds) <= 60 * self.max_minutes:
-            return None
-        return f"another epoch would have passed {self.max_minutes} minutes"
-
 
 class Checkpoints(keras.callbacks.Callback):
-    """Writes a checkpoint after each epoch; stands last, when all others have done their work."""
+    """Goes on from a checkpoint and writes one after each epoch; the last of all callbacks."""
 
     def __init__(
         self,
-        run: Run,
+        folder: Path,
         log: EpochLog,
-        variables: list[keras.Variable],
+        variables: Sequence[keras.Variable],
         settings: dict,
-        stopped: Callable[[], str | None],
+        *,
+        state: Checkpoint | None,
+        callbacks: Sequence[keras.callbacks.Callback],
     ) -> None:
-        """Keeps ``variables`` and the optimizer's; ``stopped`` is asked why training ends."""
+        """Takes the network's variables, the state to go on from and the user's callbacks."""
         super().__init__()
-        self.folder = run.folder / "checkpoints"
+        self.folder = folder
         self.log = log
         self.variables = variables
         self.settings = settings
-        self.stopped = stopped
+        self.state = state
+        self.callbacks = callbacks
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Restores callbacks and optimizer, if this phase has begun before."""
+        if self.state is None or self.state.phase != self.log.phase:
+            return
+        for callback in self.callbacks:
+            for row in self.state.history:
+                if isinstance(callback, _COUNTING) and row["phase"] == self.state.phase:
+                    callback.on_epoch_end(row["epoch"] - 1, dict(row))
+        # Last, for the learning rate that a callback has lowered is part of the optimizer.
+        self.model.optimizer.build(self.model.trainable_variables)
+        assign(self.model.optimizer.variables, self.state.optimizer)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Writes ``checkpoints/epoch-<n>.npz`` of the run."""
+        """Writes the checkpoint."""
         state = Checkpoint(
             epoch=epoch + 1,
             phase=self.log.phase,
             history=self.log.rows,
             settings=self.settings,
-            stopped=self.stopped(),
+            stopped=bool(self.model.stop_training) and not self.log.out_of_time,
             network=[ops.convert_to_numpy(one) for one in self.variables],
             optimizer=[ops.convert_to_numpy(one) for one in self.model.optimizer.variables],
         )
         write_checkpoint(self.folder, state)
+
+
+def assign(variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) -> None:
+    """Gives variables their values; Keras refuses another number or shape with a ValueError."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+@contextlib.contextmanager
+def ema_weights(trained: keras.Model) -> Iterator[None]:
+    """Within it, a compiled network has the average of its weights, if its optimizer keeps one.
+
+    The statistics of BatchNormalization stay: they are moving averages already. (Keras'
+    ``SwapEMAWeights`` swaps by adding and subtracting, which changes the weights by rounding.)
+    """
+    weights = trained.trainable_variables
+    latest = [np.array(ops.convert_to_numpy(one)) for one in weights]
+    trained.optimizer.finalize_variable_values(weights)
+    for variable in weights:
+        # On JAX a weight and its average are now one array, which `predict` would give away.
+        variable.assign(np.array(ops.convert_to_numpy(variable)))
+    try:
+        yield
+    finally:
+        assign(weights, latest)
 
 
 def _not_finite(
@@ -372,25 +271,6 @@ def _not_finite(
         named = ", ".join(batches.image_ids[batches.rows(epoch, batch)])
         where = f" after batch {batch} with the films {named}"
     return FloatingPointError(
-        f"epoch {epoch + 1}: {what}{where}; look at them, or lower learning_rate. model.keras "
+        f"epoch {epoch + 1}: {what}{where}; check these films, or lower learning_rate. model.keras "
         "holds the best epoch before it, if there was one"
     )
-
-
-@contextlib.contextmanager
-def averaged(trained: keras.Model) -> Iterator[None]:
-    """Within it, a compiled network has the running mean of its weights, if its optimizer keeps it.
-
-    The statistics of BatchNormalization stay: they are running means already.
-    """
-    weights = trained.trainable_variables
-    latest = [np.array(ops.convert_to_numpy(one)) for one in weights]
-    trained.optimizer.finalize_variable_values(weights)
-    for variable in weights:
-        # On JAX a weight and its mean are now one array, which `predict` would give away.
-        variable.assign(np.array(ops.convert_to_numpy(variable)))
-    try:
-        yield
-    finally:
-        for variable, value in zip(weights, latest, strict=True):
-            variable.assign(value)

@@ -70,7 +70,7 @@ def devices_and_process() -> tuple[int, int, int]:
     return 1, 1, 0
 
 
-def shared(sequence: "AugmentedImageSequence") -> keras.utils.PyDataset:
+def shard(sequence: "AugmentedImageSequence") -> keras.utils.PyDataset:
     """The batches to train on, as this process must give them to Keras.
 
     Args:
@@ -78,7 +78,7 @@ def shared(sequence: "AugmentedImageSequence") -> keras.utils.PyDataset:
 
     Returns:
         on one device ``sequence`` itself; otherwise this process' share of each batch, see
-        `shared_rows`. Processes augment their shares with seeds of their own.
+        `shard_rows`. Processes augment their shares with seeds of their own.
 
     Raises:
         ValueError: the number of devices does not divide the size of a batch, so that each would
@@ -89,13 +89,13 @@ def shared(sequence: "AugmentedImageSequence") -> keras.utils.PyDataset:
         return sequence
     if sequence.batch_size % devices:
         raise ValueError(
-            f"batch_size={sequence.batch_size} on {devices} devices: allowed are multiples of "
+            f"batch_size={sequence.batch_size} on {devices} devices: expected a multiple of "
             f"{devices}, so that each gets as many films"
         )
-    return _Share(sequence, devices, processes, process)
+    return _Shard(sequence, devices, processes, process)
 
 
-def of_every_process(number: int) -> list[int]:
+def all_gather(number: int) -> list[int]:
     """What each process gives here, in their order; all must come here, and wait until all have."""
     if devices_and_process()[1] == 1:
         return [number]
@@ -104,7 +104,7 @@ def of_every_process(number: int) -> list[int]:
     return multihost_utils.process_allgather(np.array(number)).tolist()
 
 
-def shared_rows(rows: np.ndarray, devices: int, processes: int, process: int) -> np.ndarray:
+def shard_rows(rows: np.ndarray, devices: int, processes: int, process: int) -> np.ndarray:
     """One process' share of a batch.
 
     Every device must get as many films as the others. A batch that cannot be divided so, such as
@@ -144,7 +144,7 @@ def whole_batch_statistics(model: keras.Model) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def for_scoring(model: keras.Model) -> Iterator[keras.Model]:
+def single_device_copy(model: keras.Model) -> Iterator[keras.Model]:
     """Within it, a network that scores batches of any size and can be saved.
 
     Yields:
@@ -166,7 +166,7 @@ def for_scoring(model: keras.Model) -> Iterator[keras.Model]:
         keras.distribution.set_distribution(every)
 
 
-class _Share(keras.utils.PyDataset):
+class _Shard(keras.utils.PyDataset):
     def __init__(
         self, sequence: "AugmentedImageSequence", devices: int, processes: int, process: int
     ) -> None:
@@ -182,11 +182,11 @@ class _Share(keras.utils.PyDataset):
         devices, processes, process = self.place
         rows = of_all.rows(of_all.epoch, index)
         if processes > 1 and len(rows) % devices == 0:
-            mine = shared_rows(rows, *self.place)
+            mine = shard_rows(rows, *self.place)
             return of_all.examples(mine, seed=[of_all.seed, of_all.epoch, index, process])
         # Repeated after its augmentation, or it would not be the same batch again.
         whole = of_all[index]
-        mine = shared_rows(np.arange(len(rows)), *self.place)
+        mine = shard_rows(np.arange(len(rows)), *self.place)
         return keras.tree.map_structure(lambda array: array[mine], whole)
 
     def on_epoch_begin(self) -> None:

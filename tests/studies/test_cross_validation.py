@@ -10,7 +10,7 @@ from tests.training.test_loop import study, tiny_network  # noqa: F401  (a fixtu
 RECIPE = {
     "model": {},
     "augmentation": {},
-    "training": {"epochs": 1, "box_weight": 1.0, "tensorboard": False},
+    "training": {"epochs": 1, "box_weight": 1.0},
 }
 
 

@@ -13,17 +13,15 @@ from keras import layers
 
 from chexnet.model import load_chexnet
 from chexnet.runs import Run
-from chexnet.training import data_parallel, distribution
-from chexnet.training import loop as training
-from chexnet.training import loop as training_settings
-from chexnet.training.callbacks import checkpoint_files
+from chexnet.training import data_parallel, distribution, loop, resume
 from chexnet.training.distribution import (
     devices_and_process,
-    for_scoring,
-    shared,
-    shared_rows,
+    shard,
+    shard_rows,
+    single_device_copy,
     whole_batch_statistics,
 )
+from chexnet.training.resume import checkpoint_files
 from tests.alone import ROOT, finish, need, start
 from tests.on_devices import BATCH, FILMS, trained, trained_in_a_run, write_films
 from tests.training.test_loop import make_study
@@ -166,7 +164,7 @@ def test_the_readme_s_train_py_goes_on_after_a_kill_where_both_processes_were(tm
 @pytest.mark.parametrize("films", [1, 5, 6, 8, 24])
 def test_every_device_gets_as_many_films_and_every_film_comes_as_often(devices, films):
     processes = 2 if devices % 2 == 0 else 1
-    shares = [shared_rows(np.arange(films), devices, processes, p) for p in range(processes)]
+    shares = [shard_rows(np.arange(films), devices, processes, p) for p in range(processes)]
     assert len({len(share) for share in shares}) == 1
     assert len(shares[0]) % (devices // processes) == 0
     everywhere = np.concatenate(shares)
@@ -174,16 +172,16 @@ def test_every_device_gets_as_many_films_and_every_film_comes_as_often(devices, 
     assert set(np.bincount(everywhere)) == {len(everywhere) // films}
 
 
-def test_a_batch_that_can_be_shared_is_not_repeated():
+def test_a_batch_that_can_be_shard_is_not_repeated():
     rows = np.array([7, 3, 5, 1])
-    np.testing.assert_array_equal(shared_rows(rows, 4, 2, 0), [7, 3])
-    np.testing.assert_array_equal(shared_rows(rows, 4, 2, 1), [5, 1])
+    np.testing.assert_array_equal(shard_rows(rows, 4, 2, 0), [7, 3])
+    np.testing.assert_array_equal(shard_rows(rows, 4, 2, 1), [5, 1])
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(monkeypatch):
     monkeypatch.setattr(distribution, "devices_and_process", lambda: (4, 1, 0))
-    with pytest.raises(ValueError, match=r"batch_size=6 on 4 devices: allowed are multiples of 4"):
-        shared(SimpleNamespace(batch_size=6))
+    with pytest.raises(ValueError, match=r"batch_size=6 on 4 devices: expected a multiple of 4"):
+        shard(SimpleNamespace(batch_size=6))
 
 
 def test_on_one_device_nothing_is_set_and_nothing_copied():
@@ -193,21 +191,21 @@ def test_on_one_device_nothing_is_set_and_nothing_copied():
     with data_parallel() as devices:
         assert devices == 1
         assert devices_and_process() == (1, 1, 0)
-        assert shared(sequence) is sequence
-        with for_scoring(model) as scored:
+        assert shard(sequence) is sequence
+        with single_device_copy(model) as scored:
             assert scored is model
         with whole_batch_statistics(model):
             assert not model.get_layer("norm").synchronized
 
 
 def test_a_ceiling_on_time_is_for_one_process(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(training_settings, "devices_and_process", lambda: (2, 2, 0))
-    with pytest.raises(ValueError, match=r"max_minutes=5 with 2 processes.*set epochs"):
+    monkeypatch.setattr(loop, "devices_and_process", lambda: (2, 2, 0))
+    with pytest.raises(ValueError, match=r"max_minutes=5 with 2 processes.*choose epochs"):
         trained_in_a_run(study, tmp_path / "run", max_minutes=5)
 
 
 def test_a_training_that_has_ended_in_some_processes_only_is_refused(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "of_every_process", lambda ended: [True, ended])
+    monkeypatch.setattr(resume, "all_gather", lambda ended: [True, ended])
     with pytest.raises(ValueError, match=r"run: this training has ended in some processes"):
         trained_in_a_run(study, tmp_path / "run", resume=True)
 

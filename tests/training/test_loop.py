@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from chexnet.generator import AugmentedImageSequence, ImageStore, default_augmenter
 from chexnet.model import build_chexnet, load_chexnet
 from chexnet.runs import Run
-from chexnet.training import recipe, record_scores, train
+from chexnet.training import WeightedCrossentropy, default_optimizer, recipe, record_scores, train
 from chexnet.training.callbacks import AurocCallback, EpochLog
 
 SIZE = 32
@@ -86,8 +86,9 @@ def trained(study, tmp_path_factory):
     network = tiny_network()
     batches, val = sequences(study, boxes=study[2], map_size=(8, 8))
     history = train(
-        network, batches, val, run, head_epochs=1, epochs=8, warmup_epochs=1,
+        network, batches, val, run, head_epochs=1, epochs=8,
         learning_rate=1e-2, box_weight=1.0,
+        callbacks=[keras.callbacks.TensorBoard(run.folder / "tensorboard", write_graph=False)],
     )  # fmt: skip
     return run, network, history
 
@@ -164,13 +165,13 @@ def test_a_loss_that_is_not_a_number_stops_the_run(study, tmp_path):
     run = new_run(study, tmp_path / "run")
     batches, val = sequences(study)
     with pytest.raises(FloatingPointError, match=r"epoch 1: the loss is"):
-        train(tiny_network(), batches, val, run, epochs=2, learning_rate=1e30, tensorboard=False)
+        train(tiny_network(), batches, val, run, epochs=2, learning_rate=1e30)
 
 
 def test_a_single_epoch_needs_no_warmup(study, tmp_path):
     batches, val = sequences(study)
     run = new_run(study, tmp_path / "run")
-    history = train(tiny_network(), batches, val, run, epochs=1, tensorboard=False)
+    history = train(tiny_network(), batches, val, run, epochs=1)
     assert list(history["saved"]) == [1]
 
 
@@ -253,28 +254,26 @@ def test_record_scores_writes_one_row_a_film_and_the_test_films(trained, study):
     assert predictions["y_score"].between(0, 1).all()
 
 
-def test_plateau_lowers_the_rate_when_the_auroc_stands_still(study, tmp_path):
+def test_callbacks_of_keras_see_the_auroc_and_change_the_rate(study, tmp_path):
     run = new_run(study, tmp_path / "run")
     batches, val = sequences(study)
     history = train(
-        tiny_network(), batches, val, run, epochs=7, warmup_epochs=2, learning_rate=1e-8,
-        schedule="plateau", tensorboard=False,
+        tiny_network(), batches, val, run, epochs=5, optimizer=keras.optimizers.SGD(1e-8),
+        callbacks=[keras.callbacks.ReduceLROnPlateau("val_auroc", mode="max", patience=3)],
     )  # fmt: skip
+    # The rate at which an epoch was trained; the first epoch is the best.
     rates = history["learning_rate"].to_numpy()
-    np.testing.assert_allclose(rates[:3], np.array([1, 2, 3]) / 3 * 1e-8, rtol=1e-5)
-    assert rates[-1] == pytest.approx(1e-9, rel=1e-5)
+    np.testing.assert_allclose(rates, [1e-8, 1e-8, 1e-8, 1e-8, 1e-9], rtol=1e-5)
 
 
 def test_boxes_asked_for_but_not_given_is_an_error(study, tmp_path):
     batches, val = sequences(study)
     run = new_run(study, tmp_path / "run")
-    with pytest.raises(ValueError, match="carry no boxes"):
+    with pytest.raises(ValueError, match="have no boxes"):
         train(tiny_network(), batches, val, run, epochs=1, box_weight=1.0)
     wrong, val = sequences(study, boxes=study[2], map_size=(4, 4))
     with pytest.raises(ValueError, match=r"map_size=\(4, 4\)"):
         train(tiny_network(), wrong, val, run, epochs=1, box_weight=1.0)
-    with pytest.raises(ValueError, match="schedule='steps'"):
-        train(tiny_network(), batches, val, run, epochs=1, schedule="steps")
 
 
 def test_the_recipe_has_no_head_phase_where_nothing_was_learnt_before():
@@ -291,13 +290,24 @@ def test_the_recipe_can_be_written_down_and_is_understood():
     assert set(settings["model"]) <= set(inspect.signature(build_chexnet).parameters)
 
 
-def test_a_constant_rate_stays_what_it_is(study, tmp_path):
+def test_an_optimizer_is_taken_as_keras_takes_it(study, tmp_path):
     training, validation = sequences(study)
-    history = train(
-        tiny_network(), training, validation, new_run(study, tmp_path / "run"), epochs=3,
-        learning_rate=1e-4, schedule="constant", tensorboard=False,
-    )  # fmt: skip
-    assert history["learning_rate"].tolist() == pytest.approx([1e-4] * 3)
+    named = {"class_name": "SGD", "config": {"learning_rate": 1e-4}}
+    for number, optimizer in enumerate((keras.optimizers.SGD(1e-4), named)):
+        history = train(
+            tiny_network(), training, validation, new_run(study, tmp_path / f"run-{number}"),
+            epochs=3, optimizer=optimizer,
+        )  # fmt: skip
+        assert history["learning_rate"].tolist() == pytest.approx([1e-4] * 3)
+
+
+def test_an_optimizer_that_was_used_before_is_refused(study, tmp_path):
+    training, validation = sequences(study)
+    used = keras.optimizers.SGD(1e-4, name="used")
+    used.build(tiny_network().trainable_variables)
+    run = new_run(study, tmp_path / "run")
+    with pytest.raises(ValueError, match="optimizer=used: expected a new one"):
+        train(tiny_network(), training, validation, run, epochs=1, optimizer=used)
 
 
 def test_training_ends_when_the_auroc_no_longer_rises(study, tmp_path):
@@ -305,21 +315,24 @@ def test_training_ends_when_the_auroc_no_longer_rises(study, tmp_path):
     run = new_run(study, tmp_path / "run")
     history = train(
         tiny_network(), training, validation, run, epochs=30, learning_rate=1e-12,
-        schedule="constant", best_from=0.1, patience=2, tensorboard=False,
+        callbacks=[
+            keras.callbacks.EarlyStopping("val_auroc", mode="max", patience=2, start_from_epoch=3)
+        ],
     )  # fmt: skip
-    assert len(history) == 6  # the search begins anew at the fourth epoch, then two without better
+    assert len(history) == 6  # counted from the fourth epoch: that one, then two not better
     ended = json.loads((run.folder / "training.json").read_text())["ended"]
-    assert ended == "no better AUROC on validation for 2 epochs"
+    assert ended == "a callback stopped it after epoch 6"
+    assert not (run.folder / "checkpoints").exists()
 
 
 def test_training_ends_before_it_would_pass_its_time(study, tmp_path):
     training, validation = sequences(study)
     run = new_run(study, tmp_path / "run")
-    options = {"epochs": 50, "head_epochs": 1, "tensorboard": False}
+    options = {"epochs": 50, "head_epochs": 1}
     history = train(tiny_network(), training, validation, run, max_minutes=1e-4, **options)
     assert len(history) == 1
     ended = json.loads((run.folder / "training.json").read_text())["ended"]
-    assert ended == "another epoch would have passed 0.0001 minutes"
+    assert ended == "max_minutes=0.0001 reached"
     assert (run.folder / "model.keras").is_file()
 
 
@@ -330,7 +343,7 @@ def test_the_films_of_a_batch_without_a_finite_loss_are_named(study, tmp_path):
     training.labels = training.labels.copy()
     training.labels[training.rows(0, 2)[3]] = np.nan
     with pytest.raises(FloatingPointError) as error:
-        train(network, training, validation, run, epochs=2, tensorboard=False)
+        train(network, training, validation, run, epochs=2)
     assert "epoch 1: the loss is nan after batch 2" in str(error.value)
     for image_id in training.image_ids[training.rows(0, 2)]:
         assert image_id in str(error.value)
@@ -345,12 +358,16 @@ def test_half_precision_is_trained_with_a_scaled_loss_where_it_needs_one(
 ):
     network = tiny_network(precision=precision)
     training, validation = sequences(study)
+    used = []
+    told = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: used.append(type(told.model.optimizer).__name__)
+    )
     history = train(
         network, training, validation, new_run(study, tmp_path / "run"), epochs=4,
-        learning_rate=1e-2, warmup_epochs=1, tensorboard=False,
+        learning_rate=1e-2, callbacks=[told],
     )  # fmt: skip
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
-    assert isinstance(network.optimizer, keras.optimizers.LossScaleOptimizer) == scaled
+    assert (used[-1] == "LossScaleOptimizer") == scaled
     assert {weight.dtype for weight in network.weights} == {"float32"}
 
 
@@ -365,16 +382,15 @@ def test_the_mean_of_the_weights_is_kept_and_training_is_not_changed_by_it(
         after_each_batch.append(self.model.trainable_variables[0].numpy())
 
     monkeypatch.setattr(EpochLog, "on_train_batch_end", remember)
-    options = {"epochs": 2, "learning_rate": 1e-2, "best_from": 0.5, "tensorboard": False}
+    options = {"epochs": 2, "best_from": 0.5}
     histories = []
-    for average in (0.0, 0.6):
+    for average in ({}, {"use_ema": True, "ema_momentum": 0.6}):
         after_each_batch.clear()
         training, validation = sequences(study)
         network = tiny_network()
-        run = new_run(study, tmp_path / f"run-{average}")
-        histories.append(
-            train(network, training, validation, run, weight_average=average, **options)
-        )
+        run = new_run(study, tmp_path / f"run-{len(histories)}")
+        optimizer = default_optimizer(1e-2, steps_per_epoch=5, epochs=2, **average)
+        histories.append(train(network, training, validation, run, optimizer=optimizer, **options))
     expected = after_each_batch[0]
     for latest in after_each_batch[1:]:
         expected = 0.6 * expected + 0.4 * latest
@@ -400,7 +416,7 @@ def test_weights_that_overflow_in_the_last_step_name_its_films(study, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(FloatingPointError) as error:
         patch.setattr(EpochLog, "on_train_batch_end", overflow)
-        train(tiny_network(), training, validation, run, epochs=2, tensorboard=False)
+        train(tiny_network(), training, validation, run, epochs=2)
     named = "epoch 1: 24 of 24 scores on validation are NaN after batch 1 with the films"
     assert named in str(error.value)
     for image_id in training.image_ids[training.rows(0, 1)]:
@@ -418,17 +434,19 @@ def focal(labels, scores):
 
 
 @pytest.mark.parametrize(
-    ("options", "by_hand"),
+    ("loss", "by_hand"),
     [
-        ({"label_smoothing": 0.2}, lambda y, p: entropy(0.8 * y + 0.1, p)),
-        ({"loss": "focal"}, focal),
-        ({"positive_weight": 5.0}, lambda y, p: np.where(y == 1, 5, 1) * entropy(y, p)),
-        # 24 of 72 films are positive.
-        ({"positive_weight": "balanced"}, lambda y, p: np.where(y == 1, 2, 1) * entropy(y, p)),
+        (
+            keras.losses.BinaryCrossentropy(label_smoothing=0.2),
+            lambda y, p: entropy(0.8 * y + 0.1, p),
+        ),
+        (keras.losses.BinaryFocalCrossentropy(gamma=2.0), focal),
+        ("binary_focal_crossentropy", focal),
+        (WeightedCrossentropy([5.0]), lambda y, p: np.where(y == 1, 5, 1) * entropy(y, p)),
     ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
+    ids=lambda loss: getattr(loss, "name", "by_name" if isinstance(loss, str) else ""),
 )
-def test_the_loss_is_the_one_asked_for(study, tmp_path, options, by_hand):
+def test_the_loss_is_the_one_asked_for(study, tmp_path, loss, by_hand):
     # A whole epoch is one batch, and in the head's phase the layers below work as in inference:
     # so the first loss is that of the scores before any step.
     training, validation = sequences(study, batch_size=72)
@@ -437,37 +455,48 @@ def test_the_loss_is_the_one_asked_for(study, tmp_path, options, by_hand):
     labels = training.labels
     scores = network.predict(training.store[training.image_ids], verbose=0)
     run = new_run(study, tmp_path / "run")
-    history = train(
-        network, training, validation, run, head_epochs=1, epochs=1, tensorboard=False, **options
-    )
+    history = train(network, training, validation, run, head_epochs=1, epochs=1, loss=loss)
     expected = by_hand(labels, scores).mean()
     assert history["loss"].iloc[0] == pytest.approx(expected, rel=1e-4)
     assert abs(expected - entropy(labels, scores).mean()) > 0.01
 
 
+def network_without_batch_statistics():
+    keras.utils.set_random_seed(0)
+    film = keras.Input((SIZE, SIZE, 1))
+    x = layers.Rescaling(1 / 255)(film)
+    x = layers.Conv2D(8, 3, strides=4, activation="relu", name="relu")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(film, layers.Dense(1, activation="sigmoid", name="predictions")(x))
+
+
 def test_accumulated_batches_make_the_step_of_one_large_batch(study, tmp_path):
     kernels, steps = [], []
-    for batch_size, accumulation in ((72, 1), (24, 3)):
+    for batch_size, accumulation in ((72, None), (24, 3)):
         training, validation = sequences(study, batch_size=batch_size)
-        network = tiny_network()
+        network = network_without_batch_statistics()
+        optimizer = keras.optimizers.Adam(1e-2, gradient_accumulation_steps=accumulation)
         train(
             network, training, validation, new_run(study, tmp_path / str(len(steps))),
-            # The second phase only ends the run: what the head has learnt stays to the end.
-            head_epochs=2, head_learning_rate=1e-2, epochs=1, learning_rate=1e-12,
-            gradient_accumulation=accumulation, tensorboard=False,
+            epochs=1, optimizer=optimizer,
         )  # fmt: skip
         kernels.append(network.get_layer("predictions").kernel.numpy())
-        steps.append(int(network.optimizer.iterations))
+        steps.append(int(optimizer.iterations))
     np.testing.assert_allclose(*kernels, atol=1e-4)
     assert steps == [1, 1]
 
 
-def test_the_step_is_compiled_where_it_is_asked_for(study, tmp_path):
+def test_the_step_is_compiled_where_the_model_says_so(study, tmp_path):
     training, validation = sequences(study, batch_size=72)
     network = tiny_network()
+    network.jit_compile = True  # on the CPU Keras chooses False
+    seen = []
+    told = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: seen.append(told.model.jit_compile)
+    )
     run = new_run(study, tmp_path / "run")
-    train(network, training, validation, run, epochs=1, jit_compile=True, tensorboard=False)
-    assert network.jit_compile is True  # on the CPU "auto" comes to False
+    train(network, training, validation, run, epochs=1, callbacks=[told])
+    assert seen == [True]
 
 
 def test_two_classes_are_trained_each_on_its_own_labels(study, tmp_path):
@@ -479,8 +508,8 @@ def test_two_classes_are_trained_each_on_its_own_labels(study, tmp_path):
     network = tiny_network(classes=2)
     run = new_run(study, tmp_path / "run")
     history = train(
-        network, training, validation, run, epochs=4, learning_rate=1e-2, warmup_epochs=1,
-        positive_weight="balanced", best_from=0.7, tensorboard=False,
+        network, training, validation, run, epochs=4, learning_rate=1e-2,
+        loss=WeightedCrossentropy(1 / training.labels.mean(axis=0) - 1), best_from=0.7,
     )  # fmt: skip
     scores = network.predict(validation, verbose=0)
     assert scores.shape == (24, 2)

@@ -1,6 +1,7 @@
 """What `train` refuses before it touches anything, and what it holds a resumed training against."""
 
 import json
+import re
 
 import imgaug.augmenters as iaa
 import imgaug.parameters as iap
@@ -10,9 +11,8 @@ import pytest
 from keras import layers
 
 from chexnet.generator import AugmentedImageSequence, ImageStore, default_augmenter
-from chexnet.training import loop as training_settings
-from chexnet.training import train
-from chexnet.training.loop import fingerprints
+from chexnet.training import WeightedCrossentropy, default_optimizer, loop, train
+from chexnet.training.resume import data_settings
 from tests.training.test_loop import SIZE, new_run, sequences, study, tiny_network  # noqa: F401
 
 
@@ -21,41 +21,78 @@ def files_of(run):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("name", "value", "expected"),
     [
-        {"epochs": 0},
-        {"epochs": 2.5},
-        {"head_epochs": -1},
-        {"learning_rate": 0.0},
-        {"learning_rate": float("nan")},
-        {"learning_rate": np.float32(-1)},
-        {"head_learning_rate": -1e-3},
-        {"weight_decay": -0.1},
-        {"box_weight": -1.0},
-        {"warmup_epochs": -1},
-        {"warmup_epochs": 0.5},
-        {"max_minutes": 0},
-        {"patience": 0},
-        {"gradient_accumulation": 0},
-        {"positive_weight": "much"},
-        {"positive_weight": float("nan")},
-        {"weight_average": 1.0},
-        {"best_from": 1.0},
-        {"label_smoothing": 1.0},
-        {"schedule": "steps"},
-        {"loss": "hinge"},
+        ("epochs", 0, "an integer >= 1"),
+        ("epochs", 2.5, "an integer >= 1"),
+        ("epochs", True, "an integer >= 1"),
+        ("epochs", np.True_, "an integer >= 1"),
+        ("epochs", "12", "an integer >= 1"),
+        ("epochs", None, "an integer >= 1"),
+        ("head_epochs", -1, "an integer >= 0"),
+        ("learning_rate", 0.0, "a number > 0"),
+        ("learning_rate", float("nan"), "a number > 0"),
+        ("learning_rate", float("inf"), "a number > 0"),
+        ("learning_rate", np.float32(-1), "a number > 0"),
+        ("learning_rate", "1e-3", "a number > 0"),
+        ("learning_rate", None, "a number > 0"),
+        ("learning_rate", True, "a number > 0"),
+        ("learning_rate", [1e-3], "a number > 0"),
+        ("head_learning_rate", -1e-3, "a number > 0"),
+        ("box_weight", -1.0, "a number >= 0"),
+        ("box_weight", "1", "a number >= 0"),
+        ("best_from", 1.0, "a number >= 0 and < 1"),
+        ("best_from", None, "a number >= 0 and < 1"),
+        ("max_minutes", 0, "a number > 0"),
+        ("max_minutes", "60", "a number > 0"),
     ],
-    ids=str,
 )
-def test_options_that_are_not_allowed_are_named_before_anything_is_touched(
-    study, tmp_path, wrong  # noqa: F811
+def test_a_number_out_of_range_is_refused_before_anything_is_touched(
+    study, tmp_path, name, value, expected  # noqa: F811
 ):  # fmt: skip
     training, validation = sequences(study)
     run = new_run(study, tmp_path / "run")
     before = files_of(run)
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
-        train(tiny_network(), training, validation, run, **{"epochs": 1} | wrong)
+    message = re.escape(f"{name}={value!r}: expected {expected}") + "$"
+    with pytest.raises(ValueError, match=message):
+        train(tiny_network(), training, validation, run, **{"epochs": 1} | {name: value})
     assert files_of(run) == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"optimizer": 5}, "optimizer"),
+        ({"optimizer": "steepest"}, "steepest"),
+        ({"loss": "hinges"}, "hinges"),
+    ],
+)
+def test_what_keras_does_not_know_is_refused_before_anything_is_touched(
+    study, tmp_path, wrong, message  # noqa: F811
+):  # fmt: skip
+    training, validation = sequences(study)
+    run = new_run(study, tmp_path / "run")
+    before = files_of(run)
+    with pytest.raises(ValueError, match=message):
+        train(tiny_network(), training, validation, run, epochs=1, **wrong)
+    assert files_of(run) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", 0), ("warmup_epochs", -1), ("warmup_epochs", 0.5), ("weight_decay", "0.01")],
+)
+def test_the_default_optimizer_checks_its_numbers(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value!r}: expected"):
+        default_optimizer(**{"steps_per_epoch": 5, "epochs": 2} | {name: value})
+
+
+def test_the_default_optimizer_decays_kernels_only():
+    network = tiny_network()
+    optimizer = default_optimizer(steps_per_epoch=5, epochs=2)
+    optimizer.build(network.trainable_variables)
+    decayed = [v.name for v in network.trainable_variables if optimizer._use_weight_decay(v)]
+    assert decayed == ["kernel", "kernel", "kernel"]
 
 
 def test_numbers_of_numpy_are_taken_as_pythons(study, tmp_path):  # noqa: F811
@@ -63,20 +100,16 @@ def test_numbers_of_numpy_are_taken_as_pythons(study, tmp_path):  # noqa: F811
     training.batch_size = np.int64(36)
     run = new_run(study, tmp_path / "run")
     given = {
-        "epochs": np.int64(2), "head_epochs": np.int32(1), "warmup_epochs": np.int64(1),
-        "learning_rate": np.float32(1e-3), "head_learning_rate": np.float32(1e-3),
-        "weight_decay": np.float32(0.01), "weight_average": np.float32(0.5),
-        "box_weight": np.float32(0), "positive_weight": np.float32(2),
-        "label_smoothing": np.float32(0.1), "best_from": np.float32(0.5), "patience": np.int64(9),
-        "max_minutes": np.float32(60), "gradient_accumulation": np.int64(2),
+        "epochs": np.int64(2), "head_epochs": np.int32(1), "learning_rate": np.float32(1e-3),
+        "head_learning_rate": np.float32(1e-3), "box_weight": np.float32(0),
+        "best_from": np.float32(0.5), "max_minutes": np.float32(60),
+        "loss": WeightedCrossentropy(np.float32([2])),
     }  # fmt: skip
-    history = train(tiny_network(), training, validation, run, tensorboard=False, **given)
+    history = train(tiny_network(), training, validation, run, **given)
     assert len(history) == 3
     settings = json.loads((run.folder / "training.json").read_text())["settings"]
     assert settings["learning_rate"] == float(np.float32(1e-3))
-    again = train(
-        tiny_network(), training, validation, run, tensorboard=False, resume=True, **given
-    )
+    again = train(tiny_network(), training, validation, run, resume=True, **given)
     assert len(again) == 3
 
 
@@ -106,11 +139,12 @@ def test_training_and_validation_have_the_same_classes_in_the_same_order(
 def test_gradients_are_not_accumulated_on_several_devices_of_tensorflow(
     study, tmp_path, monkeypatch  # noqa: F811
 ):  # fmt: skip
-    monkeypatch.setattr(training_settings, "devices_and_process", lambda: (2, 1, 0))
+    monkeypatch.setattr(loop, "devices_and_process", lambda: (2, 1, 0))
     training, validation = sequences(study)
     run = new_run(study, tmp_path / "run")
-    with pytest.raises(ValueError, match="gradient_accumulation=3 on 2 devices"):
-        train(tiny_network(), training, validation, run, epochs=1, gradient_accumulation=3)
+    optimizer = keras.optimizers.Adam(gradient_accumulation_steps=3)
+    with pytest.raises(ValueError, match="gradient_accumulation_steps=3 on 2 devices"):
+        train(tiny_network(), training, validation, run, epochs=1, optimizer=optimizer)
 
 
 def everything(study):  # noqa: F811
@@ -126,7 +160,7 @@ def everything(study):  # noqa: F811
         random_order=True,
     )
     batches, val = sequences(study, augmenter=augmenter, boxes=study[2], map_size=(8, 8))
-    return fingerprints(with_dropout(0.2), batches, val), batches
+    return data_settings(with_dropout(0.2), batches, val), batches
 
 
 def test_the_same_training_has_the_same_fingerprints_again(study):  # noqa: F811
@@ -135,7 +169,7 @@ def test_the_same_training_has_the_same_fingerprints_again(study):  # noqa: F811
     batches[0]  # the augmenter draws
     again, _ = everything(study)
     assert again == first
-    assert fingerprints(with_dropout(0.2), batches, sequences(study)[1]) == first
+    assert data_settings(with_dropout(0.2), batches, sequences(study)[1]) == first
 
 
 @pytest.mark.parametrize(
@@ -157,7 +191,7 @@ def test_what_a_training_works_on_is_told_apart(study, part, change):  # noqa: F
     def of(moved=0, map_size=(8, 8), augmenter=usual, share=0.2, **network):
         boxes = study[2].assign(x=study[2]["x"] - moved)
         batches, val = sequences(study, augmenter=augmenter, boxes=boxes, map_size=map_size)
-        return fingerprints(with_dropout(share, **network), batches, val)
+        return data_settings(with_dropout(share, **network), batches, val)
 
     base, other = of(), of(**change)
     assert [name for name in base if base[name] != other[name]] == [part]
@@ -174,7 +208,7 @@ def test_augmenters_of_imgaug_are_told_apart(study):  # noqa: F811
     found = set()
     for augmenter in augmenters:
         batches, val = sequences(study, augmenter=augmenter)
-        found.add(fingerprints(tiny_network(), batches, val)["augmenter"])
+        found.add(data_settings(tiny_network(), batches, val)["augmenter"])
     assert len(found) == len(augmenters)
 
 
@@ -188,7 +222,7 @@ def test_films_prepared_otherwise_are_told_apart(study):  # noqa: F811
             cache=folder / "cache", progress=False,
         )  # fmt: skip
         batches = AugmentedImageSequence(other, images, **options)
-        found.append(fingerprints(tiny_network(), batches, batches))
+        found.append(data_settings(tiny_network(), batches, batches))
     plain, equalised, smaller = found
     assert plain["films"] != equalised["films"]
     assert (plain["image_size"], smaller["image_size"]) == (SIZE, SIZE // 2)

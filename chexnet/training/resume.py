@@ -1,0 +1,240 @@
+"""Checkpoints, and what must be the same for a training to go on from one.
+
+Keras' ``BackupAndRestore`` writes in place, so a process that is killed while it writes leaves a
+damaged or mixed state. It deletes its file after each ``fit``, keeps no history and compares no
+settings, and ``save_weights`` leaves out the random state of Dropout. So a checkpoint here is an
+``.npz`` file of all variables. It is written atomically, ends with a checksum (those of a zip file
+do not cover its directory), and nothing in it is unpickled.
+"""
+
+import hashlib
+import io
+import json
+import shutil
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from chexnet.files import write_atomic
+from chexnet.generator import AugmentedImageSequence
+from chexnet.runs import Run
+from chexnet.training.distribution import all_gather
+
+KEPT = 2  # the newest, and the one before it should the newest be damaged
+_SHA256 = 32  # bytes
+_FREE = ("name", "trainable")  # of a layer: the first counts up, the second changes with the phase
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a training after an epoch.
+
+    Attributes:
+        epoch: epochs done, over both phases.
+        phase: ``"head"`` or ``"all"``, that of the last of them.
+        history: the rows of ``history.csv`` so far.
+        settings: of the training, JSON values.
+        stopped: whether a callback ended training after this epoch.
+        network: the values of the network's variables, in its order.
+        optimizer: those of the optimizer.
+    """
+
+    epoch: int
+    phase: str
+    history: list[dict]
+    settings: dict
+    stopped: bool
+    network: list[np.ndarray] = field(repr=False)
+    optimizer: list[np.ndarray] = field(repr=False)
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The checkpoints there, the newest first."""
+    return sorted(folder.glob("epoch-*.npz"), reverse=True)
+
+
+def write_checkpoint(folder: Path, state: Checkpoint) -> Path:
+    """Writes ``epoch-<n>.npz`` atomically and removes all but the newest two.
+
+    Args:
+        folder: made if need be.
+        state: what to write.
+
+    Returns:
+        the path of the file.
+    """
+    fields = dict(vars(state))
+    arrays = {}
+    for kind in ("network", "optimizer"):
+        arrays |= {f"{kind}-{index}": array for index, array in enumerate(fields.pop(kind))}
+    buffer = io.BytesIO()
+    np.savez(buffer, fields=np.array(json.dumps(fields, default=_as_python)), **arrays)
+    content = buffer.getvalue()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"epoch-{state.epoch:04d}.npz"
+    write_atomic(path, content + hashlib.sha256(content).digest())
+    for old in checkpoint_files(folder)[KEPT:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint and compares its checksum.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        content = path.read_bytes()
+        content, checksum = content[:-_SHA256], content[-_SHA256:]
+        if hashlib.sha256(content).digest() != checksum:
+            raise ValueError("its checksum differs")
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            arrays = {
+                kind: [stored[name] for name in stored.files if name.startswith(kind)]
+                for kind in ("network", "optimizer")
+            }
+            return Checkpoint(**json.loads(str(stored["fields"])), **arrays)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: damaged checkpoint ({error})") from error
+
+
+def newest_checkpoint(folder: Path, *, up_to: int | None = None) -> Checkpoint | None:
+    """Reads the newest checkpoint that is whole; a warning names each damaged one.
+
+    Args:
+        folder: of the checkpoints.
+        up_to: largest epoch that is read; None is any.
+
+    Returns:
+        ``None`` where there is no such checkpoint.
+    """
+    for path in checkpoint_files(folder):
+        try:
+            state = read_checkpoint(path)
+        except ValueError as error:
+            warnings.warn(f"{error}; the one before it is used", stacklevel=2)
+            continue
+        if up_to is None or state.epoch <= up_to:
+            return state
+    return None
+
+
+def checkpoint_to_resume(run: Run, settings: dict) -> Checkpoint | None:
+    """The checkpoint to go on from: the newest that every process has.
+
+    Raises:
+        ValueError: the training there had other settings.
+    """
+    state = newest_checkpoint(run.folder / "checkpoints")
+    if state is not None:
+        _check_same(run, state.settings, settings)
+    # Killed at the end of an epoch, one process may have written its checkpoint and another not.
+    while len(reached := set(all_gather(state.epoch if state else 0))) > 1:
+        state = newest_checkpoint(run.folder / "checkpoints", up_to=min(reached))
+    return state
+
+
+def has_ended(run: Run, settings: dict) -> bool:
+    """Whether the training of this run has ended; while it has checkpoints, it can go on.
+
+    Raises:
+        ValueError: it had other settings, or has ended in some processes only.
+    """
+    record = run.folder / "training.json"
+    ended = record.is_file() and not checkpoint_files(run.folder / "checkpoints")
+    if ended:
+        _check_same(run, json.loads(record.read_text())["settings"], settings)
+    if len(set(all_gather(ended))) > 1:
+        raise ValueError(
+            f"{run.folder}: this training has ended in some processes and was killed in others "
+            "just before; copy the run folder of one that has ended"
+        )
+    return ended
+
+
+def forget(run: Run) -> None:
+    """Removes what an earlier training left to go on from."""
+    (run.folder / "training.json").unlink(missing_ok=True)
+    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+
+
+def data_settings(
+    model: keras.Model, train: AugmentedImageSequence, val: AugmentedImageSequence
+) -> dict[str, str | int]:
+    """What a training works on, the same in every process.
+
+    Args:
+        model: what is trained.
+        train: batches of the training split.
+        val: batches of the validation split.
+
+    Returns:
+        ``batch_size``, ``seed``, ``image_size``, and SHA-256 digests: ``films`` (ids, labels, and
+        the pixels of the first film, which show how all were prepared), ``boxes``, ``augmenter``
+        (by the first batch, which depends on the seed alone) and ``network`` (its layers; neither
+        weights nor names, which Keras numbers anew).
+    """
+    films = [
+        [batches.class_names, batches.image_ids.tolist(), batches.labels.tolist()]
+        for batches in (train, val)
+    ]
+    boxes = {image_id: its_boxes.tolist() for image_id, its_boxes in train._boxes.items()}
+    layers = [
+        [type(layer).__name__, {k: v for k, v in layer.get_config().items() if k not in _FREE}]
+        for layer in _layers(model)
+    ]
+    augmented, _ = train.batch(0, 0)
+    return {
+        "batch_size": train.batch_size,
+        "seed": train.seed,
+        "image_size": train.store.image_size,
+        "films": _digest(films, train.store[train.image_ids[:1]]),
+        "boxes": _digest([train.map_size, boxes]),
+        "augmenter": _digest([], augmented),
+        "network": _digest(layers),
+    }
+
+
+def optimizer_settings(optimizer: keras.optimizers.Optimizer) -> dict:
+    """Class and configuration of an optimizer, without the names that Keras counts up."""
+    config = optimizer.get_config()
+    if "inner_optimizer" in config:  # of LossScaleOptimizer
+        config["inner_optimizer"] = optimizer_settings(optimizer.inner_optimizer)
+    return {"class_name": type(optimizer).__name__} | {k: config[k] for k in config if k != "name"}
+
+
+def as_json(settings: dict) -> dict:
+    """The settings as they are after they were written as JSON: no tuples, no NumPy scalars."""
+    return json.loads(json.dumps(settings, default=_as_python))
+
+
+def _layers(model: keras.Model) -> Iterator[keras.Layer]:
+    for layer in model.layers:
+        yield from _layers(layer) if isinstance(layer, keras.Model) else [layer]
+
+
+def _digest(facts: list, pixels: np.ndarray | None = None) -> str:
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    if pixels is not None:
+        digest.update(pixels.tobytes())
+    return digest.hexdigest()
+
+
+def _as_python(number: np.generic) -> object:
+    return number.item()
+
+
+def _check_same(run: Run, there: dict, settings: dict) -> None:
+    differing = [name for name in settings if there.get(name) != settings[name]]
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"{run.folder}: the training there had another {differing}, such as {name} = "
+            f"{there.get(name)!r} and not {settings[name]!r}; resume with the same, or give "
+            "resume=False"
+        )
