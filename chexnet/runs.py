@@ -63,6 +63,7 @@ def data_fingerprint(images: pd.DataFrame, boxes: pd.DataFrame) -> str:
         64 hexadecimal digits.
 
     Example:
+        >>> from chexnet.runs import Run, data_fingerprint
         >>> run = Run("output/demo")
         >>> data_fingerprint(run.images, run.boxes) == data_fingerprint(run.images[::-1], run.boxes)
         True
@@ -82,6 +83,7 @@ class Run:
         folder: its path.
 
     Example:
+        >>> from chexnet.runs import Run
         >>> run = Run("output/demo")
         >>> run.class_names
         ['Pneumonia']
@@ -284,6 +286,7 @@ class Run:
             FileNotFoundError: a file is missing.
 
         Example:
+            >>> from chexnet.runs import Run
             >>> made_from = Run("output/demo").fingerprint("predictions.csv", "maps.npz")
             >>> len(made_from)
             64

@@ -20,7 +20,10 @@ from tests.made_up_run import write_films, write_history, write_run
 from tests.test_house import ROOMS
 
 # Rooms whose examples are still to be written.
-TO_DO = {*ROOMS} - {"auroc", "evaluation", "files", "figures", "labels", "phantom", "splits"}
+TO_DO = {*ROOMS} - {
+    *("auroc", "cam", "evaluation", "explorer", "files", "figures", "labels", "phantom", "runs"),
+    "splits",
+}
 
 
 def public_names(room: str) -> list[str]:
@@ -63,5 +66,7 @@ def test_a_public_name_has_an_example_that_runs(room, name, project, monkeypatch
     said: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # As in pyproject.toml: TensorFlow's EagerTensor.__array__ on NumPy >= 2.4.
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         runner.run(example, out=said.append, clear_globs=False)
     assert not runner.failures, "".join(said)

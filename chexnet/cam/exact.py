@@ -81,6 +81,8 @@ def class_activation_map(
         ValueError: the model lacks a layer, or an argument is not as described above.
 
     Example:
+        >>> import numpy as np
+        >>> from chexnet.cam import class_activation_map
         >>> from chexnet.model import build_chexnet
         >>> model = build_chexnet(32, weights=None)
         >>> scores, maps = class_activation_map(model, np.zeros((2, 32, 32, 1)))

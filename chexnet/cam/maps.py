@@ -26,6 +26,7 @@ def upsample_map(values: ArrayLike, size: int | tuple[int, int] = CANVAS) -> np.
             positive.
 
     Example:
+        >>> from chexnet.cam import upsample_map
         >>> upsample_map([[0.0, 4.0]], (1, 4))
         array([[0., 1., 3., 4.]], dtype=float32)
     """
@@ -54,6 +55,8 @@ def min_max(maps: np.ndarray) -> np.ndarray:
         the same shape and type, without units.
 
     Example:
+        >>> import numpy as np
+        >>> from chexnet.cam import min_max
         >>> min_max(np.array([[[1.0, 2.0, 5.0]]]))
         array([[[0.  , 0.25, 1.  ]]])
     """
@@ -77,6 +80,8 @@ def peak_points(maps: np.ndarray) -> np.ndarray:
         peak.
 
     Example:
+        >>> import numpy as np
+        >>> from chexnet.cam import peak_points
         >>> peak_points(np.array([[[0.0, 0.0], [0.0, 3.0]]]))
         array([[0.75, 0.75]])
     """
@@ -108,6 +113,7 @@ def normalize_map(values: ArrayLike, *, scale: float | None = None) -> np.ndarra
         ValueError: ``scale`` is not above 0.
 
     Example:
+        >>> from chexnet.cam import normalize_map
         >>> normalize_map([[-2.0, 1.0, 4.0, 8.0]], scale=4)
         array([[0.  , 0.25, 1.  , 1.  ]], dtype=float32)
     """
@@ -131,6 +137,8 @@ def shared_scale(maps: np.ndarray) -> float:
         dim. If that is not above 0, the largest maximum; if that is not either, 1.
 
     Example:
+        >>> import numpy as np
+        >>> from chexnet.cam import shared_scale
         >>> shared_scale(np.array([[[0.0, 2.0]], [[-1.0, 4.0]]]))
         3.9
     """

@@ -1,4 +1,4 @@
-// The film, its overlay and what there is to say about it; and the keys. The kernel draws, this shows.
+// Shows the film, its overlay and the text beside them, and sends the keys. The kernel draws.
 
 const TAKES_ARROWS = "input:not([type=checkbox]), select, textarea, .noUi-handle";
 
@@ -17,8 +17,8 @@ function render({ model, el }) {
   const view = document.createElement("div");
   view.className = "chexnet-view";
   view.tabIndex = 0;
-  const film = picture("film", "film");
-  const overlay = picture("overlay", "film, map and boxes");
+  const film = picture("film", "image");
+  const overlay = picture("overlay", "CAM overlay with reference boxes");
   const side = document.createElement("div");
   side.className = "side";
   view.append(film.figure, overlay.figure, side);
@@ -35,7 +35,7 @@ function render({ model, el }) {
   const showFilm = () => show("film", film);
   const showOverlay = () => show("overlay", overlay);
   const showSide = () => {
-    side.innerHTML = model.get("side"); // made by chexnet.browsing, which escapes what it is told
+    side.innerHTML = model.get("side"); // made by chexnet.explorer, which escapes its text
   };
   showFilm();
   showOverlay();
@@ -44,8 +44,8 @@ function render({ model, el }) {
   model.on("change:overlay", showOverlay);
   model.on("change:side", showSide);
 
-  // On the window and before everybody else: JupyterLab takes the arrow keys for its cells. Sliders
-  // and lists keep theirs.
+  // On the window, in the capture phase: otherwise JupyterLab uses the arrow keys for its cells.
+  // Sliders and lists keep theirs.
   function onKey(event) {
     const panel = el.closest(".chexnet-explorer");
     const inside = panel && event.target instanceof Element && panel.contains(event.target);

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from chexnet.cam import METHODS
+from chexnet.cam import upsample_map
 from chexnet.evaluation import OUTCOMES, evaluate_maps, outcome_table
 from chexnet.explorer import explore
 from chexnet.explorer.gallery import SORTS, Gallery, jpg
@@ -13,24 +13,13 @@ from chexnet.figures import blend
 from chexnet.generator import equalise
 from chexnet.runs import Run
 from tests.alone import run_without_keras
-from tests.made_up_run import write_run
-
-
-def with_films(run: Run) -> Run:
-    """Grey films with a white upper left corner."""
-    rng = np.random.default_rng(0)
-    for film in run.images.query("split == 'test'").itertuples():
-        coarse = rng.integers(60, 120, (film.rows // 64, film.columns // 64), dtype=np.uint8)
-        pixels = cv2.resize(coarse, (film.columns, film.rows))
-        pixels[: film.rows // 4, : film.columns // 4] = 255
-        run.write_film(film.image_id, pixels)
-    return run
+from tests.made_up_run import change_scores, write_films, write_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("runs") / "made-up"
-    run = with_films(write_run(folder, films=160, signal=0.5))
+    run = write_films(write_run(folder, films=160, signal=0.5))
     evaluate_maps(run, n_bootstrap=20)
     return run
 
@@ -74,19 +63,19 @@ def test_all_films_are_shown_once_and_sorted_by_score_at_first(run, panel):
     assert ids(panel) == films["image_id"].tolist()
 
 
-def test_by_disagreement_the_surest_mistake_comes_first(run, panel):
-    panel.sort.value = "disagreement"
+def test_by_error_the_surest_mistake_comes_first(run, panel):
+    panel.sort.value = "error"
     films, _ = outcome_table(run)
     apart = (films["y_true"] - films["y_score"]).abs()
     assert panel.image_id == films["image_id"][apart.idxmax()]
 
 
 def test_by_iou_the_worst_comes_first_and_films_without_boxes_last_either_way(gallery):
-    cut = 8
-    iou = gallery.iou("CAM", cut)
+    threshold = gallery.map_thresholds("CAM")[8]
+    iou = gallery.iou("CAM")[:, 8]
     boxed = np.isfinite(iou).sum()
     for reverse in (False, True):
-        rows = gallery.order("all", "iou", threshold=0.5, cut=cut, reverse=reverse)
+        rows = gallery.order("all", "iou", threshold=0.5, map_threshold=threshold, reverse=reverse)
         assert np.isfinite(iou[rows[:boxed]]).all()
         assert np.isnan(iou[rows[boxed:]]).all()
         assert (np.diff(iou[rows[:boxed]]) * (-1 if reverse else 1) >= 0).all()
@@ -115,29 +104,30 @@ def test_next_and_previous_stop_at_the_ends_and_arrow_keys_do_as_the_buttons(pan
 
 def test_the_first_thresholds_are_those_chosen_on_validation(run, panel):
     films, words = outcome_table(run)
-    assert f"Decision threshold {panel.decision.value:.3g} (" in words
-    assert (panel.gallery.outcomes(panel.decision.value) == films["outcome"]).all()
+    assert f"Decision threshold {panel.decision_threshold.value:.3g} (" in words
+    assert (panel.gallery.outcomes(panel.decision_threshold.value) == films["outcome"]).all()
     chosen = run.metrics["localization"]["thresholds"]["logit"]
-    assert panel.cut.label == f"{chosen:.2f} (validation)"
+    assert panel.map_threshold.label == f"{chosen:.2f} (from validation)"
+    assert panel.map_threshold.value == chosen
 
 
-def test_another_threshold_moves_films_to_other_outcomes_and_keeps_the_film_at_hand(panel):
+def test_another_threshold_moves_films_to_other_outcomes_and_stays_at_the_film(panel):
     panel.outcome.value = "TN"
     panel.turn(3)
     before = panel.image_id
-    panel.decision.value = 0.99
+    panel.decision_threshold.value = 0.99
     assert panel.image_id == before
     assert "FP 0" in panel.view.side
-    panel.decision.value = 0.0
+    panel.decision_threshold.value = 0.0
     assert panel.image_id is None
     assert panel.view.film == panel.view.overlay == b""
-    assert "no true negatives from a score of 0.000 on" in panel.view.side
+    assert "No true negatives at threshold 0.000" in panel.view.side
     panel.turn(1)  # nothing to turn
-    panel.decision.value = 0.99
+    panel.decision_threshold.value = 0.99
     assert panel.image_id is not None
 
 
-def test_the_film_shown_is_the_stored_file_byte_for_byte_or_equalised(run, panel):
+def test_the_film_shown_is_the_stored_file_byte_for_byte_or_with_clahe(run, panel):
     stored = (run.folder / "films" / f"{panel.image_id}.jpg").read_bytes()
     assert panel.view.film == stored
     panel.clahe.value = True
@@ -155,26 +145,23 @@ def test_the_overlay_is_the_film_where_there_is_no_heat_and_no_box(run, panel):
 
 
 def test_the_overlay_has_the_colours_of_the_results_figure(run, gallery):
-    maps, row = gallery.maps("CAM"), 5
+    row = 5
     image_id = gallery.films["image_id"][row]
     all_ids, exact = run.maps()
     cam = exact[list(all_ids).index(image_id), 0]
-    expected = blend(run.film(image_id), cam, scale=float(maps.scale[0]))
-    found = gallery.overlay(row, boxes=False, cut=0)
-    assert np.abs(found.astype(int) - expected).max() <= 6
+    expected = blend(run.film(image_id), cam, scale=gallery.scale("CAM"))
+    np.testing.assert_array_equal(gallery.overlay(row, boxes=False), expected)
 
 
-def test_heat_below_the_cut_is_left_out_and_its_border_drawn(run, gallery):
-    maps = gallery.maps("CAM")
-    hottest = maps.image_ids[maps.levels.max(axis=(1, 2, 3)).argmax()]
-    row = gallery.films["image_id"].tolist().index(hottest)
+def test_the_map_below_the_threshold_is_not_shown_and_the_border_is_drawn(run, gallery):
+    row = int(gallery.maps("CAM").max(axis=(1, 2)).argmax())
     film = run.film(gallery.films["image_id"][row])
     areas = []
-    for cut in (4, 10, 16):
-        picture = gallery.overlay(row, boxes=False, cut=cut)
-        heated = (picture != film[..., np.newaxis]).any(axis=-1)
-        areas.append(heated.sum())
-        assert (picture[heated] == 255).all(axis=-1).sum() > 20
+    for threshold in gallery.map_thresholds("CAM")[4:17:6]:
+        picture = gallery.overlay(row, boxes=False, map_threshold=threshold)
+        changed = (picture != film[..., np.newaxis]).any(axis=-1)
+        areas.append(changed.sum())
+        assert (picture[changed] == 255).all(axis=-1).sum() > 20
     assert areas[0] > areas[1] > areas[2] > 0
 
 
@@ -196,26 +183,31 @@ def test_the_words_beside_a_film_are_those_of_the_run_folder(run, panel):
     panel.outcome.value = "FN"
     film = run.predictions.set_index("image_id").loc[panel.image_id]
     side = panel.view.side
-    assert f"score {film['y_score']:.3f}, called from {panel.decision.value:.3f} on" in side
+    threshold = panel.decision_threshold.value
+    assert f"score {film['y_score']:.3f} &lt; {threshold:.3f} → negative" in side
     assert f"{film['view']} · {film['sex']} · {film['age']} y" in side
     assert f'<p class="image-id">{panel.image_id}</p>' in side
     row = int(np.flatnonzero(panel.gallery.films["image_id"] == panel.image_id)[0])
-    assert f"IoU {panel.gallery.iou('CAM', panel.cut.value)[row]:.2f} with the boxes" in side
+    iou = panel.gallery.iou("CAM")[row, panel.map_threshold.index]
+    assert f"IoU {iou:.2f}; peak" in side
     counts = outcome_table(run)[0]["outcome"].value_counts()
     assert " · ".join(f"{name} {counts[name]}" for name in OUTCOMES) in side
+    panel.outcome.value = "TP"
+    assert f" ≥ {threshold:.3f} → positive" in panel.view.side
 
 
-def test_hit_or_miss_is_whether_the_brightest_point_lies_in_a_box(run, gallery):
+def test_hit_or_miss_is_whether_the_peak_lies_in_a_box(run, gallery):
     all_ids, maps = run.maps()
     boxes, seen = run.boxes.set_index("image_id"), set()
-    for row in np.flatnonzero(np.isfinite(gallery.iou("CAM", 0))):
+    for row in np.flatnonzero(np.isfinite(gallery.iou("CAM")[:, 0])):
         image_id = gallery.films["image_id"][row]
         cam = maps[list(all_ids).index(image_id), 0]
         down, right = np.unravel_index(cam.argmax(), cam.shape)
         x, y, box = (right + 0.5) * 128, (down + 0.5) * 128, boxes.loc[image_id]
         inside = box.x <= x < box.x + box.width and box.y <= y < box.y + box.height
         facts = gallery.facts(int(row), position="", threshold=0.5)
-        assert ("inside a box (hit)" in facts) == inside
+        assert ("peak inside the box (pointing game: hit)" in facts) == inside
+        assert ("peak outside the box (pointing game: miss)" in facts) != inside
         seen.add(inside)
     assert seen == {True, False}
 
@@ -232,21 +224,66 @@ def test_the_histogram_counts_every_film_and_marks_score_and_threshold(gallery):
 
 def test_what_a_table_says_cannot_become_a_script(tmp_path):
     run = write_run(tmp_path / "run", films=40, detailed_class="<script>alert(1)</script>")
-    side = explore(with_films(run)).view.side
+    side = explore(write_films(run)).view.side
     assert "<script>" not in side
     assert "&lt;script&gt;" in side
 
 
-def test_another_method_is_offered_with_a_model_and_a_failure_is_told(run, panel, tmp_path):
-    assert panel.method.options == ("CAM",)
-    other = with_films(write_run(tmp_path / "run", films=40))
-    (other.folder / "model.keras").write_bytes(b"no model")
-    panel = explore(other)
-    assert list(panel.method.options) == list(METHODS)
-    before = panel.view.overlay
+def test_iou_at_the_threshold_from_validation_is_the_one_that_the_evaluation_reports(run, panel):
+    report = run.metrics["localization"]["mean_iou_logit"]
+    iou = panel.gallery.iou("CAM")[:, panel.map_threshold.index]
+    assert np.nanmean(iou) == pytest.approx(report["value"], abs=1e-6)
+    labels = panel.gallery.films["y_true"].to_numpy()
+    np.testing.assert_array_equal(np.isnan(iou), labels == 0)
+
+
+def test_each_class_has_its_own_maps_scale_and_iou(tmp_path):
+    run = write_run(tmp_path / "two", films=60, classes=("Pneumonia", "Mass"))
+    ids, maps = run.maps()
+    maps[:, 1] = maps[:, 1] / 100 - 3
+    change_scores(run, maps=maps)
+    gallery = Gallery(run, "Mass")
+    row = list(ids).index(gallery.films["image_id"][2])
+    np.testing.assert_array_equal(gallery.maps("CAM")[2], maps[row, 1])
+    assert gallery.scale("CAM") == 1  # no evidence anywhere
+    labelled = gallery.films["y_true"] == 1
+    assert (np.isfinite(gallery.iou("CAM")).any(axis=1) <= labelled).all()
+    assert gallery.chosen_map_threshold is None
+
+
+def test_the_stored_methods_are_offered_and_keep_the_share_of_the_scale(tmp_path):
+    run = write_films(write_run(tmp_path / "run", films=160, signal=0.5))
+    ids, maps = run.maps()
+    finer = 100 * upsample_map(maps, (16, 8))
+    predictions, bias = run.read_table("predictions.csv"), np.zeros(1, np.float32)
+    run.write_scores(predictions, ids, {"CAM": maps, "LayerCAM": finer}, bias=bias)
+    evaluate_maps(run, n_bootstrap=20)
+    panel = explore(run)
+    assert panel.method.options == ("CAM", "LayerCAM")
+    first, share = panel.view.overlay, panel.map_threshold.value / panel.gallery.scale("CAM")
+    sent = []
+    panel.view.observe(lambda change: sent.append(change["new"]), names="overlay")
     panel.method.value = "LayerCAM"
-    assert panel.method.value == "CAM"
-    assert panel.view.overlay == before
+    assert len(sent) == 1  # no other threshold was shown for a moment
+    row = panel._rows[0]
+    threshold = panel.map_threshold.value
+    assert threshold / panel.gallery.scale("LayerCAM") == pytest.approx(share, abs=0.026)
+    expected = panel.gallery.overlay(row, method="LayerCAM", map_threshold=threshold)
+    assert panel.view.overlay == jpg(expected) != first
+    assert panel.map_threshold.description == "map threshold [%]"
+    panel.sort.value = "iou"
+    panel.sort.value = "score"
+    panel.method.value = "CAM"
+    assert panel.view.overlay == first
+    assert panel.map_threshold.label.endswith("(from validation)")
+
+
+def test_maps_of_other_scores_are_not_shown(tmp_path):
+    run = write_films(write_run(tmp_path / "run", films=60))
+    predictions = run.read_table("predictions.csv")
+    run.write_table("predictions.csv", predictions.assign(y_score=predictions["y_score"] / 2))
+    with pytest.raises(ValueError, match=r"maps\.npz: made with other scores"):
+        explore(run)
 
 
 def test_a_page_without_a_kernel_gets_a_picture_small_enough_for_a_notebook(run, panel):
@@ -273,7 +310,7 @@ def test_an_unknown_order_is_refused_by_name(gallery):
         gallery.order("XX", "score", threshold=0.5)
     with pytest.raises(ValueError, match="sort='luck'"):
         gallery.order("all", "luck", threshold=0.5)
-    assert list(SORTS) == ["score", "iou", "disagreement"]
+    assert list(SORTS) == ["score", "iou", "error"]
 
 
 def test_a_picture_survives_its_jpg_to_a_few_grey_values():
