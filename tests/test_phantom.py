@@ -206,6 +206,14 @@ def test_a_study_with_a_film_missing_is_not_taken_for_whole(tmp_path):
         write_phantom_study(folder, films=3, film_size=64)
 
 
+@pytest.mark.parametrize("settings", [b"", b"{}", b"\xff\xfe"])
+def test_a_study_with_other_settings_or_none_is_refused(tmp_path, settings):
+    folder = write_phantom_study(tmp_path / "study", films=1, film_size=64)
+    (folder / "phantom.json").write_bytes(settings)
+    with pytest.raises(FileExistsError, match="complete"):
+        write_phantom_study(folder, films=1, film_size=64)
+
+
 def test_an_empty_folder_and_a_missing_parent_are_fine(tmp_path):
     (tmp_path / "empty").mkdir()
     for folder in tmp_path / "empty", tmp_path / "not" / "yet" / "there":

@@ -7,9 +7,9 @@ from chexnet.labels.boxes import (
     points_in_boxes,
     scale_boxes,
 )
-from chexnet.labels.rsna import add_film_facts, read_nih_mapping, read_rsna
+from chexnet.labels.rsna import add_film_facts, read_rsna
 
 __all__ = [
     "add_film_facts", "box_masks", "boxes_by_film", "masks_by_film", "points_in_boxes",
-    "read_nih_mapping", "read_rsna", "scale_boxes",
+    "read_rsna", "scale_boxes",
 ]  # fmt: skip

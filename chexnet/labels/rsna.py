@@ -92,13 +92,6 @@ def read_nih_mapping(path: str | Path) -> pd.Series:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no such list, or names two patients for one film.
-
-    Example:
-        >>> from chexnet.labels import read_nih_mapping
-        >>> path = "data/phantom/study/pneumonia-challenge-dataset-mappings_2018.json"
-        >>> patients = read_nih_mapping(path)
-        >>> len(patients)
-        40
     """
     path = Path(path)
     try:

@@ -106,7 +106,7 @@ def write_phantom_study(
         study = Path(temporary) / folder.name
         (study / IMAGES).mkdir(parents=True)
         _write_study(study, films, seed, film_size)
-        (study / SETTINGS).write_text(_as_json(settings))
+        (study / SETTINGS).write_bytes(_as_json(settings))
         if folder.exists():
             folder.rmdir()
         study.rename(folder)
@@ -116,12 +116,12 @@ def write_phantom_study(
 def _is_complete(folder: Path, settings: dict[str, int]) -> bool:
     if not all((folder / name).is_file() for name in (SETTINGS, LABELS, CLASSES, MAPPING)):
         return False
-    same = (folder / SETTINGS).read_text() == _as_json(settings)
+    same = (folder / SETTINGS).read_bytes() == _as_json(settings)
     return same and len(list((folder / IMAGES).glob("*.dcm"))) == settings["films"]
 
 
-def _as_json(settings: dict[str, int]) -> str:
-    return json.dumps(settings, indent=2) + "\n"
+def _as_json(settings: dict[str, int]) -> bytes:
+    return f"{json.dumps(settings, indent=2)}\n".encode()
 
 
 def _write_study(study: Path, films: int, seed: int, film_size: int) -> None:

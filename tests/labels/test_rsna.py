@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chexnet.labels import add_film_facts, read_nih_mapping, read_rsna
-from chexnet.labels.rsna import CLASSES, LABELS, MAPPING
+from chexnet.labels import add_film_facts, read_rsna
+from chexnet.labels.rsna import CLASSES, LABELS, MAPPING, read_nih_mapping
 
 ROWS = [
     # patientId, x, y, width, height, Target, class
