@@ -1,4 +1,4 @@
-"""What the evidence costs at the size of the RSNA study: 26,684 films of 11,410 patients.
+"""What the evaluation costs at the size of the RSNA study: 26,684 films of 11,410 patients.
 
     python benchmarks/bench_evidence.py
 
@@ -50,28 +50,28 @@ def main() -> None:
     maps = rng.normal(size=(TEST_WITH_BOXES, 16, 16)).astype(np.float32)
     rows = {
         "AUROC and DeLong's interval": (lambda: auroc(y, score), 21, 0.2),
-        "AUROC, 2,000 bootstrap draws of patients": (
+        "AUROC, 2,000 bootstrap samples of patients": (
             lambda: auroc(y, score, groups=patients),
             3,
             10,
         ),
         "two scores compared, DeLong": (lambda: compare_auroc(y, score, other), 21, None),
-        "two scores compared, 2,000 draws": (
+        "two scores compared, 2,000 samples": (
             lambda: compare_auroc(y, score, other, groups=patients),
             3,
             None,
         ),
-        "Brier score and ECE, 2,000 draws": (
+        "Brier score and ECE, 2,000 samples": (
             lambda: calibration_errors(y, score, groups=patients),
             1,
             None,
         ),
-        "average precision, 2,000 draws": (
+        "average precision, 2,000 samples": (
             lambda: average_precision(y, score, patients),
             1,
             None,
         ),
-        "decision curve, 19 points, 2,000 draws": (
+        "decision curve, 19 points, 2,000 samples": (
             lambda: decision_curve(y, score, groups=patients),
             1,
             None,
@@ -82,7 +82,7 @@ def main() -> None:
             3,
             None,
         ),
-        "600 maps judged": (
+        "600 maps compared with boxes": (
             lambda: localization_scores(maps, test, boxes, films, threshold=0.5),
             3,
             None,

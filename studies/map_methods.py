@@ -91,7 +91,7 @@ def localized(run: Run, films: Path, cache: str) -> pd.DataFrame:
     parts = []
     for kind, maps in maps_of(run, films, ids, cache):
         val = split == "val"
-        threshold = choose_map_threshold(maps[val], ids[val], boxes, images)
+        threshold, _ = choose_map_threshold(maps[val], ids[val], boxes, images)
         part = localization_scores(maps, ids, boxes, images, threshold=threshold)
         part = part.merge(scored[["image_id", "patient_id", "split"]], on="image_id")
         parts.append(part.assign(kind=kind, cells=f"{maps.shape[1]} × {maps.shape[2]}"))

@@ -57,7 +57,7 @@ def main() -> None:
     def measure(model: keras.Model) -> tuple[np.ndarray, np.ndarray]:
         """Scores of the test films; AUROC, hit rate, mean IoU and energy on them."""
         scores, maps = class_activation_map(model, pixels)
-        threshold = choose_map_threshold(maps[val], ids[val], boxes, images)
+        threshold, _ = choose_map_threshold(maps[val], ids[val], boxes, images)
         found = localization_scores(maps[test], ids[test], boxes, images, threshold=threshold)
         found = found[["hit", "iou", "energy_in_boxes"]].astype(float).mean()
         score = scores[test, 0]

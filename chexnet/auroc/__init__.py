@@ -1,6 +1,6 @@
 """The area under the ROC curve, its interval, and comparing two."""
 
-from chexnet.auroc.curve import Auroc, auroc, compare_auroc, mean_auroc, roc_curve
+from chexnet.auroc.curve import Auroc, auroc, compare_auroc, mean_auroc
 from chexnet.auroc.intervals import (
     N_BOOTSTRAP,
     bootstrap,
@@ -13,5 +13,5 @@ from chexnet.auroc.intervals import (
 
 __all__ = [
     "N_BOOTSTRAP", "Auroc", "auroc", "bootstrap", "bootstrap_mean", "compare_auroc", "estimate",
-    "mean_auroc", "mean_interval", "no_estimate", "roc_curve", "wilson_interval",
+    "mean_auroc", "mean_interval", "no_estimate", "wilson_interval",
 ]  # fmt: skip

@@ -4,21 +4,14 @@ The AUROC is the Mann-Whitney statistic, ties counted half: the probability that
 has a higher score than a negative one. It is computed from scores, never from thresholded labels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
-from sklearn import metrics as sklearn_metrics
 
-from chexnet.auroc.intervals import (
-    LEVEL,
-    N_BOOTSTRAP,
-    bootstrap_patients,
-    estimate,
-    percentile_interval,
-)
+from chexnet.auroc.intervals import LEVEL, N_BOOTSTRAP, bootstrap, estimate, percentile_interval
 
 _Z = float(stats.norm.ppf((1 + LEVEL) / 2))
 
@@ -33,7 +26,7 @@ class Auroc:
         high: upper end of the interval.
         n_positive: films with label 1.
         n_negative: films with label 0.
-        method: ``"DeLong"``, ``"bootstrap by patient"`` or ``"bootstrap by film"``.
+        method: ``"DeLong"`` or ``"bootstrap by patient"``.
 
     Example:
         >>> from chexnet.auroc import Auroc
@@ -83,22 +76,19 @@ def auroc(
     y_score: ArrayLike,
     *,
     groups: ArrayLike | None = None,
-    interval: str | None = None,
     n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> Auroc:
     """AUROC with a 95 % interval.
 
-    DeLong's interval is the normal one, cut at 0 and 1, as in R's pROC. Its variance comes from
-    ranks in O(n log n). It is NaN with one positive or one negative film. It has no width where the
-    scores separate the classes perfectly; nor has the bootstrap interval.
+    Without ``groups`` it is DeLong's interval, cut at 0 and 1, as in R's pROC; its variance comes
+    from ranks in O(n log n). It is NaN with one positive or one negative film. Where the scores
+    separate the classes perfectly, both intervals have no width.
 
     Args:
         y_true: ``(N,)`` labels, 0 or 1.
         y_score: ``(N,)`` scores, any range, higher for more likely positive.
         groups: ``(N,)`` patient id of each film, for a bootstrap by patient.
-        interval: ``"delong"`` or ``"bootstrap"``; ``None`` means bootstrap if ``groups`` are given.
-            A bootstrap without ``groups`` resamples films.
         n_bootstrap: bootstrap samples; those with one class only are left out.
         seed: of the bootstrap.
 
@@ -116,21 +106,16 @@ def auroc(
         'bootstrap by patient'
     """
     y, score = _checked(y_true, y_score)
-    if interval is None:
-        interval = "delong" if groups is None else "bootstrap"
-    if interval not in ("delong", "bootstrap"):
-        raise ValueError(f'interval={interval!r}: expected "delong" or "bootstrap"')
     positive, negative = _placements(y, score)
     value = float(positive.mean())
-    if interval == "delong":
+    if groups is None:
         error = np.sqrt(_mean_variance(positive) + _mean_variance(negative))
         low, high = np.clip([value - _Z * error, value + _Z * error], 0, 1).tolist()
-        method = "DeLong"
     else:
-        units, method = _units(groups, y)
-        codes, counts = bootstrap_patients(units, n_bootstrap=n_bootstrap, seed=seed)
-        low, high = percentile_interval(bootstrap_auroc(y, score, codes, counts))
-    return Auroc(value, low, high, len(positive), len(negative), method)
+        area = _weighted_auroc(y, score)
+        samples = bootstrap(area, _patients(groups, y), n_bootstrap=n_bootstrap, seed=seed)
+        low, high = percentile_interval(samples)
+    return Auroc(value, low, high, len(positive), len(negative), _method(groups))
 
 
 def compare_auroc(
@@ -177,15 +162,18 @@ def compare_auroc(
         variance = _mean_variance(positive_a - positive_b) + _mean_variance(negative_a - negative_b)
         error = float(np.sqrt(variance))
         low, high = difference - _Z * error, difference + _Z * error
-        method = "DeLong"
     else:
-        units, method = _units(groups, y)
-        codes, counts = bootstrap_patients(units, n_bootstrap=n_bootstrap, seed=seed)
-        samples = bootstrap_auroc(y, a, codes, counts) - bootstrap_auroc(y, b, codes, counts)
+        area_a, area_b = _weighted_auroc(y, a), _weighted_auroc(y, b)
+        samples = bootstrap(
+            lambda weight: area_a(weight) - area_b(weight),
+            _patients(groups, y),
+            n_bootstrap=n_bootstrap,
+            seed=seed,
+        )
         error = _standard_error(samples)
         low, high = percentile_interval(samples)
     z, p = _z_and_p(difference, error)
-    return AurocDifference(value_a, value_b, difference, low, high, z, p, method)
+    return AurocDifference(value_a, value_b, difference, low, high, z, p, _method(groups))
 
 
 def mean_auroc(
@@ -222,35 +210,35 @@ def mean_auroc(
         0.5
     """
     y, strata = np.asarray(y_true), np.asarray(strata)
-    codes, counts = bootstrap_patients(groups, n_bootstrap=n_bootstrap, seed=seed)
-    values, samples = [], []
-    for stratum in pd.unique(strata):
-        rows = strata == stratum
-        scores = [np.asarray(one)[rows] for one in (y_score, minus) if one is not None]
-        value, *other = (auroc(y[rows], score, interval="delong").value for score in scores)
-        sample, *others = (bootstrap_auroc(y[rows], score, codes[rows], counts) for score in scores)
-        values.append(value - sum(other))
-        samples.append(sample - sum(others))
-    means = np.mean(samples, axis=0)
-    found = estimate(float(np.mean(values)), means)
+    parts = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
+    areas = [
+        (sign, rows, _weighted_auroc(*_checked(y[rows], np.asarray(scores)[rows])))
+        for rows in parts
+        for sign, scores in ((1, y_score), (-1, minus))
+        if scores is not None
+    ]
+
+    def mean(weight: np.ndarray) -> float:
+        return sum(sign * area(weight[rows]) for sign, rows, area in areas) / len(parts)
+
+    samples = bootstrap(mean, _patients(groups, y), n_bootstrap=n_bootstrap, seed=seed)
+    found = estimate(mean(np.ones(len(y))), samples)
     if minus is not None:
-        found["p"] = _z_and_p(found["value"], _standard_error(means))[1]
+        found["p"] = _z_and_p(found["value"], _standard_error(samples))[1]
     return found
 
 
-def bootstrap_auroc(
-    y: np.ndarray, score: np.ndarray, codes: np.ndarray, counts: np.ndarray
-) -> np.ndarray:
-    """The AUROC of every sample of `bootstrap_patients`; scores are sorted once for all of them.
+def _weighted_auroc(y: np.ndarray, score: np.ndarray) -> Callable[[np.ndarray], float]:
+    """The AUROC as a function of the films' weights ``(N,)``; scores are sorted once.
 
-    Returns:
-        float64 ``(n_bootstrap,)``; NaN where a sample has one class only.
+    It gives NaN where one class has no weight.
     """
     order = np.argsort(score, kind="stable")
-    y, score, codes = y[order], score[order], codes[order]
+    y, score = y[order], score[order]
     starts = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])  # films that tie share a rank
 
     def area(weight: np.ndarray) -> float:
+        weight = weight[order]
         positive = weight * y
         negative = weight - positive
         if len(starts) < len(y):
@@ -259,9 +247,9 @@ def bootstrap_auroc(
         below = np.cumsum(negative)
         pairs = positive.sum() * below[-1]
         # A sum, not a dot product: BLAS would split it over threads, slower at this length.
-        return (positive * (below - negative / 2)).sum() / pairs if pairs else np.nan
+        return float((positive * (below - negative / 2)).sum() / pairs) if pairs else np.nan
 
-    return np.array([area(row[codes].astype(np.float64)) for row in counts])
+    return area
 
 
 def _standard_error(samples: np.ndarray) -> float:
@@ -276,30 +264,6 @@ def _z_and_p(difference: float, error: float) -> tuple[float, float]:
     else:  # the same ranking twice, or two perfect ones in opposite order
         z = float(np.sign(difference)) * np.inf if difference else 0.0
     return z, float(2 * stats.norm.sf(abs(z)))
-
-
-def roc_curve(y_true: ArrayLike, y_score: ArrayLike) -> pd.DataFrame:
-    """The ROC curve of scikit-learn as a table.
-
-    Args:
-        y_true: ``(N,)`` labels, 0 or 1.
-        y_score: ``(N,)`` scores.
-
-    Returns:
-        ``false_positive_rate, sensitivity, threshold``, one row a corner of the curve. A film is
-        positive if its score is at or above the threshold; the first threshold is infinite.
-
-    Raises:
-        ValueError: as in `auroc`.
-
-    Example:
-        >>> from chexnet.auroc import roc_curve
-        >>> roc_curve([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])["sensitivity"].tolist()
-        [0.0, 0.5, 0.5, 1.0, 1.0]
-    """
-    points = sklearn_metrics.roc_curve(*_checked(y_true, y_score))
-    names = ("false_positive_rate", "sensitivity", "threshold")
-    return pd.DataFrame(dict(zip(names, points, strict=True)))
 
 
 def _placements(y: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -325,16 +289,17 @@ def _mean_variance(values: np.ndarray) -> float:
     return float(values.var(ddof=1) / len(values)) if len(values) > 1 else np.nan
 
 
-def _units(groups: ArrayLike | None, y: np.ndarray) -> tuple[np.ndarray, str]:
-    """What the bootstrap resamples, ``(N,)``, and the name of the method."""
-    if groups is None:
-        return np.arange(len(y)), "bootstrap by film"
-    units = np.asarray(groups)
-    if units.shape != y.shape:
+def _method(groups: ArrayLike | None) -> str:
+    return "DeLong" if groups is None else "bootstrap by patient"
+
+
+def _patients(groups: ArrayLike, y: np.ndarray) -> np.ndarray:
+    patients = np.asarray(groups)
+    if patients.shape != y.shape:
         raise ValueError(
-            f"groups has shape {units.shape}, y_true {y.shape}: expected one id a film"
+            f"groups has shape {patients.shape}, y_true {y.shape}: expected one id a film"
         )
-    return units, "bootstrap by patient"
+    return patients
 
 
 def _checked(y_true: ArrayLike, y_score: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -112,14 +112,7 @@ def bootstrap_mean(
 
 
 def percentile_interval(samples: ArrayLike) -> tuple[float, float]:
-    """The 2.5 % and 97.5 % quantiles of a bootstrap distribution.
-
-    Args:
-        samples: ``(n_bootstrap,)``; those that are not defined (NaN) are left out.
-
-    Returns:
-        low, high; NaN if no sample is defined.
-    """
+    """The 2.5 % and 97.5 % quantiles of bootstrap samples, NaN left out; NaN if none is left."""
     defined = np.asarray(samples, np.float64)
     defined = defined[np.isfinite(defined)]
     if defined.size == 0:

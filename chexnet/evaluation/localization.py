@@ -99,31 +99,14 @@ def choose_map_threshold(
     images: pd.DataFrame,
     *,
     normalize: bool = True,
-) -> float:
-    """The threshold with the largest mean IoU, for validation films.
+) -> tuple[float, float]:
+    """The threshold with the largest mean IoU, and that IoU, for validation films.
 
     Arguments are those of `localization_scores`. The thresholds tried are 0.02 to 0.98 by 0.02 of
     normalized maps, and those quantiles of all values of raw maps.
 
     Raises:
         ValueError: no film has boxes, and as in `localization_scores`.
-    """
-    thresholds, iou = mean_iou_by_threshold(maps, image_ids, boxes, images, normalize=normalize)
-    return float(thresholds[iou.argmax()])
-
-
-def mean_iou_by_threshold(
-    maps: np.ndarray,
-    image_ids: ArrayLike,
-    boxes: pd.DataFrame,
-    images: pd.DataFrame,
-    *,
-    normalize: bool = True,
-) -> tuple[np.ndarray, np.ndarray]:
-    """What `choose_map_threshold` chooses from; arguments and errors as there.
-
-    Returns:
-        the thresholds that are tried, ascending, and the mean IoU at each, float64 ``(T,)``.
     """
     maps, image_ids = _with_boxes(maps, image_ids, boxes)
     if not len(maps):
@@ -132,7 +115,7 @@ def mean_iou_by_threshold(
     total = np.zeros(len(thresholds))
     for _, raw, masks in _on_canvas(maps, image_ids, boxes, images, CANVAS):
         total += overlaps(min_max(raw) if normalize else raw, masks, thresholds)[0].sum(axis=0)
-    return thresholds, total / len(maps)
+    return float(thresholds[total.argmax()]), float(total.max() / len(maps))
 
 
 def overlaps(

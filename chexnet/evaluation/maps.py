@@ -141,8 +141,8 @@ def localize_films(run: Run, *, class_name: str | None = None) -> LocalizedFilms
     has_val_boxes = len(val_films[2]) > 0
     thresholds: dict[str, float | None] = dict.fromkeys(_THRESHOLDS)
     if has_val_boxes:
-        thresholds["min-max"] = choose_map_threshold(*val_films)
-        thresholds["logit"] = choose_map_threshold(*val_films, normalize=False)
+        thresholds["min-max"] = choose_map_threshold(*val_films)[0]
+        thresholds["logit"] = choose_map_threshold(*val_films, normalize=False)[0]
     if len(set(val["y_true"])) > 1:
         thresholds["score"] = choose_thresholds(val["y_true"], val["y_score"])["youden"]
 

@@ -5,7 +5,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn import metrics as sklearn_metrics
 
-from chexnet.auroc import N_BOOTSTRAP, bootstrap_mean, estimate, no_estimate, wilson_interval
+from chexnet.auroc import bootstrap_mean, estimate, no_estimate, wilson_interval
 from chexnet.evaluation.films import scored_films
 from chexnet.runs import Run
 
@@ -145,12 +145,7 @@ def _proportion(part: int, whole: int, reason: str) -> dict:
 
 
 def decision_curve(
-    y_true: ArrayLike,
-    probability: ArrayLike,
-    *,
-    groups: ArrayLike | None = None,
-    n_bootstrap: int = N_BOOTSTRAP,
-    seed: int = 0,
+    y_true: ArrayLike, probability: ArrayLike, *, groups: ArrayLike | None = None, **settings: int
 ) -> list[dict[str, float]]:
     """Net benefit of the model and of treating all patients (Vickers & Elkin 2006).
 
@@ -161,8 +156,7 @@ def decision_curve(
         y_true: ``(N,)`` labels, 0 or 1.
         probability: ``(N,)`` calibrated probabilities.
         groups: ``(N,)`` patient ids; ``None`` resamples films.
-        n_bootstrap: bootstrap samples.
-        seed: of the bootstrap.
+        **settings: ``n_bootstrap`` and ``seed`` of `chexnet.auroc.bootstrap_mean`.
 
     Returns:
         for each threshold probability of 0.05 to 0.95 by 0.05: ``probability``; ``model`` with its
@@ -172,7 +166,7 @@ def decision_curve(
     odds = _THRESHOLD_PROBABILITIES / (1 - _THRESHOLD_PROBABILITIES)
     treated = np.asarray(probability)[:, np.newaxis] >= _THRESHOLD_PROBABILITIES
     benefit = np.where(positive, treated, -odds * treated)  # (N, probabilities)
-    samples = bootstrap_mean(benefit, groups, n_bootstrap=n_bootstrap, seed=seed)
+    samples = bootstrap_mean(benefit, groups, **settings)
     rows = []
     for number, value in enumerate(benefit.mean(axis=0)):
         model = estimate(value, samples[:, number])

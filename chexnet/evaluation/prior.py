@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from chexnet.cam import min_max, upsample_map
-from chexnet.evaluation.localization import LEVELS, mean_iou_by_threshold, overlaps
+from chexnet.evaluation.localization import LEVELS, choose_map_threshold, overlaps
 from chexnet.labels import box_masks
 
 _CANVAS = 128  # pixels a side; 8 pixels of an RSNA film each
@@ -121,7 +121,6 @@ def choose_guidance(
     found = []
     for weight in WEIGHTS:
         guided = guided_maps(maps, prior, weight)
-        thresholds, iou = mean_iou_by_threshold(guided, image_ids, boxes, images, normalize=False)
-        found.append((iou.max(), weight, float(thresholds[iou.argmax()])))
-    _, weight, threshold = max(found, key=lambda one: one[0])
-    return weight, threshold
+        found.append(choose_map_threshold(guided, image_ids, boxes, images, normalize=False))
+    best = int(np.argmax([iou for _, iou in found]))
+    return WEIGHTS[best], found[best][0]

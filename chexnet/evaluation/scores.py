@@ -124,8 +124,7 @@ def summarize_auroc(
     groups: ArrayLike,
     *,
     fewest: int = 1,
-    n_bootstrap: int = N_BOOTSTRAP,
-    seed: int = 0,
+    **settings: int,
 ) -> dict:
     """Number of films, and the AUROC with both intervals.
 
@@ -134,8 +133,7 @@ def summarize_auroc(
         y_score: ``(N,)`` scores.
         groups: ``(N,)`` patient ids.
         fewest: films of either class below which there is no AUROC but a reason.
-        n_bootstrap: bootstrap samples of patients.
-        seed: of the bootstrap.
+        **settings: ``n_bootstrap`` and ``seed`` of `chexnet.auroc.auroc`.
 
     Returns:
         ``n, n_positive, n_patients, prevalence``, ``auroc`` (DeLong) and ``auroc_by_patient``, each
@@ -156,7 +154,7 @@ def summarize_auroc(
             reason = f"{count or 'no'} {kind} film{'' if count == 1 else 's'}{needed}"
             return summary | {"auroc": None, "auroc_by_patient": None, "reason": reason}
     for key, units in (("auroc", None), ("auroc_by_patient", groups)):
-        found = auroc(y_true, y_score, groups=units, n_bootstrap=n_bootstrap, seed=seed)
+        found = auroc(y_true, y_score, groups=units, **settings)
         summary[key] = {"value": found.value, "low": found.low, "high": found.high}
     if summary["auroc"]["value"] in (0, 1):
         summary["note"] = "perfect separation (interval degenerate)"
@@ -196,12 +194,7 @@ def average_auroc(predictions: pd.DataFrame, **settings: int) -> dict[str, dict]
 
 
 def average_precision(
-    y_true: ArrayLike,
-    y_score: ArrayLike,
-    groups: ArrayLike,
-    *,
-    n_bootstrap: int = N_BOOTSTRAP,
-    seed: int = 0,
+    y_true: ArrayLike, y_score: ArrayLike, groups: ArrayLike, **settings: int
 ) -> dict[str, float]:
     """Average precision of scikit-learn, with an interval by patient.
 
@@ -209,8 +202,7 @@ def average_precision(
         y_true: ``(N,)`` labels, 0 or 1, at least one 1.
         y_score: ``(N,)`` scores.
         groups: ``(N,)`` patient ids.
-        n_bootstrap: bootstrap samples.
-        seed: of the bootstrap.
+        **settings: ``n_bootstrap`` and ``seed`` of `chexnet.auroc.bootstrap`.
 
     Returns:
         ``value, low, high``, and ``prevalence``: the expected value of random scores.
@@ -226,8 +218,7 @@ def average_precision(
         precision = np.divide(found, predicted, out=np.zeros(len(ends)), where=predicted > 0)
         return (np.diff(found, prepend=0) * precision).sum() / found[-1] if found[-1] else np.nan
 
-    groups = np.asarray(groups)[order]
-    samples = bootstrap(weighted, groups, n_bootstrap=n_bootstrap, seed=seed)
+    samples = bootstrap(weighted, np.asarray(groups)[order], **settings)
     value = sklearn_metrics.average_precision_score(y_true, y_score)
     return estimate(value, samples) | {"prevalence": float(y_true.mean())}
 

@@ -13,9 +13,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from sklearn.metrics import precision_recall_curve
+from sklearn.metrics import precision_recall_curve, roc_curve
 
-from chexnet.auroc import roc_curve
 from chexnet.evaluation import BASELINES, LOCATION_BASELINES, outperforms_baselines
 from chexnet.runs import Run
 
@@ -85,13 +84,12 @@ def roc_figure(run: Run, *, class_name: str | None = None, ax: Axes | None = Non
         if metrics[split]["auroc"] is None:
             continue
         films = predictions[predictions["split"] == split]
-        curve = roc_curve(films["y_true"].to_numpy(), films["y_score"].to_numpy())
+        rates = roc_curve(films["y_true"], films["y_score"])[:2]
         delong = _interval(metrics[split]["auroc"])
         by_patient = _interval(metrics[split]["auroc_by_patient"])
         label = f"{_SPLITS[split]}: AUROC {delong}"
         if by_patient != delong:
             label += f"\npatient bootstrap: {by_patient}"
-        rates = curve["false_positive_rate"], curve["sensitivity"]
         ax.plot(*rates, color=color, linestyle=dashes, label=label)
     point = metrics["operating_points"].get("youden", {})
     if point.get("sensitivity", {}).get("value") is not None and point["specificity"]["n"]:

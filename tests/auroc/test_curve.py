@@ -3,8 +3,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from chexnet.auroc import auroc, compare_auroc, roc_curve
-from chexnet.auroc.curve import bootstrap_auroc
+from chexnet.auroc import auroc, compare_auroc
+from chexnet.auroc.curve import _weighted_auroc
 from chexnet.auroc.intervals import bootstrap_patients
 
 # Turck et al. 2010 (Intensive Care Medicine 36, 107-115), the data on which R's pROC shows its
@@ -137,9 +137,7 @@ def test_what_has_no_auroc_is_an_error_that_says_why(y, score, message):
         auroc(y, score)
 
 
-def test_unknown_intervals_and_groups_of_another_length_are_refused():
-    with pytest.raises(ValueError, match='expected "delong" or "bootstrap"'):
-        auroc(Y, SCORE, interval="hanley")
+def test_groups_of_another_length_are_refused():
     with pytest.raises(ValueError, match=r"groups has shape \(2,\)"):
         auroc(Y, SCORE, groups=["a", "b"])
 
@@ -148,25 +146,23 @@ def test_unknown_intervals_and_groups_of_another_length_are_refused():
 def test_each_bootstrap_sample_has_the_auroc_of_its_repeated_films(decimals):
     y, score, rng = films(n=80, decimals=decimals)
     codes, counts = bootstrap_patients(rng.integers(30, size=80), n_bootstrap=20)
-    fast = bootstrap_auroc(y, score, codes, counts)
-    for value, count in zip(fast, counts, strict=True):
+    area = _weighted_auroc(y, score)
+    for count in counts:
+        value = area(count[codes].astype(float))
         rows = np.repeat(np.arange(80), count[codes])
         assert value == pytest.approx(roc_auc_score(y[rows], score[rows]), abs=1e-12)
 
 
 def test_a_sample_of_one_class_has_no_auroc_and_is_left_out():
     y, score = np.array([0, 0, 1]), np.array([0.1, 0.6, 0.5])
-    codes, counts = bootstrap_patients(np.arange(3), n_bootstrap=200)
-    samples = bootstrap_auroc(y, score, codes, counts)
-    assert np.isnan(samples).any()
-    result = auroc(y, score, interval="bootstrap", n_bootstrap=200)
+    assert np.isnan(_weighted_auroc(y, score)(np.array([2.0, 1.0, 0.0])))
+    result = auroc(y, score, groups=[0, 1, 2], n_bootstrap=200)
     assert 0 <= result.low <= result.value <= result.high <= 1
 
 
 def test_with_single_films_the_bootstrap_agrees_with_delong():
     y, score, _ = films(n=2000)
-    delong, bootstrap = auroc(y, score), auroc(y, score, interval="bootstrap")
-    assert bootstrap.method == "bootstrap by film"
+    delong, bootstrap = auroc(y, score), auroc(y, score, groups=np.arange(2000))
     assert bootstrap.low == pytest.approx(delong.low, abs=0.003)
     assert bootstrap.high == pytest.approx(delong.high, abs=0.003)
 
@@ -181,7 +177,7 @@ def test_films_of_the_same_patients_widen_the_interval_as_the_clustered_variance
     scaled[y == 1] = (positive - positive.mean()) / len(positive)
     scaled[y == 0] = (negative - negative.mean()) / len(negative)
     error = np.sqrt((np.bincount(patients, weights=scaled) ** 2).sum())
-    result, delong = auroc(y, score, groups=patients), auroc(y, score, interval="delong")
+    result, delong = auroc(y, score, groups=patients), auroc(y, score)
     assert result.method == "bootstrap by patient"
     assert (result.high - result.low) / (2 * 1.96) == pytest.approx(error, rel=0.05)
     assert result.high - result.low > 1.8 * (delong.high - delong.low)
@@ -196,12 +192,6 @@ def test_the_bootstrap_repeats_with_its_seed_whatever_the_order_of_films():
     assert (again.low, again.high) == pytest.approx((first.low, first.high), abs=1e-12)
     assert auroc(y, score, groups=patients, n_bootstrap=200) == first
     assert auroc(y, score, groups=patients, n_bootstrap=200, seed=1) != first
-
-
-def test_delong_stays_at_hand_beside_patient_ids():
-    y, score, rng = films()
-    patients = rng.integers(100, size=len(y))
-    assert auroc(y, score, groups=patients, interval="delong") == auroc(y, score)
 
 
 def test_the_paired_test_is_that_of_the_quadratic_definition():
@@ -245,14 +235,6 @@ def test_two_equal_models_are_told_apart_in_about_5_of_100_studies():
         a, b = (signal + rng.normal(size=200) for _ in range(2))
         found.append(compare_auroc(y, a, b).p < 0.05)
     assert 0.02 <= np.mean(found) <= 0.085
-
-
-def test_the_roc_curve_encloses_the_area():
-    y, score, _ = films(decimals=1)
-    curve = roc_curve(y, score)
-    area = np.trapezoid(curve["sensitivity"], curve["false_positive_rate"])
-    assert area == pytest.approx(auroc(y, score).value, abs=1e-12)
-    assert curve["threshold"].iloc[0] == np.inf
 
 
 def test_as_a_table_shows_it():

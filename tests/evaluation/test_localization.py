@@ -119,13 +119,14 @@ def test_the_threshold_has_the_largest_mean_iou_of_all_tried():
     maps[0, 5:7, 1] += 3
     maps[1, :2, :2] += 3
     for normalize, tried in ((True, np.arange(1, 50) / 50), (False, np.linspace(-2, 4, 40))):
-        chosen = choose_map_threshold(maps, ids, BOXES, FILMS, normalize=normalize)
+        chosen, iou = choose_map_threshold(maps, ids, BOXES, FILMS, normalize=normalize)
         best, *others = (
             localization_scores(maps, ids, BOXES, FILMS, threshold=level, normalize=normalize)[
                 "iou"
             ].mean()
             for level in (chosen, *tried)
         )
+        assert iou == pytest.approx(best)
         assert best >= max(others) - (0 if normalize else 0.03)
 
 

@@ -77,7 +77,7 @@ def judge(model: keras.Model, study: tuple) -> pd.Series:
     ids = sizes["image_id"].to_numpy()
     half = TRAIN + 60  # the first half of them chooses the threshold of the maps
     scores, maps = class_activation_map(model, films[TRAIN:])
-    chosen = choose_map_threshold(maps[:60], ids[TRAIN:half], boxes, sizes)
+    chosen, _ = choose_map_threshold(maps[:60], ids[TRAIN:half], boxes, sizes)
     found = localization_scores(maps[60:], ids[half:], boxes, sizes, threshold=chosen)
     found = found[["hit", "iou", "energy_in_boxes"]].astype(float).mean()
     found["auroc"] = auroc(labels[TRAIN:], scores[:, 0]).value
