@@ -27,22 +27,23 @@ _BASELINE_METRICS = {
 _PROBABILITIES = (10, 30, 50, 70)  # per cent; the whole decision curve is in metrics.json
 
 
-def report_table(metrics: dict) -> pd.DataFrame:
+def report_table(metrics: dict, *, group: str | tuple[str, ...] | None = None) -> pd.DataFrame:
     """All metrics of a run, one a row, in reading order.
 
     Args:
         metrics: content of ``metrics.json``, from `evaluate` and `evaluate_maps`.
+        group: only rows whose group begins with this text, or with one of these; ``None`` is all.
 
     Returns:
-        columns ``class_name, group, metric, n, n positive, estimate (95 % CI), note``. The estimate
-        is text, ``0.85 (0.80-0.90)``; where it is ``–``, the note gives the reason. ``n`` and
-        ``n positive`` are the films behind the estimate, ``<NA>`` where they do not apply.
+        columns ``class_name, group, metric, n, n positive, estimate (95 % CI), note``, all text.
+        Where the estimate is ``–``, the note gives the reason. ``n`` and ``n positive`` are the
+        films behind it, empty where they do not apply.
 
     Example:
         >>> from chexnet.evaluation import evaluate, report_table
         >>> from chexnet.runs import Run
-        >>> table = report_table(evaluate(Run("output/demo"), n_bootstrap=20))
-        >>> table["metric"][0]
+        >>> metrics = evaluate(Run("output/demo"), n_bootstrap=20)
+        >>> report_table(metrics, group=("validation", "test"))["metric"][0]
         'AUROC (DeLong)'
     """
     rows = []
@@ -55,7 +56,10 @@ def report_table(metrics: dict) -> pd.DataFrame:
         found = metrics["localization"]
         rows += [{"class_name": found["class_name"]} | row for row in _location_rows(found)]
     columns = ["class_name", "group", "metric", "n", "n positive", ESTIMATE, "note"]
-    return pd.DataFrame(rows, columns=columns).astype({"n": "Int64", "n positive": "Int64"})
+    table = pd.DataFrame(rows, columns=columns)
+    if group is not None:
+        table = table[table["group"].str.startswith(group)].reset_index(drop=True)
+    return table
 
 
 def interval_text(number: dict | None) -> str:
@@ -238,8 +242,8 @@ def _row(group: str, metric: str, number: dict, note: str = "", counts: dict | N
     return {
         "group": group,
         "metric": metric,
-        "n": counts.get("n"),
-        "n positive": counts.get("n_positive"),
+        "n": str(counts.get("n", "")),
+        "n positive": str(counts.get("n_positive", "")),
         ESTIMATE: text,
         "note": number.get("reason", "") if text == MISSING else note,
     }

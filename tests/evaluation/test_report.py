@@ -35,11 +35,11 @@ def test_the_table_says_what_the_metrics_say(metrics):
     test = metrics["classes"]["Pneumonia"]["test"]
     row = table[(table["group"] == "test") & (table["metric"] == "AUROC (DeLong)")].iloc[0]
     assert row[ESTIMATE] == interval_text(test["auroc"])
-    assert (row["n"], row["n positive"]) == (test["n"], test["n_positive"])
+    assert (row["n"], row["n positive"]) == (str(test["n"]), str(test["n_positive"]))
     assert row["note"] == f"prevalence {test['prevalence']:.2f}"
     row = table[table["metric"] == "hit rate (pointing game)"].iloc[0]
     assert row[ESTIMATE] == interval_text(metrics["localization"]["hit_rate"])
-    assert row["n"] == metrics["localization"]["hit_rate"]["n"]
+    assert (row["n"], row["n positive"]) == (str(metrics["localization"]["hit_rate"]["n"]), "")
     assert {"macro", "micro"} <= set(table["class_name"])
 
 
@@ -50,6 +50,25 @@ def test_every_row_has_a_number_or_the_reason_why_not(metrics):
     assert (table.loc[missing, "note"] != "").all()
     assert not table[ESTIMATE].str.contains("nan|None").any()
     assert not table.duplicated(["class_name", "group", "metric"]).any()
+
+
+def test_a_group_is_chosen_by_how_it_begins(metrics):
+    table = report_table(metrics)
+    some = report_table(metrics, group=("validation", "baseline"))
+    assert set(some["group"]) == {
+        "validation", "baseline: view position", "baseline: view + sex + age"
+    }  # fmt: skip
+    expected = table[table["group"].str.contains("^(?:validation|baseline)")]
+    assert some.to_numpy().tolist() == expected.to_numpy().tolist()
+    assert some.index.tolist() == list(range(len(some)))
+    assert (report_table(metrics, group="test")["group"] == "test").all()
+    assert report_table(metrics, group="view position").empty  # in the middle of a group
+
+
+def test_every_cell_of_the_table_is_text(metrics):
+    cells = report_table(metrics).drop(columns="class_name").to_numpy().ravel()
+    assert {type(cell) for cell in cells} == {str}
+    assert not {"<NA>", "None", "nan"} & set(cells)
 
 
 def test_scores_alone_make_a_table_too(metrics):
