@@ -18,7 +18,7 @@ from chexnet.evaluation import (
     scored_films,
 )
 from chexnet.figures import BLUE, BOX_COLOR, OPACITY, RED, blend
-from chexnet.generator import equalise
+from chexnet.generator import apply_clahe
 from chexnet.labels import box_masks, scale_boxes
 from chexnet.runs import Run
 
@@ -154,7 +154,7 @@ class Gallery:
         image_id = self.films["image_id"][row]
         if not clahe:
             return (self.run.folder / "films" / f"{image_id}.jpg").read_bytes()
-        return jpg(equalise(self.pixels(image_id)))
+        return jpg(apply_clahe(self.pixels(image_id)))
 
     def overlay(
         self,
@@ -186,7 +186,7 @@ class Gallery:
         fine = upsample_map(self.maps(method)[row], film.shape)
         above = fine >= map_threshold
         picture = blend(
-            equalise(film) if clahe else film,
+            apply_clahe(film) if clahe else film,
             np.where(above, fine, 0),
             scale=self.scale(method),
             colormap=colormap,

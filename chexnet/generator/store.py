@@ -1,11 +1,5 @@
 """Films as a network sees them: decoded, equalised and resized once, then read from one file.
 
-CLAHE, contrast limited adaptive histogram equalisation: what OpenCV gives, in less time.
-
-OpenCV's own is what a film's first epoch takes longest for (`benchmarks/bench_generator.py`). Bytes
-are the same where OpenCV rounds every product, as on x86-64; elsewhere a few differ by 1. The loops
-are written out because Numba compiles them faster than the same in NumPy's words.
-
 A file of films that are ready for a network: there whole or not at all, and read by mapping.
 """
 
@@ -26,157 +20,39 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from numba import njit
 from tqdm.auto import tqdm
 
 from chexnet.files import check_image_id, read_image, summarize
 
 
-def equalise(
-    film: np.ndarray,
-    clip_limit: float = 2.0,
-    tiles: int = 8,
-    *,
-    out: np.ndarray | None = None,
-) -> np.ndarray:
-    """What ``cv2.createCLAHE(clip_limit, (tiles, tiles)).apply(film)`` gives.
+def apply_clahe(film: np.ndarray, clip_limit: float = 2.0, tiles: int = 8) -> np.ndarray:
+    """Applies contrast limited adaptive histogram equalization (CLAHE) with OpenCV.
 
-    The film is cut into tiles, each with a table of its own from its clipped histogram; a pixel is
-    looked up in the four tables about it, bilinearly (Zuiderveld, Graphics Gems IV, 1994).
+    Zuiderveld, Graphics Gems IV, 1994. Safe to call from several threads.
 
     Args:
         film: uint8 ``(H, W)``, 0 = black = air.
-        clip_limit: most pixels of one grey value in a tile, in means of its histogram; above 0.
-        tiles: along each side, at least 1.
-        out: uint8 ``(H, W)``, where to write the result; may be the film itself.
+        clip_limit: contrast limit as OpenCV counts it: the largest count of one grey value in a
+            tile, as a multiple of the mean count.
+        tiles: tiles along each side.
 
     Returns:
-        uint8 ``(H, W)``; ``out`` where it is given.
+        uint8 ``(H, W)``, a new array.
 
     Raises:
-        ValueError: the film or ``out`` is of another kind, or a setting is not allowed.
+        ValueError: the film has another dtype or shape.
+
+    Example:
+        >>> from chexnet.generator import apply_clahe
+        >>> film = np.arange(100, 164, dtype=np.uint8).reshape(8, 8)
+        >>> enhanced = apply_clahe(film, tiles=2)
+        >>> int(np.ptp(enhanced)) > int(np.ptp(film))
+        True
     """
-    if film.dtype != np.uint8 or film.ndim != 2 or not film.size:
-        raise ValueError(f"film: {film.dtype} {film.shape}; allowed is uint8 (H, W)")
-    if out is not None and (out.dtype != np.uint8 or out.shape != film.shape):
-        raise ValueError(f"out: {out.dtype} {out.shape}; allowed is uint8 {film.shape}")
-    if not (clip_limit > 0 and isinstance(tiles, Integral) and tiles >= 1):
-        raise ValueError(
-            f"clip_limit={clip_limit}, tiles={tiles}: allowed are clip_limit > 0, whole tiles >= 1"
-        )
-    whole = film
-    if film.shape[0] % tiles or film.shape[1] % tiles:
-        # A side that needs no rows or columns gets a whole set too, as in OpenCV.
-        down, right = (tiles - side % tiles for side in film.shape)
-        whole = cv2.copyMakeBorder(film, 0, down, 0, right, cv2.BORDER_REFLECT_101)
-    height, width = whole.shape[0] // tiles, whole.shape[1] // tiles
-    most = max(int(min(clip_limit * height * width / 256, height * width)), 1)
-    out = np.empty_like(film) if out is None else out
-    tables = _tables(whole, height, width, most)
-    _look_up(film, tables, *_middles(film.shape[0], height), *_middles(film.shape[1], width), out)
-    return out
-
-
-def _middles(length: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where along a side the middles of tiles lie, and of every pixel how far past the last it is.
-
-    Args:
-        length: of the side in pixels.
-        size: of a tile.
-
-    Returns:
-        int64 ``(intervals + 1,)``, the first pixel of every interval between two middles, the ends
-        of the side included; float32 ``(length,)``, a share of ``size``.
-    """
-    # Everything from here on is float32, and in OpenCV's order: the same rounding, the same bytes.
-    place = np.arange(length, dtype=np.float32) * (np.float32(1) / np.float32(size))
-    place -= np.float32(0.5)
-    last = np.floor(place)
-    starts = np.searchsorted(last, np.arange(-1, int(last[-1]) + 2))
-    return starts, place - last
-
-
-@njit(nogil=True, cache=True)
-def _tables(film: np.ndarray, height: int, width: int, most: int) -> np.ndarray:
-    """Of every tile, the new grey value of each old one: float32 ``(down, across, 256)``."""
-    down, across = film.shape[0] // height, film.shape[1] // width
-    tables = np.empty((down, across, 256), np.float32)
-    scale = np.float32(255) / np.float32(height * width)
-    # Neighbours are often equal, and adding to a number twice means waiting for the first sum.
-    apart = np.empty((4, 256), np.int32)
-    counts = np.empty(256, np.int32)
-    for row in range(down):
-        for column in range(across):
-            apart[:] = 0
-            for y in range(row * height, (row + 1) * height):
-                _count(film[y, column * width : (column + 1) * width], apart)
-            for grey in range(256):
-                counts[grey] = apart[0, grey] + apart[1, grey] + apart[2, grey] + apart[3, grey]
-            _clip(counts, most)
-            below = 0
-            for grey in range(256):
-                below += counts[grey]
-                tables[row, column, grey] = np.rint(np.float32(below) * scale)
-    return tables
-
-
-@njit(nogil=True, cache=True)
-def _count(line: np.ndarray, apart: np.ndarray) -> None:
-    for x in range(line.size):
-        apart[x % 4, line[x]] += 1
-
-
-@njit(nogil=True, cache=True)
-def _clip(counts: np.ndarray, most: int) -> None:
-    """Takes what is above the limit and spreads it: a share for all, the rest at equal steps."""
-    spare = 0
-    for grey in range(256):
-        if counts[grey] > most:
-            spare += counts[grey] - most
-            counts[grey] = most
-    for grey in range(256):
-        counts[grey] += spare // 256
-    rest = spare % 256
-    for i in range(rest):
-        counts[i * (256 // rest)] += 1
-
-
-@njit(nogil=True, cache=True)
-def _look_up(
-    film: np.ndarray,
-    tables: np.ndarray,
-    row_starts: np.ndarray,
-    lower: np.ndarray,
-    column_starts: np.ndarray,
-    right: np.ndarray,
-    out: np.ndarray,
-) -> None:
-    """Every pixel between the tables of the four tiles whose middles lie about it."""
-    down, across = tables.shape[0] - 1, tables.shape[1] - 1
-    left = np.float32(1) - right
-    line = np.empty_like(film[0])  # else no pixel could be read before the last is written
-    for i in range(row_starts.size - 1):
-        above, below = tables[max(i - 1, 0)], tables[min(i, down)]
-        for y in range(row_starts[i], row_starts[i + 1]):
-            for x in range(line.size):
-                line[x] = film[y, x]
-            for j in range(column_starts.size - 1):
-                here = slice(column_starts[j], column_starts[j + 1])
-                before, after = max(j - 1, 0), min(j, across)
-                _blend(
-                    line[here], above[before], above[after], below[before], below[after],
-                    left[here], right[here], np.float32(1) - lower[y], lower[y], out[y, here],
-                )  # fmt: skip
-
-
-@njit(nogil=True, cache=True)
-def _blend(line, above_left, above_right, below_left, below_right, left, right, upper, lower, out):
-    # A function of its own: the compiler checks once a line that nothing overlaps.
-    for x in range(line.size):
-        grey = line[x]
-        above = above_left[grey] * left[x] + above_right[grey] * right[x]
-        below = below_left[grey] * left[x] + below_right[grey] * right[x]
-        out[x] = np.uint8(np.int32(np.rint(above * upper + below * lower)))
+    if film.dtype != np.uint8 or film.ndim != 2:
+        raise ValueError(f"film: expected uint8 (H, W), got {film.dtype} {film.shape}")
+    # A new object each time costs nothing measurable, and one object is not safe in two threads.
+    return cv2.createCLAHE(clip_limit, (tiles, tiles)).apply(film)
 
 
 # Caches of one image size and equalisation that may lie side by side (train, val, test, one more).
@@ -394,7 +270,7 @@ class ImageStore:
         if not self.image_ids:
             raise ValueError("ImageStore: no image ids; at least one is needed")
         # As float: 2 and 2.0 must not be two names of one cache.
-        self._equalise = (None if clip_limit is None else float(clip_limit), int(tiles))
+        self._clahe = (None if clip_limit is None else float(clip_limit), int(tiles))
         cache = self.folder.parent / "cache" if cache is None else Path(cache)
         self._shape = (len(self), self.image_size, self.image_size)
         self.path = self._cache_path(cache)
@@ -452,9 +328,9 @@ class ImageStore:
                 f"{self.folder}: {len(missing)} of {len(self.image_ids)} films are missing: "
                 f"{summarize(missing)}"
             )
-        what = [FORMAT, str(self.folder.resolve()), self.image_size, self._equalise, sources]
+        what = [FORMAT, str(self.folder.resolve()), self.image_size, self._clahe, sources]
         digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-        clip_limit, tiles = self._equalise
+        clip_limit, tiles = self._clahe
         clahe = "plain" if clip_limit is None else f"clahe{clip_limit:g}x{tiles}"
         return cache / f"films-{self.image_size}px-{clahe}-{digest}.npy"
 
@@ -472,15 +348,10 @@ class ImageStore:
                 raise OSError(f"{self.folder}: films changed while they were read; open them again")
 
     def _fill(self, rows: np.ndarray, workers: int, progress: bool) -> None:
-        # glibc gives memory of a film's size back to the system at once, which costs a fifth of all
-        # the work here, until it has once been given back a larger piece.
-        np.empty(2**24, np.uint8)
-
         def prepare(row: int) -> str | None:
             path = self.folder / f"{self.image_ids[row]}.jpg"
             try:
-                film = read_image(path)
-                prepare_film(film, self.image_size, *self._equalise, out=rows[row], overwrite=True)
+                rows[row] = prepare_film(read_image(path), self.image_size, *self._clahe)
             except (OSError, ValueError, cv2.error) as error:
                 return str(error)
             return None
@@ -497,30 +368,30 @@ class ImageStore:
 
 
 def prepare_film(
-    film: np.ndarray,
-    image_size: int,
-    clip_limit: float | None = 2.0,
-    tiles: int = 8,
-    *,
-    out: np.ndarray | None = None,
-    overwrite: bool = False,
+    film: np.ndarray, image_size: int, clip_limit: float | None = 2.0, tiles: int = 8
 ) -> np.ndarray:
-    """CLAHE at the film's own resolution, then resizing by area.
+    """Prepares a film for the network: CLAHE at its own resolution, then a resize by area.
 
     Args:
-        film: uint8 ``(H, W)``, 0 = black = air.
+        film: uint8 ``(H, W)``, 0 = black = air. A film that is not square is stretched.
         image_size: side S of the result in pixels.
-        clip_limit: of CLAHE; None leaves the grey values as they are.
-        tiles: CLAHE's tiles along each side.
-        out: uint8 ``(S, S)``, where to write the result.
-        overwrite: the film itself may be equalised: faster than in memory of its own.
+        clip_limit: of `apply_clahe`; None leaves CLAHE out.
+        tiles: of `apply_clahe`.
 
     Returns:
-        uint8 ``(S, S)``; ``out`` where it is given.
+        uint8 ``(S, S)``.
+
+    Raises:
+        ValueError: the film has another dtype or shape.
+
+    Example:
+        >>> from chexnet.generator import prepare_film
+        >>> prepare_film(np.zeros((64, 80), np.uint8), 32).shape
+        (32, 32)
     """
     if clip_limit is not None:
-        film = equalise(film, clip_limit, tiles, out=film if overwrite else None)
-    return cv2.resize(film, (image_size, image_size), dst=out, interpolation=cv2.INTER_AREA)
+        film = apply_clahe(film, clip_limit, tiles)
+    return cv2.resize(film, (image_size, image_size), interpolation=cv2.INTER_AREA)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from chexnet.explorer import explore
 from chexnet.explorer.gallery import SORTS, Gallery, jpg
 from chexnet.explorer.panel import Explorer
 from chexnet.figures import blend
-from chexnet.generator import equalise
+from chexnet.generator import apply_clahe
 from chexnet.runs import Run
 from tests.alone import run_without_keras
 from tests.made_up_run import change_scores, write_films, write_run
@@ -131,7 +131,7 @@ def test_the_film_shown_is_the_stored_file_byte_for_byte_or_with_clahe(run, pane
     stored = (run.folder / "films" / f"{panel.image_id}.jpg").read_bytes()
     assert panel.view.film == stored
     panel.clahe.value = True
-    expected = equalise(run.film(panel.image_id))
+    expected = apply_clahe(run.film(panel.image_id))
     assert np.abs(shown(panel.view.film)[..., 0] - expected.astype(int)).max() <= 6
     assert panel.view.film != stored
 

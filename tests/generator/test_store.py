@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chexnet.generator import ImageStore, equalise, prepare_film
+from chexnet.dicom import read_film
+from chexnet.generator import ImageStore, apply_clahe, prepare_film
 from chexnet.generator import store as filmcache
 from chexnet.generator import store as images
 from chexnet.generator.store import CACHES_KEPT, LEFT_BEHIND_SECONDS
@@ -58,10 +59,10 @@ def build_in_a_process(folder, both_build, results):
     results.put((open_store(folder, workers=1)[IDS].tobytes(), early))
 
 
-def test_a_film_is_equalised_at_its_own_size_and_then_resized(folder):
+def test_clahe_is_applied_at_the_films_own_size_before_the_resize(folder):
     film = cv2.imread(str(folder / "film3.jpg"), cv2.IMREAD_GRAYSCALE)
     assert film.shape == (64, 64)
-    expected = cv2.resize(equalise(film), (16, 16), interpolation=cv2.INTER_AREA)
+    expected = cv2.resize(apply_clahe(film), (16, 16), interpolation=cv2.INTER_AREA)
     pixels = open_store(folder)[["film3"]]
     assert pixels.shape == (1, 16, 16, 1)
     assert pixels.dtype == np.uint8
@@ -82,13 +83,38 @@ def test_a_film_that_is_not_square_is_stretched():
     assert prepared.tolist() == [[0] * 4 + [200] * 4] * 8
 
 
-def test_a_film_is_changed_only_where_that_is_allowed(folder):
+def test_genuine_films_are_opencvs_clahe_and_resize(rsna_dir, tmp_path):
+    paths = sorted((rsna_dir / "stage_2_train_images").iterdir())[:12]
+    for path in paths:
+        assert cv2.imwrite(str(tmp_path / f"{path.stem}.jpg"), read_film(path).pixels)
+    ids = [path.stem for path in paths]
+    store = ImageStore(tmp_path, ids, image_size=224, cache=tmp_path / "cache", progress=False)
+    clahe = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8))
+    for image_id, pixels in zip(ids, store[ids], strict=True):
+        film = clahe.apply(cv2.imread(str(tmp_path / f"{image_id}.jpg"), cv2.IMREAD_GRAYSCALE))
+        assert np.array_equal(
+            pixels[..., 0], cv2.resize(film, (224, 224), interpolation=cv2.INTER_AREA)
+        )
+
+
+def test_threads_apply_clahe_to_films_of_their_own():
+    films = np.random.default_rng(2).integers(0, 256, (40, 96, 96)).astype(np.uint8)
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(apply_clahe, films))
+    assert np.array_equal(together, [apply_clahe(film) for film in films])
+
+
+@pytest.mark.parametrize("film", [np.zeros((8, 8)), np.zeros((8, 8, 1), np.uint8)])
+def test_clahe_of_something_else_than_a_film_is_refused(film):
+    with pytest.raises(ValueError, match=r"expected uint8 \(H, W\), got"):
+        apply_clahe(film)
+
+
+def test_preparing_a_film_leaves_it_as_it_is(folder):
     film = cv2.imread(str(folder / "film3.jpg"), cv2.IMREAD_GRAYSCALE)
     before = film.copy()
-    prepared = prepare_film(film, 16)
+    prepare_film(film, 16)
     assert np.array_equal(film, before)
-    assert np.array_equal(prepare_film(film, 16, overwrite=True), prepared)
-    assert not np.array_equal(film, before)
 
 
 @pytest.mark.parametrize("kind", [list, np.array, pd.Series, tuple])
