@@ -121,6 +121,7 @@ def default_augmenter(
         ValueError: a strength is out of range.
 
     Example:
+        >>> import numpy as np
         >>> from chexnet.generator import default_augmenter
         >>> augmenter = default_augmenter(64, rotation=5)
         >>> augmenter(images=np.zeros((4, 64, 64, 1), np.uint8)).shape
@@ -226,6 +227,7 @@ def augmented_examples(
         ValueError: the augmenter changed the size or dtype of a film.
 
     Example:
+        >>> import numpy as np
         >>> from chexnet.generator import augmented_examples, default_augmenter
         >>> film, mask = np.zeros((64, 64), np.uint8), np.ones((8, 8), np.float32)
         >>> films, masks = augmented_examples(film, default_augmenter(64), mask=mask, count=3)

@@ -1,43 +1,57 @@
-"""Batches for training and scoring: threaded, augmented, reproducible to the last bit."""
+"""Batches for training and scoring: threaded, augmented, reproducible."""
 
 import math
 from collections.abc import Sequence
 
-import cv2
 import imgaug.augmenters as iaa
 import keras
 import numpy as np
 import pandas as pd
 
-from chexnet.files import summarize
+from chexnet.files import check_number, refuse, summarize
 from chexnet.generator.augmentation import SeededAugmenter
 from chexnet.generator.store import ImageStore
 from chexnet.labels import boxes_by_film, masks_by_film
 
-# Masks are augmented on a finer raster than the map, about this many cells a side.
+# Masks are made and augmented on a finer raster than the map, of about this many cells a side.
 MASK_RASTER = 128
 # Keeps the seeds of order and augmentation apart: NumPy pads a short seed with zeros.
 _ORDER, _AUGMENTATION = 1, 2
 
 
 class AugmentedImageSequence(keras.utils.PyDataset):
-    """Batches of films, labels and, where asked for, masks of the radiologists' boxes.
+    """Batches of films, labels and, on request, masks of the boxes.
 
-    Batch k of epoch e depends on ``(seed, e, k)`` alone: not on the number of threads nor on what
-    ran before. Every film comes once an epoch; the last batch may be smaller. Keras moves the epoch
-    on when a pass over the batches has ended and its threads have stopped, so no thread sees it
-    change; a resumed run sets ``epoch`` first. Call ``fit(..., shuffle=False)``: by default Keras
-    puts the batches of any PyDataset in an order of its own, from Python's global random state.
-
-    OpenCV is set to one thread a call, for the whole process: the batches are what runs in
-    parallel, and its own threads would fight with them and with the network's for the cores.
+    Batch k of epoch e depends on ``(seed, e, k)`` alone, not on the number of threads or on earlier
+    batches. Every film comes once an epoch; the last batch may be smaller. Keras advances the epoch
+    when its threads have stopped; for a resumed run, set ``epoch`` first. Call
+    ``fit(..., shuffle=False)``: by default Keras shuffles the batches of any PyDataset again, with
+    Python's global random state.
 
     Attributes:
-        epoch: of the batches that come next; may be set.
+        epoch: the epoch of the next batches; can be set.
         class_names: tuple of str.
         image_ids: array of str, in the order of the table.
         labels: float32 ``(N, classes)`` of 0 and 1, in the order of the table.
+        boxes: image_id to float ``(k, 4)``: x, y, width, height as shares of the film. Empty if no
+            boxes were given.
         map_size: ``(h, w)`` of the masks, or None.
+
+    Example:
+        >>> from chexnet.generator import AugmentedImageSequence, ImageStore, default_augmenter
+        >>> from chexnet.splits import read_split
+        >>> images, boxes = read_split("data/phantom")
+        >>> images = images[images["split"] == "train"]
+        >>> store = ImageStore(
+        ...     "data/phantom/jpg", images["image_id"], image_size=64, progress=False
+        ... )
+        >>> train = AugmentedImageSequence(
+        ...     store, images, class_names=("Pneumonia",), batch_size=4, shuffle=True,
+        ...     augmenter=default_augmenter(64), seed=0,
+        ... )
+        >>> films, labels = train[0]
+        >>> films.shape, films.dtype, labels.shape
+        ((4, 64, 64, 1), dtype('uint8'), (4, 1))
     """
 
     def __init__(
@@ -59,36 +73,33 @@ class AugmentedImageSequence(keras.utils.PyDataset):
         """Checks the table and prepares the batches; reads no pixels.
 
         Args:
-            store: holds the films of ``images``.
+            store: contains the films of ``images``.
             images: one row a film: ``image_id``, a column of 0 and 1 for each class, and, with
                 ``boxes``, ``rows`` and ``columns`` of the original film.
-            class_names: columns of ``images``, in the order of the network's scores.
+            class_names: columns of ``images``, in the order of the scores of the network.
             batch_size: films a batch, at least 1.
-            augmenter: of imgaug, such as `default_augmenter` makes; None leaves the films as they
-                are. For training only.
-            shuffle: another order each epoch. Validation and test: False, the order of the table.
+            augmenter: an imgaug augmenter, such as `default_augmenter`; None leaves the films as
+                they are. For training only.
+            shuffle: a new order each epoch. False for validation and test: the order of the table.
             seed: of order and augmentation, 0 or above.
             workers: threads that prepare batches.
             boxes: ``image_id, x, y, width, height`` in original pixels.
             map_size: ``(h, w)`` of the masks; together with ``boxes``.
-            start_epoch: the epoch that comes first, for a resumed run.
+            start_epoch: the first epoch, for a resumed run.
             max_queue_size: batches that may wait for the network.
 
         Raises:
-            ValueError: an argument or a label is not allowed, or a film is listed twice.
+            ValueError: an argument or a label is invalid, or a film is listed twice.
             KeyError: a film is not in the store.
         """
         super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=max_queue_size)
-        if batch_size < 1 or workers < 1 or seed < 0:
-            raise ValueError(
-                f"batch_size={batch_size}, workers={workers}, seed={seed}: allowed are "
-                "batch_size >= 1, workers >= 1, seed >= 0"
-            )
+        check_number("batch_size", batch_size, integer=True, least=1)
+        check_number("workers", workers, integer=True, least=1)
+        check_number("seed", seed, integer=True, least=0)
         if (boxes is None) != (map_size is None):
-            raise ValueError("boxes and map_size belong together: give both or neither")
+            raise ValueError("expected boxes and map_size together, or neither")
         if map_size is not None and min(map_size) < 1:
-            raise ValueError(f"map_size={map_size}; allowed is at least 1 cell a side")
-        cv2.setNumThreads(1)
+            raise ValueError(f"map_size={map_size}: expected at least 1 cell a side")
         self.store = store
         self.class_names = _checked_class_names(class_names, images)
         self.image_ids = images["image_id"].to_numpy(dtype=object)
@@ -99,10 +110,9 @@ class AugmentedImageSequence(keras.utils.PyDataset):
         self.seed = seed
         self.augmenter = None if augmenter is None else SeededAugmenter(augmenter)
         self.map_size = None if map_size is None else (int(map_size[0]), int(map_size[1]))
-        self._boxes: dict[str, np.ndarray] = {}
+        self.boxes: dict[str, np.ndarray] = {}
         if boxes is not None:
-            its_boxes = boxes[boxes["image_id"].isin(self.image_ids)]
-            self._boxes = boxes_by_film(its_boxes, images)
+            self.boxes = boxes_by_film(boxes[boxes["image_id"].isin(self.image_ids)], images)
         self._order: tuple[int, np.ndarray] = (-1, np.arange(0))
         self.epoch = start_epoch
 
@@ -113,8 +123,7 @@ class AugmentedImageSequence(keras.utils.PyDataset):
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
-        if epoch < 0:
-            raise ValueError(f"epoch={epoch}; allowed is 0 or above")
+        check_number("epoch", epoch, integer=True, least=0)
         self._epoch = int(epoch)
         self._begun = False
 
@@ -123,7 +132,7 @@ class AugmentedImageSequence(keras.utils.PyDataset):
         return math.ceil(len(self.image_ids) / self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray | dict[str, np.ndarray]]:
-        """Batch ``index`` of the present epoch, as `batch` gives it."""
+        """Batch ``index`` of the current epoch, as `batch` returns it."""
         return self.batch(self._epoch, index)
 
     def batch(
@@ -145,32 +154,27 @@ class AugmentedImageSequence(keras.utils.PyDataset):
     def examples(
         self, rows: np.ndarray, *, seed: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray | dict[str, np.ndarray]]:
-        """Films and labels of any rows of the table, as `batch` gives them.
+        """Films and labels of any rows of the table, as `batch` returns them.
 
         Args:
             rows: int ``(n,)``, positions in ``image_ids``.
             seed: of their augmentation.
         """
         image_ids = self.image_ids[rows]
-        films = self.store[image_ids]
-        masks = None
+        films, labels, masks = self.store[image_ids], self.labels[rows], None
+        if self.map_size is not None:
+            # Each cell of the map is cut into equal parts; the mean of the parts is its share.
+            height, width = (side * max(1, MASK_RASTER // side) for side in self.map_size)
+            masks = masks_by_film(self.boxes, image_ids, (height, width))
         if self.augmenter is not None:
-            if self.map_size is not None:
-                # On a finer raster, each cell cut into equal parts, so that a mean is its share.
-                fine = tuple(side * max(1, MASK_RASTER // side) for side in self.map_size)
-                masks = masks_by_film(self._boxes, image_ids, fine)
             films, masks = self.augmenter(films, [*seed, _AUGMENTATION], masks)
-            if masks is not None:
-                masks = _cell_means(masks, self.map_size)
-        elif self.map_size is not None:
-            masks = masks_by_film(self._boxes, image_ids, self.map_size)
-        labels = self.labels[rows]
-        if masks is None:
+        if masks is None or self.map_size is None:
             return films, labels
-        return films, {"predictions": labels, "location": masks[..., np.newaxis]}
+        shares = _cell_means(masks, self.map_size)
+        return films, {"predictions": labels, "location": shares[..., np.newaxis]}
 
     def rows(self, epoch: int, index: int) -> np.ndarray:
-        """Which rows of the table a batch holds, in its order.
+        """The rows of the table in a batch, in its order.
 
         Args:
             epoch: 0 or above.
@@ -180,10 +184,10 @@ class AugmentedImageSequence(keras.utils.PyDataset):
             int ``(n,)``, positions in ``image_ids`` and ``labels``.
 
         Raises:
-            IndexError: there is no such batch.
+            IndexError: the index is out of range.
         """
         if not 0 <= index < len(self):
-            raise IndexError(f"batch {index}; allowed is 0 to {len(self) - 1}")
+            raise IndexError(f"batch {index}: expected 0 to {len(self) - 1}")
         start = index * self.batch_size
         stop = min(start + self.batch_size, len(self.image_ids))
         if not self.shuffle:
@@ -196,14 +200,14 @@ class AugmentedImageSequence(keras.utils.PyDataset):
         return order[start:stop]
 
     def on_epoch_begin(self) -> None:
-        """Called by Keras, when its threads may already be fetching: notes the fact, no more."""
+        """Called by Keras; its threads may already fetch batches."""
         self._begun = True
 
     def on_epoch_end(self) -> None:
-        """Called by Keras with its threads stopped: the next epoch is next.
+        """Called by Keras when its threads have stopped: advances the epoch.
 
-        Keras also calls this before the first epoch and may do so twice after one; only an epoch
-        that has begun can end.
+        Keras also calls this before the first epoch, and sometimes twice after an epoch. Only an
+        epoch that has begun can end.
         """
         if self._begun:
             self.epoch += 1
@@ -217,7 +221,7 @@ def _cell_means(masks: np.ndarray, map_size: tuple[int, int]) -> np.ndarray:
 
 def _checked_class_names(class_names: Sequence[str], images: pd.DataFrame) -> tuple[str, ...]:
     if isinstance(class_names, str) or not len(class_names):
-        raise ValueError(f"class_names={class_names!r}; allowed is a tuple of at least one name")
+        raise ValueError(f"class_names={class_names!r}; expected at least one name")
     missing = [name for name in ["image_id", *class_names] if name not in images]
     if missing:
         raise ValueError(
@@ -239,14 +243,12 @@ def _labels(images: pd.DataFrame, class_names: tuple[str, ...]) -> np.ndarray:
 
 
 def _check_films(image_ids: pd.Series, store: ImageStore) -> None:
-    twice = image_ids[image_ids.duplicated()].unique()
-    if len(twice):
-        raise ValueError(
-            f"images: films listed more than once: {summarize(twice)}; one row is one film, boxes "
-            "have a table of their own"
-        )
-    strange = [image_id for image_id in image_ids if image_id not in store]
-    if strange:
-        raise KeyError(f"films that the store does not hold: {summarize(strange)}")
+    refuse(
+        "images",
+        image_ids[image_ids.duplicated()],
+        "duplicate image_ids",
+        "one row for each film; boxes have a table of their own",
+    )
     if image_ids.empty:
         raise ValueError("images: no films")
+    store.rows(image_ids)  # raises a KeyError for unknown films

@@ -1,28 +1,261 @@
-"""Films as a network sees them: decoded, equalised and resized once, then read from one file.
-
-A file of films that are ready for a network: there whole or not at all, and read by mapping.
-"""
+"""Films as the network sees them: prepared once, then read from one file."""
 
 import contextlib
 import hashlib
-import io
 import json
 import math
 import os
 import shutil
+import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from numbers import Integral
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from chexnet.files import check_image_id, read_image, summarize
+from chexnet.files import check_image_id, check_number, read_image, refuse, summarize
+
+# Part of the name of every cache: a change of `prepare_film` must change it.
+FORMAT = 1
+# Caches of one image size and CLAHE setting that are kept (train, val, test, one more).
+CACHES_KEPT = 4
+# An unfinished file that is older belongs to a process that was killed.
+UNFINISHED_SECONDS = 24 * 3600
+
+
+class ImageStore:
+    """Films of a folder, prepared for a network, in one memory-mapped file.
+
+    Each ``<image_id>.jpg`` goes through `prepare_film`. The result is an ``.npy`` file of uint8
+    ``(N, S, S)`` in ``cache``. Its name depends on the image ids, the size and modification time of
+    every JPG, and the settings, so a change builds a new file. A file is renamed to its name when
+    it is complete: two processes may build it at once. A file that was cut short later raises an
+    error. Of one size and CLAHE setting, the `CACHES_KEPT` files that were used last are kept.
+
+    Threads may read at the same time. The pixels stay in the page cache of the system, which drops
+    them when memory is short; they are not memory of the process.
+
+    Attributes:
+        image_ids: list of str, in the order given.
+        image_size: side S of a film in pixels.
+        path: the cache file.
+
+    Example:
+        >>> from chexnet.generator import ImageStore
+        >>> from chexnet.splits import read_split
+        >>> images, boxes = read_split("data/phantom")
+        >>> store = ImageStore(
+        ...     "data/phantom/jpg", images["image_id"], image_size=64, progress=False
+        ... )
+        >>> store[images["image_id"][:2]].shape
+        (2, 64, 64, 1)
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        image_ids: Iterable[str],
+        *,
+        image_size: int,
+        cache: str | Path | None = None,
+        clip_limit: float | None = 2.0,
+        tiles: int = 8,
+        workers: int | None = None,
+        progress: bool = True,
+    ) -> None:
+        """Opens the cache of these films, after building it if there is none.
+
+        Args:
+            folder: contains the films as ``<image_id>.jpg``.
+            image_ids: names (`chexnet.files.check_image_id`), each once.
+            image_size: side of the square film in pixels, at least 8.
+            cache: folder of the cache file, created if needed; ``cache`` beside ``folder`` if None.
+            clip_limit: of `apply_clahe`, above 0 and below 1000; None leaves CLAHE out. 2.0 and 8
+                tiles are those of the original code.
+            tiles: of `apply_clahe`, at least 1.
+            workers: threads that build; one for each core of this process if None.
+            progress: show a progress bar while building.
+
+        Raises:
+            FileNotFoundError: films are missing.
+            ValueError: a setting or an image id is invalid, films cannot be decoded, or the cache
+                file was cut short or overwritten.
+            OSError: the cache cannot be written, for instance because the disk is full.
+        """
+        workers = cv2.getNumberOfCPUs() if workers is None else workers
+        check_number("image_size", image_size, integer=True, least=8)
+        check_number("tiles", tiles, integer=True, least=1)
+        check_number("workers", workers, integer=True, least=1)
+        if clip_limit is not None:
+            check_number("clip_limit", clip_limit, above=0, below=1000)
+        self.folder = Path(folder)
+        self.image_size = int(image_size)
+        self.image_ids = [str(image_id) for image_id in image_ids]
+        for image_id in self.image_ids:
+            check_image_id(image_id, "ImageStore")
+        ids = pd.Series(self.image_ids, dtype=object)
+        refuse("ImageStore", ids[ids.duplicated()], "duplicate image_ids")
+        if not self.image_ids:
+            raise ValueError("ImageStore: no image_ids; expected at least one")
+        self._row = {image_id: row for row, image_id in enumerate(self.image_ids)}
+        # As float: 2 and 2.0 must not be two names of one cache.
+        self._clahe = (None if clip_limit is None else float(clip_limit), int(tiles))
+        self._shape = (len(self), self.image_size, self.image_size)
+        self.path = self._cache_path(self.folder.parent / "cache" if cache is None else Path(cache))
+        is_new = not self.path.exists()
+        if is_new:
+            self._build(workers, progress)
+        self._pixels = _open_films(self.path, self._shape)
+        with contextlib.suppress(OSError):  # a read-only cache can be used too
+            os.utime(self.path)
+        if is_new:
+            _remove_older(self.path)
+
+    def __len__(self) -> int:
+        """Number of films."""
+        return len(self.image_ids)
+
+    def __getitem__(self, image_ids: str | Sequence[str] | np.ndarray | pd.Series) -> np.ndarray:
+        """Films by their ids, in that order.
+
+        Args:
+            image_ids: ids; a single str is taken as a list of one.
+
+        Returns:
+            uint8 ``(n, S, S, 1)``, 0 to 255, a copy.
+
+        Raises:
+            KeyError: an id is not in this store.
+        """
+        if isinstance(image_ids, str):
+            image_ids = [image_ids]
+        return self._pixels[self.rows(image_ids)][..., np.newaxis]
+
+    def rows(self, image_ids: Iterable[str]) -> list[int]:
+        """The rows of films in the cache file.
+
+        Raises:
+            KeyError: an id is not in this store.
+        """
+        image_ids = list(image_ids)
+        unknown = [image_id for image_id in image_ids if image_id not in self]
+        if unknown:
+            raise KeyError(f"not in this store of {len(self)} films: {summarize(unknown)}")
+        return [self._row[image_id] for image_id in image_ids]
+
+    def __contains__(self, image_id: str) -> bool:
+        """Whether a film of this id is in the store."""
+        return image_id in self._row
+
+    def _cache_path(self, cache: Path) -> Path:
+        sources, missing = [], []
+        for image_id in self.image_ids:
+            try:
+                facts = (self.folder / f"{image_id}.jpg").stat()
+                sources.append((image_id, facts.st_size, facts.st_mtime_ns))
+            except OSError:
+                missing.append(f"{image_id}.jpg")
+        if missing:
+            raise FileNotFoundError(
+                f"{self.folder}: {len(missing)} of {len(self)} films are missing: "
+                f"{summarize(missing)}"
+            )
+        what = [FORMAT, str(self.folder.resolve()), self.image_size, self._clahe, sources]
+        digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+        clip_limit, tiles = self._clahe
+        clahe = "plain" if clip_limit is None else f"clahe{clip_limit:g}x{tiles}"
+        return cache / f"films-{self.image_size}px-{clahe}-{digest}.npy"
+
+    def _build(self, workers: int, progress: bool) -> None:
+        folder = self.path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_unfinished(folder)
+        # A name of its own, for another process may build the same cache at the same time.
+        unfinished = folder / f".{self.path.stem}.{uuid.uuid4().hex}.part"
+        needed = math.prod(self._shape)
+        try:
+            try:
+                free = shutil.disk_usage(folder).free
+                if free < needed:
+                    raise OSError(f"{free / 1e6:.1f} MB are free")
+                with unfinished.open("xb") as file:
+                    self._write_films(file, workers, progress)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise OSError(
+                    f"{folder}: the cache of {needed / 1e6:.1f} MB was not written ({error}). "
+                    "Choose another cache folder or a smaller image_size"
+                ) from error
+            if self._cache_path(folder) != self.path:
+                raise OSError(f"{self.folder}: films changed while they were read; open them again")
+            unfinished.replace(self.path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _write_films(self, file: BinaryIO, workers: int, progress: bool) -> None:
+        # Written, not mapped: a full disk is then an error and no SIGBUS.
+        header = {"descr": "|u1", "fortran_order": False, "shape": self._shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        start, writing = file.tell(), threading.Lock()
+
+        def write_film(row: int) -> str | None:
+            try:
+                film = read_image(self.folder / f"{self.image_ids[row]}.jpg")
+            except (OSError, ValueError, cv2.error) as error:
+                return str(error)
+            film = prepare_film(film, self.image_size, *self._clahe)
+            with writing:
+                file.seek(start + row * film.size)
+                file.write(film.data)
+            return None
+
+        bar = {"desc": f"films at {self.image_size} px", "unit": "film", "disable": not progress}
+        with ThreadPoolExecutor(workers) as pool:
+            outcomes = pool.map(write_film, range(len(self)))
+            failed = [reason for reason in tqdm(outcomes, total=len(self), **bar) if reason]
+        if failed:
+            raise ValueError(
+                f"{self.folder}: {len(failed)} of {len(self)} films cannot be decoded: "
+                f"{summarize(failed)}"
+            )
+
+
+def _open_films(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """Maps a cache: uint8 of the given shape, read-only.
+
+    A file that is cut short while it is mapped ends this process at the next access (SIGBUS).
+    """
+    try:
+        pixels = np.lib.format.open_memmap(path, mode="r")
+        if pixels.dtype != np.uint8 or pixels.shape != shape:
+            raise ValueError(f"expected uint8 {shape}, got {pixels.dtype} {pixels.shape}")
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: truncated or overwritten: {error}. Delete it, and it is built again"
+        ) from error
+    return np.asarray(pixels)
+
+
+def _remove_older(path: Path) -> None:
+    """Removes all but the last used caches of the same size and CLAHE setting as this one."""
+    alike = path.parent.glob(f"{path.name.rpartition('-')[0]}-*.npy")
+    with contextlib.suppress(OSError):  # another process may remove them too, or read them
+        for old in sorted(alike, key=lambda cache: cache.stat().st_mtime)[:-CACHES_KEPT]:
+            old.unlink()
+
+
+def _remove_unfinished(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        for part in folder.glob(".films-*.part"):
+            if part.stat().st_mtime < time.time() - UNFINISHED_SECONDS:
+                part.unlink()
 
 
 def apply_clahe(film: np.ndarray, clip_limit: float = 2.0, tiles: int = 8) -> np.ndarray:
@@ -43,328 +276,16 @@ def apply_clahe(film: np.ndarray, clip_limit: float = 2.0, tiles: int = 8) -> np
         ValueError: the film has another dtype or shape.
 
     Example:
+        >>> import numpy as np
         >>> from chexnet.generator import apply_clahe
-        >>> film = np.arange(100, 164, dtype=np.uint8).reshape(8, 8)
-        >>> enhanced = apply_clahe(film, tiles=2)
-        >>> int(np.ptp(enhanced)) > int(np.ptp(film))
-        True
+        >>> film = np.random.default_rng(0).integers(100, 120, (64, 64)).astype(np.uint8)
+        >>> apply_clahe(film).std() > film.std()
+        np.True_
     """
     if film.dtype != np.uint8 or film.ndim != 2:
         raise ValueError(f"film: expected uint8 (H, W), got {film.dtype} {film.shape}")
     # A new object each time costs nothing measurable, and one object is not safe in two threads.
     return cv2.createCLAHE(clip_limit, (tiles, tiles)).apply(film)
-
-
-# Caches of one image size and equalisation that may lie side by side (train, val, test, one more).
-CACHES_KEPT = 4
-# Unfinished files older than this were left behind by a process that was killed.
-LEFT_BEHIND_SECONDS = 24 * 3600
-
-
-def open_films(path: Path, shape: tuple[int, int, int]) -> np.ndarray | None:
-    """The films of a cache, or None where there is no such file.
-
-    Args:
-        path: of an ``.npy`` file that `new_films` made.
-        shape: ``(N, S, S)``, what it must hold.
-
-    Returns:
-        uint8 ``(N, S, S)``, read-only pages of the file. Who cuts the file short while it is open
-        ends this process at its next look (SIGBUS).
-
-    Raises:
-        ValueError: the file is not as long as these films are, or begins with something else.
-    """
-    header = _header(shape)
-    needed = len(header) + math.prod(shape)
-    try:
-        size = path.stat().st_size
-        if size == needed:
-            with path.open("rb") as file:
-                found = file.read(len(header))
-            if found == header:
-                return np.asarray(_mapped(path, "r", shape))
-    except FileNotFoundError:
-        return None
-    # No process of ours leaves such a file: the disk or somebody else did.
-    raise ValueError(
-        f"{path}: truncated or overwritten, {size} bytes; allowed are the {needed} of a header and "
-        f"{shape[0]} films. Delete it, and it is built anew"
-    )
-
-
-@contextlib.contextmanager
-def new_films(path: Path, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
-    """Room for the films of a cache, which stands under its name once the block has ended well.
-
-    Two processes may make the same file at once: each fills a file of its own, and both are right.
-
-    Args:
-        path: the file; its folder is made if need be.
-        shape: ``(N, S, S)``.
-
-    Yields:
-        uint8 ``(N, S, S)``, to be filled.
-
-    Raises:
-        OSError: the disk has no room.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_behind(path.parent)
-    unfinished = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.part")
-    header = _header(shape)
-    try:
-        with unfinished.open("xb") as file:
-            file.write(header)
-            file.flush()
-            _reserve(file.fileno(), path.parent, len(header) + math.prod(shape))
-            pixels = _mapped(unfinished, "r+", shape)
-            yield np.asarray(pixels)
-            pixels.flush()
-            del pixels  # Windows does not rename a file that is mapped
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def remove_older(path: Path) -> None:
-    """Removes all but the `CACHES_KEPT` latest used caches of this one's kind.
-
-    The kind is what stands in the name before the last hyphen.
-    """
-    kind = path.name.rsplit("-", 1)[0]
-    for old in sorted(path.parent.glob(f"{kind}-*.npy"), key=_changed, reverse=True)[CACHES_KEPT:]:
-        if old != path:
-            _remove(old)
-
-
-def _header(shape: tuple[int, int, int]) -> bytes:
-    buffer = io.BytesIO()
-    facts = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(buffer, facts)
-    return buffer.getvalue()
-
-
-def _mapped(path: Path, mode: str, shape: tuple[int, int, int]) -> np.memmap:
-    return np.memmap(path, np.uint8, mode, offset=len(_header(shape)), shape=shape)
-
-
-def _reserve(file: int, folder: Path, needed: int) -> None:
-    """Takes the disk's room before it is mapped: then a full disk would kill the process."""
-    free = shutil.disk_usage(folder).free
-    try:
-        if needed > free:
-            raise OSError("too little room")
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file, 0, needed)
-        else:
-            os.truncate(file, needed)
-    except OSError as error:
-        others = len(_unfinished(folder)) - 1
-        raise OSError(
-            f"{folder}: {needed / 1e6:.1f} MB are needed, and {free / 1e6:.1f} MB were free "
-            f"({error}). Choose another cache folder or a smaller image_size; unfinished caches "
-            f"(.films-*.part) of other processes there: {others}"
-        ) from error
-
-
-def _unfinished(folder: Path) -> list[Path]:
-    return list(folder.glob(".films-*.part"))
-
-
-def _remove_left_behind(folder: Path) -> None:
-    since = time.time() - LEFT_BEHIND_SECONDS
-    for part in _unfinished(folder):
-        if _changed(part) < since:
-            _remove(part)
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # on Windows another process may hold it open
-        path.unlink()
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:  # another process tidied it away
-        return 0.0
-
-
-# Part of every cache's name: a change of the steps below must change it.
-FORMAT = 1
-# Another process may tidy a cache away before it is open here; so often it is built again.
-MOST_BUILT = 3
-
-
-class ImageStore:
-    """Films of a folder, ready for a network, in one memory-mapped file.
-
-    Each ``<image_id>.jpg`` is decoded grey, equalised by CLAHE at its own resolution and resized to
-    a square (by area; a film that is not square is stretched, and `scale_boxes` treats x and y
-    apart accordingly). The result is an ``.npy`` file of uint8 ``(N, S, S)`` in ``cache``. Its name
-    is made of the image ids, the size and time of change of every JPG, and the settings, so what
-    has changed is built anew. It is written under another name and renamed when whole: two
-    processes may build at once. A file that was cut short later is refused. Of one size and
-    equalisation at most `chexnet.generator.store.CACHES_KEPT` files are kept, the latest used.
-
-    Reading is safe from many threads. The pixels stay in the file's pages, which the system drops
-    when memory is short; they are no memory of the process.
-
-    Attributes:
-        image_ids: list of str, in the order that was given.
-        image_size: side S of a film in pixels.
-        path: the cache file.
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        image_ids: Iterable[str],
-        *,
-        image_size: int,
-        cache: str | Path | None = None,
-        clip_limit: float | None = 2.0,
-        tiles: int = 8,
-        workers: int | None = None,
-        progress: bool = True,
-    ) -> None:
-        """Opens the cache of these films, after building it where there is none.
-
-        Args:
-            folder: where the films lie as ``<image_id>.jpg``.
-            image_ids: names (`chexnet.files.check_image_id`), each once.
-            image_size: side of the square film in pixels, at least 8.
-            cache: folder of the cache file, made if need be; ``cache`` beside ``folder`` if None.
-            clip_limit: of CLAHE (Zuiderveld, Graphics Gems IV, 1994), as OpenCV counts it; None
-                leaves the films as they are. 2.0 and 8 tiles are the original's.
-            tiles: CLAHE's tiles along each side.
-            workers: threads that build; as many as this process may use cores if None.
-            progress: show a bar while building.
-
-        Raises:
-            FileNotFoundError: films are missing.
-            ValueError: a setting or an image id is not allowed, films cannot be decoded, or the
-                cache file was cut short or overwritten.
-            OSError: the disk has no room for the cache, or other processes remove it each time.
-        """
-        workers = cv2.getNumberOfCPUs() if workers is None else workers
-        whole = all(isinstance(number, Integral) for number in (image_size, tiles, workers))
-        limit = clip_limit is None or clip_limit > 0
-        if not (whole and image_size >= 8 and tiles >= 1 and workers >= 1 and limit):
-            raise ValueError(
-                f"image_size={image_size}, clip_limit={clip_limit}, tiles={tiles}, "
-                f"workers={workers}: allowed are whole image_size >= 8, clip_limit > 0 or None, "
-                "whole tiles >= 1, whole workers >= 1 or None"
-            )
-        self.folder = Path(folder)
-        self.image_size = int(image_size)
-        self.image_ids = [str(image_id) for image_id in image_ids]
-        for image_id in self.image_ids:
-            check_image_id(image_id, "ImageStore")
-        self._row = {image_id: row for row, image_id in enumerate(self.image_ids)}
-        if len(self._row) < len(self.image_ids):
-            twice = pd.Series(self.image_ids)[pd.Series(self.image_ids).duplicated()].unique()
-            raise ValueError(f"ImageStore: more than once: {summarize(twice)}; allowed is once")
-        if not self.image_ids:
-            raise ValueError("ImageStore: no image ids; at least one is needed")
-        # As float: 2 and 2.0 must not be two names of one cache.
-        self._clahe = (None if clip_limit is None else float(clip_limit), int(tiles))
-        cache = self.folder.parent / "cache" if cache is None else Path(cache)
-        self._shape = (len(self), self.image_size, self.image_size)
-        self.path = self._cache_path(cache)
-        built = 0
-        while (pixels := self._open()) is None:
-            if built == MOST_BUILT:
-                raise OSError(f"{self.path}: built {built} times, each time gone before its use")
-            self._build(workers, progress)
-            built += 1
-        if built:
-            remove_older(self.path)
-        self._pixels = pixels
-
-    def __len__(self) -> int:
-        """Number of films."""
-        return len(self.image_ids)
-
-    def __getitem__(self, image_ids: str | Sequence[str] | np.ndarray | pd.Series) -> np.ndarray:
-        """Films of some ids, in that order.
-
-        Args:
-            image_ids: ids; one alone is taken as a list of one.
-
-        Returns:
-            uint8 ``(n, S, S, 1)``, 0 to 255, a copy.
-
-        Raises:
-            KeyError: an id is not in this store.
-        """
-        if isinstance(image_ids, str):
-            image_ids = [image_ids]
-        try:
-            rows = [self._row[image_id] for image_id in image_ids]
-        except KeyError:
-            strange = [image_id for image_id in image_ids if image_id not in self._row]
-            raise KeyError(
-                f"not in this store of {len(self)} films: {summarize(strange)}"
-            ) from None
-        return self._pixels[rows][..., np.newaxis]
-
-    def __contains__(self, image_id: str) -> bool:
-        """Whether a film of this id is in the store."""
-        return image_id in self._row
-
-    def _cache_path(self, cache: Path) -> Path:
-        sources, missing = [], []
-        for image_id in self.image_ids:
-            try:
-                facts = (self.folder / f"{image_id}.jpg").stat()
-                sources.append((image_id, facts.st_size, facts.st_mtime_ns))
-            except OSError:
-                missing.append(f"{image_id}.jpg")
-        if missing:
-            raise FileNotFoundError(
-                f"{self.folder}: {len(missing)} of {len(self.image_ids)} films are missing: "
-                f"{summarize(missing)}"
-            )
-        what = [FORMAT, str(self.folder.resolve()), self.image_size, self._clahe, sources]
-        digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-        clip_limit, tiles = self._clahe
-        clahe = "plain" if clip_limit is None else f"clahe{clip_limit:g}x{tiles}"
-        return cache / f"films-{self.image_size}px-{clahe}-{digest}.npy"
-
-    def _open(self) -> np.ndarray | None:
-        pixels = open_films(self.path, self._shape)
-        if pixels is not None:
-            with contextlib.suppress(OSError):  # a read-only cache is a cache all the same
-                os.utime(self.path)
-        return pixels
-
-    def _build(self, workers: int, progress: bool) -> None:
-        with new_films(self.path, self._shape) as pixels:
-            self._fill(pixels, workers, progress)
-            if self._cache_path(self.path.parent) != self.path:
-                raise OSError(f"{self.folder}: films changed while they were read; open them again")
-
-    def _fill(self, rows: np.ndarray, workers: int, progress: bool) -> None:
-        def prepare(row: int) -> str | None:
-            path = self.folder / f"{self.image_ids[row]}.jpg"
-            try:
-                rows[row] = prepare_film(read_image(path), self.image_size, *self._clahe)
-            except (OSError, ValueError, cv2.error) as error:
-                return str(error)
-            return None
-
-        bar = {"desc": f"films at {self.image_size} px", "unit": "film", "disable": not progress}
-        with ThreadPoolExecutor(workers) as pool, _one_opencv_thread():
-            outcomes = pool.map(prepare, range(len(self)))
-            failed = [reason for reason in tqdm(outcomes, total=len(self), **bar) if reason]
-        if failed:
-            raise ValueError(
-                f"{self.folder}: {len(failed)} of {len(self)} films cannot be decoded: "
-                f"{summarize(failed)}"
-            )
 
 
 def prepare_film(
@@ -385,6 +306,7 @@ def prepare_film(
         ValueError: the film has another dtype or shape.
 
     Example:
+        >>> import numpy as np
         >>> from chexnet.generator import prepare_film
         >>> prepare_film(np.zeros((64, 80), np.uint8), 32).shape
         (32, 32)
@@ -392,14 +314,3 @@ def prepare_film(
     if clip_limit is not None:
         film = apply_clahe(film, clip_limit, tiles)
     return cv2.resize(film, (image_size, image_size), interpolation=cv2.INTER_AREA)
-
-
-@contextlib.contextmanager
-def _one_opencv_thread():
-    # Each film has a thread of ours; OpenCV's own would only get in their way.
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)

@@ -183,7 +183,7 @@ def data_settings(
         [batches.class_names, batches.image_ids.tolist(), batches.labels.tolist()]
         for batches in (train, val)
     ]
-    boxes = {image_id: its_boxes.tolist() for image_id, its_boxes in train._boxes.items()}
+    boxes = {image_id: its_boxes.tolist() for image_id, its_boxes in train.boxes.items()}
     layers = [
         [type(layer).__name__, {k: v for k, v in layer.get_config().items() if k not in _FREE}]
         for layer in _layers(model)

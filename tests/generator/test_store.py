@@ -1,8 +1,9 @@
-import errno
 import multiprocessing
 import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,9 +14,8 @@ import pytest
 
 from chexnet.dicom import read_film
 from chexnet.generator import ImageStore, apply_clahe, prepare_film
-from chexnet.generator import store as filmcache
 from chexnet.generator import store as images
-from chexnet.generator.store import CACHES_KEPT, LEFT_BEHIND_SECONDS
+from chexnet.generator.store import CACHES_KEPT, UNFINISHED_SECONDS
 
 IDS = [f"film{index}" for index in range(6)]
 
@@ -170,25 +170,38 @@ def test_a_file_that_only_ends_like_a_jpg_is_named(folder):
         open_store(folder)
 
 
-def test_a_full_disk_is_an_error_that_says_what_is_needed(folder, monkeypatch):
+def test_too_little_room_is_an_error_before_any_film_is_read(folder, monkeypatch):
     usage = shutil.disk_usage(folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(OSError, match=r"cache: 0\.0 MB are needed.*there: 0"):
-        open_store(folder)
+    monkeypatch.setattr(images, "read_image", None)
+    with pytest.raises(OSError, match=r"cache: the cache of 0\.2 MB was not written .*0\.0 MB are"):
+        open_store(folder, image_size=200)
     assert caches(folder) == []
 
 
-def test_a_disk_that_fills_meanwhile_is_an_error_too(folder, monkeypatch):
-    if not hasattr(os, "posix_fallocate"):
-        pytest.skip("this system cannot take a disk's room ahead")
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match=r"cache: .*No space left.*Choose another cache folder"):
-        open_store(folder)
+BUILD_ON_A_FULL_DISK = """
+import resource, signal, sys
+from chexnet.generator import ImageStore
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+ImageStore(sys.argv[1], sys.argv[2:], image_size=200, progress=False)
+"""
+
+
+def test_a_disk_that_fills_while_the_cache_is_written_is_an_error_too(folder):
+    # The largest size of a file stands for the size of a disk.
+    pytest.importorskip("resource")
+    run = subprocess.run(
+        [sys.executable, "-c", BUILD_ON_A_FULL_DISK, str(folder), *IDS],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 1, run.stderr
+    assert re.search(
+        r"OSError: .*cache: the cache of 0\.2 MB was not written .*File too large.*Choose another",
+        run.stderr,
+    )
     assert caches(folder) == []
-
-
-def full(*given):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def before_each_film(monkeypatch, act):
@@ -200,18 +213,6 @@ def before_each_film(monkeypatch, act):
         return prepare(*given, **more)
 
     monkeypatch.setattr(images, "prepare_film", act_and_prepare)
-
-
-def test_a_cache_takes_its_room_on_the_disk_before_the_first_film(folder, monkeypatch):
-    seen = []
-
-    def look():
-        part = next((folder.parent / "cache").glob(".films-*.part")).stat()
-        seen.append(512 * part.st_blocks >= part.st_size == 128 + 6 * 64 * 64)
-
-    before_each_film(monkeypatch, look)
-    open_store(folder, image_size=64)
-    assert seen == [True] * 6
 
 
 def test_films_that_change_while_they_are_read_make_no_cache(folder, monkeypatch):
@@ -228,7 +229,7 @@ def test_an_id_that_is_no_plain_name_is_refused(folder, image_id):
 
 
 def test_an_id_given_twice_is_refused(folder):
-    with pytest.raises(ValueError, match="more than once: film0"):
+    with pytest.raises(ValueError, match="duplicate image_ids: film0"):
         open_store(folder, ["film0", "film1", "film0"])
 
 
@@ -238,6 +239,7 @@ def test_an_id_given_twice_is_refused(folder):
         {"image_size": 4},
         {"clip_limit": 0},
         {"clip_limit": float("nan")},
+        {"clip_limit": float("inf")},
         {"tiles": 0},
         {"tiles": 8.0},
         {"image_size": 16.7},
@@ -246,7 +248,7 @@ def test_an_id_given_twice_is_refused(folder):
     ],
 )
 def test_settings_that_make_no_sense_are_refused(folder, wrong):
-    with pytest.raises(ValueError, match=r"ImageStore|allowed"):
+    with pytest.raises(ValueError, match=r"ImageStore|expected"):
         open_store(folder, **wrong)
 
 
@@ -309,28 +311,12 @@ def test_a_truncated_cache_is_refused_until_it_is_deleted(folder, length):
     del store
     data = path.read_bytes()
     path.write_bytes(data[:length])
-    with pytest.raises(ValueError, match=f"{path.name}: truncated.*{len(data[:length])} bytes"):
+    with pytest.raises(ValueError, match=f"{path.name}: truncated"):
         open_store(folder)
     assert path.read_bytes() == data[:length]
     path.unlink()
     assert np.array_equal(open_store(folder)[IDS], expected)
     assert path.read_bytes() == data
-
-
-def fortran(path, pixels):
-    np.save(path, np.asfortranarray(pixels))
-
-
-def longer(path, pixels):
-    np.save(path, pixels)
-    with path.open("ab") as file:
-        file.write(b"0")
-
-
-def shifted(path, pixels):
-    np.save(path, pixels)
-    data = path.read_bytes()
-    path.write_bytes(data[:8] + bytes([data[8] - 1]) + data[9:])  # the length of its header
 
 
 @pytest.mark.parametrize(
@@ -339,57 +325,20 @@ def shifted(path, pixels):
         lambda path, pixels: np.save(path, pixels[:5]),
         lambda path, pixels: np.save(path, pixels.astype(np.float32)),
         lambda path, pixels: path.write_bytes(b"PK\x03\x04" + bytes(1660)),
-        lambda path, pixels: (path.unlink(), os.mkfifo(path)),
-        fortran,
-        longer,
-        shifted,
+        lambda path, pixels: np.save(path, np.array([{}]), allow_pickle=True),
     ],
-    ids=["fewer", "type", "zip", "pipe", "fortran", "longer", "shifted"],
+    ids=["fewer", "type", "zip", "pickle"],
 )
 def test_a_cache_that_holds_something_else_is_refused(folder, write):
-    store = open_store(folder)
-    assert store.path.stat().st_size == 128 + 6 * 16 * 16
-    write(store.path, np.load(store.path))
-    with pytest.raises(ValueError, match=r"overwritten.*allowed are the 1664 of a header and 6"):
+    path = open_store(folder).path
+    write(path, np.load(path))
+    with pytest.raises(ValueError, match=f"{path.name}: truncated or overwritten"):
         open_store(folder)
 
 
 @pytest.mark.parametrize("clip_limit", [2, np.float32(2)])
 def test_a_limit_written_in_another_type_is_the_same_cache(folder, clip_limit):
     assert open_store(folder, clip_limit=clip_limit).path == open_store(folder).path
-
-
-@pytest.mark.parametrize("moment", ["before it is looked for", "as it is opened"])
-def test_a_cache_that_another_process_tidies_away_at_once_is_built_again(
-    folder, monkeypatch, moment
-):
-    built, build, mapped = [], ImageStore._build, filmcache._mapped
-
-    def build_and_note(store, *given):
-        build(store, *given)
-        built.append(store.path)
-        if moment == "before it is looked for" and len(built) == 1:
-            store.path.unlink()
-
-    def tidied_away(path, mode, shape):
-        if moment == "as it is opened" and len(built) == 1 and mode == "r":
-            path.unlink()
-        return mapped(path, mode, shape)
-
-    monkeypatch.setattr(ImageStore, "_build", build_and_note)
-    monkeypatch.setattr(filmcache, "_mapped", tidied_away)
-    pixels = open_store(folder)[IDS]
-    assert len(built) == 2
-    assert np.array_equal(pixels, open_store(folder)[IDS])
-
-
-def test_a_cache_that_is_gone_each_time_it_is_built_is_an_error_that_says_so(folder, monkeypatch):
-    build = ImageStore._build
-    monkeypatch.setattr(
-        ImageStore, "_build", lambda store, *given: build(store, *given) or store.path.unlink()
-    )
-    with pytest.raises(OSError, match=r"films-16px.*built 3 times"):
-        open_store(folder)
 
 
 def test_stale_caches_do_not_pile_up(folder):
@@ -407,10 +356,11 @@ def test_what_a_killed_process_left_behind_is_removed_a_day_later(folder, monkey
     old, young = cache / ".films-old.part", cache / ".films-young.part"
     for path in (old, young):
         path.write_bytes(b"unfinished")
-    long_ago = old.stat().st_mtime - LEFT_BEHIND_SECONDS - 60
+    long_ago = old.stat().st_mtime - UNFINISHED_SECONDS - 60
     os.utime(old, (long_ago, long_ago))
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="there: 1"):
-        patched.setattr(os, "posix_fallocate", full)
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
+    with pytest.raises(OSError, match="was not written"):
         open_store(folder)
     assert not old.exists()  # even where nothing could be built
     assert young.exists()
@@ -448,19 +398,6 @@ def test_a_bar_shows_films_a_second_and_the_time_left(folder, capfd):
     )
     open_store(folder, image_size=24)
     assert capfd.readouterr().err == ""
-
-
-def test_building_takes_one_thread_of_opencv_a_film_and_leaves_them_as_they_were(
-    folder, monkeypatch
-):
-    seen = []
-    before_each_film(monkeypatch, lambda: seen.append(cv2.getNumThreads()))
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(2)
-    open_store(folder)
-    assert seen == [1] * 6
-    assert cv2.getNumThreads() == 2
-    cv2.setNumThreads(before)
 
 
 def test_many_threads_read_the_same_films(folder):
