@@ -1,10 +1,9 @@
-"""Batches for training at 512 pixels: ours, the original's generator, the limit (a memory copy).
+"""Speed of training batches at 512 pixels: ours, the original's generator, and a memory copy.
 
-One core, one OpenCV thread, JPGs and cache in memory (``/dev/shm`` where there is one) so that the
-disk's moods are left out. The ways are taken in turn, and each one's figure is the least of its
-repeats: whatever else the machine does can only lengthen a measurement (as `timeit` says of its
-own). Our first epoch includes building the `ImageStore`. The row of two threads needs two cores
-that nobody else uses.
+One core, one OpenCV thread, JPGs and cache in memory (``/dev/shm`` if it exists), so that the disk
+is not measured. The generators are measured in turn; each figure is the minimum over the repeats,
+because other work on the machine can only lengthen it. Our first epoch includes building the
+`ImageStore`. The row of two threads needs two idle cores.
 
     CHEXNET_RSNA_DIR=<folder> python benchmarks/bench_generator.py
 """
@@ -35,17 +34,17 @@ from chexnet.phantom import write_phantom_study
 
 SIZE, BATCH = 512, 16
 POOL_EPOCHS = 5
-SHORT_TRIES = 10  # of what takes a fraction of a second, a round
+SHORT_TRIES = 10  # per round, of what takes a fraction of a second
 STUDY = 30_000  # films
-AHEAD = 2  # batches that may lie ready in `waiting`: far fewer than its steps
+AHEAD = 2  # batches that may be ready in `waiting`: far fewer than its steps
 
 
 def jpgs(scratch: Path) -> tuple[Path, str]:
-    """A folder of JPGs from genuine films, or from the phantom's; and what to call them."""
+    """A folder of JPGs from genuine or synthetic films, and a description of them."""
     if folder := os.environ.get("CHEXNET_RSNA_DIR"):
         source, what = Path(folder), "genuine films"
     else:
-        source, what = scratch / "study", "films of the phantom"
+        source, what = scratch / "study", "synthetic films"
         write_phantom_study(source, films=100)
     convert_folder(source / "stage_2_train_images", scratch / "jpg", progress=False)
     return scratch / "jpg", what
@@ -59,7 +58,7 @@ def our_batches(
     batch_size: int = BATCH,
     size: int = SIZE,
 ) -> AugmentedImageSequence:
-    """As in training, on one core; builds the store where the cache has none."""
+    """Batches as in training, on one core; builds the store if the cache has none."""
     images = pd.DataFrame({"image_id": [film.stem for film in films]})
     images["Pneumonia"] = np.arange(len(films)) % 2
     given = {"image_size": size, "cache": cache, "workers": 1, "progress": False}
@@ -71,21 +70,21 @@ def our_batches(
 
 
 def milliseconds(work: Callable[[], object], films: int) -> float:
-    """Wall time of a film."""
+    """Wall time per film."""
     began = time.perf_counter()
     work()
     return 1000 * (time.perf_counter() - began) / films
 
 
 def through(batches: AugmentedImageSequence) -> None:
-    """One epoch, batch after batch, in this thread."""
+    """One epoch in this thread."""
     for index in range(len(batches)):
         batches[index]
     batches.epoch += 1
 
 
 def through_pool(batches: AugmentedImageSequence, workers: int) -> None:
-    """`POOL_EPOCHS` epochs, in threads; one alone is hardly longer than starting them."""
+    """`POOL_EPOCHS` epochs in threads; one epoch hardly takes longer than starting them."""
     asked = product(range(batches.epoch, batches.epoch + POOL_EPOCHS), range(len(batches)))
     with ThreadPoolExecutor(workers) as pool:
         sum(pool.map(lambda place: len(batches.batch(*place)[0]), asked))
@@ -114,7 +113,7 @@ class Endless(keras.utils.PyDataset):
 
 
 def fetched(batches: keras.utils.PyDataset) -> Iterator[tuple]:
-    """Batches from the very queue that ``fit`` uses, which is private in Keras; to be closed."""
+    """Batches from the queue that ``fit`` uses (private in Keras); close it at the end."""
     queue = OrderedEnqueuer(batches, batches.workers, max_queue_size=batches.max_queue_size)
     queue.start()
     try:
@@ -132,7 +131,7 @@ def through_queue(batches: AugmentedImageSequence) -> None:
 
 
 def one_round(folder: Path, films: list[Path], some: list[Path], cache: Path) -> dict[str, float]:
-    """Milliseconds of a film, each way once."""
+    """Milliseconds per film of each generator, once."""
     made = {
         "original": milliseconds(lambda: through_original(some, 1), len(some)),
         "original two": milliseconds(lambda: through_original(some, 2), len(some)),
@@ -161,7 +160,7 @@ def beside_the_original(folder: Path, what: str, chosen: argparse.Namespace) -> 
     rounds = [
         one_round(folder, films, some, folder.parent / f"cache{number}")
         for number in range(chosen.repeats + 1)
-    ][1:]  # at first everything is new to the processor and the system
+    ][1:]  # the first round warms up
     ms = {way: min(one[way] for one in rounds) for way in rounds[0]}
     lines = [
         f"| {epoch} at {SIZE} px ({len(films)} {what}) | {ms[way]:.2f} ms a film "
@@ -182,13 +181,13 @@ def beside_the_original(folder: Path, what: str, chosen: argparse.Namespace) -> 
 
 
 def own_memory() -> int:
-    """Bytes of memory that belong to this process alone (RssAnon)."""
+    """Memory of this process alone, in bytes (RssAnon)."""
     status = Path("/proc/self/status").read_text()
     return 1024 * next(int(x.split()[1]) for x in status.splitlines() if x.startswith("RssAnon"))
 
 
 def memory(batches: AugmentedImageSequence) -> str:
-    """Of the process, while as many films go by as the whole study has."""
+    """Memory of the process while it reads as many films as the whole study has."""
     if not Path("/proc/self/status").exists():
         return f"| memory over {STUDY} films | not measured: no /proc | | | | 1.5 GiB |"
     seen, films = [own_memory()], 0
@@ -206,24 +205,24 @@ def memory(batches: AugmentedImageSequence) -> str:
 
 
 def gpu() -> bool:
-    """Whether the backend of Keras has one."""
+    """Whether the backend of Keras has a GPU."""
     if keras.backend.backend() == "torch":
         import torch
 
         return torch.cuda.is_available()
     try:
         return bool(keras.distribution.list_devices("gpu"))
-    except RuntimeError:  # JAX's word for none
+    except RuntimeError:  # JAX, without a GPU
         return False
 
 
 def waiting(batches: AugmentedImageSequence, device: str, steps: int) -> str:
     """Share of training in which DenseNet121 waits for the next batch.
 
-    That is the time from asking for a batch to having it, over all steps, as a share of the time of
-    the steps and the waiting. The network is compiled before there is a queue, and the clock starts
-    with the queue's first batch. So next to nothing lies ready then, and a queue that holds `AHEAD`
-    batches does not carry a slow generator through the steps.
+    The share is the time between the request and the arrival of each batch, divided by the total
+    time. The network is compiled before the queue starts, and the clock starts with the first
+    batch. So the queue of `AHEAD` batches is almost empty at the start and cannot hide a slow
+    generator.
     """
     model = build_chexnet(SIZE, weights=None)
     # XLA takes minutes to compile on a CPU.
@@ -234,7 +233,7 @@ def waiting(batches: AugmentedImageSequence, device: str, steps: int) -> str:
         batch = next(fed)
         waited, began = 0.0, time.perf_counter()
         for _ in range(steps):
-            model.train_on_batch(*batch)  # returns the loss as a number, so the step has ended
+            model.train_on_batch(*batch)  # returns the loss, so the step is complete
             asked = time.perf_counter()
             batch = next(fed)
             waited += time.perf_counter() - asked
@@ -267,11 +266,11 @@ def main() -> None:
         if chosen.steps:
             device = "GPU" if gpu() else "CPU"
             size = BATCH if device == "GPU" else ORIGINAL_BATCH
-            whole = films[: len(films) // size * size]  # another shape would be compiled anew
+            whole = films[: len(films) // size * size]  # another shape would be compiled again
             batches = our_batches(folder, whole, Path(scratch) / "cache", 2, batch_size=size)
             print(waiting(batches, device, chosen.steps))
             if device == "CPU":
-                print("| the same on a GPU | not measured: there is none | | | | below 2 % |")
+                print("| the same on a GPU | not measured (no GPU) | | | | below 2 % |")
         del batches
 
 

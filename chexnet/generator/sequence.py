@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from chexnet.files import check_number, refuse, summarize
+from chexnet.files import check_number, refuse
 from chexnet.generator.augmentation import SeededAugmenter
 from chexnet.generator.store import ImageStore
 from chexnet.labels import boxes_by_film, masks_by_film
@@ -67,8 +67,6 @@ class AugmentedImageSequence(keras.utils.PyDataset):
         workers: int = 1,
         boxes: pd.DataFrame | None = None,
         map_size: tuple[int, int] | None = None,
-        start_epoch: int = 0,
-        max_queue_size: int = 8,
     ) -> None:
         """Checks the table and prepares the batches; reads no pixels.
 
@@ -85,14 +83,12 @@ class AugmentedImageSequence(keras.utils.PyDataset):
             workers: threads that prepare batches.
             boxes: ``image_id, x, y, width, height`` in original pixels.
             map_size: ``(h, w)`` of the masks; together with ``boxes``.
-            start_epoch: the first epoch, for a resumed run.
-            max_queue_size: batches that may wait for the network.
 
         Raises:
             ValueError: an argument or a label is invalid, or a film is listed twice.
             KeyError: a film is not in the store.
         """
-        super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=max_queue_size)
+        super().__init__(workers=workers, use_multiprocessing=False)
         check_number("batch_size", batch_size, integer=True, least=1)
         check_number("workers", workers, integer=True, least=1)
         check_number("seed", seed, integer=True, least=0)
@@ -100,11 +96,11 @@ class AugmentedImageSequence(keras.utils.PyDataset):
             raise ValueError("expected boxes and map_size together, or neither")
         if map_size is not None and min(map_size) < 1:
             raise ValueError(f"map_size={map_size}: expected at least 1 cell a side")
+        _check_table(images, class_names, store)
         self.store = store
-        self.class_names = _checked_class_names(class_names, images)
+        self.class_names = tuple(class_names)
         self.image_ids = images["image_id"].to_numpy(dtype=object)
-        self.labels = _labels(images, self.class_names)
-        _check_films(images["image_id"], store)
+        self.labels = images[list(class_names)].to_numpy(dtype=np.float32)
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
@@ -114,7 +110,7 @@ class AugmentedImageSequence(keras.utils.PyDataset):
         if boxes is not None:
             self.boxes = boxes_by_film(boxes[boxes["image_id"].isin(self.image_ids)], images)
         self._order: tuple[int, np.ndarray] = (-1, np.arange(0))
-        self.epoch = start_epoch
+        self.epoch = 0
 
     @property
     def epoch(self) -> int:
@@ -219,36 +215,18 @@ def _cell_means(masks: np.ndarray, map_size: tuple[int, int]) -> np.ndarray:
     return masks.reshape(count, height, rows // height, width, columns // width).mean((2, 4))
 
 
-def _checked_class_names(class_names: Sequence[str], images: pd.DataFrame) -> tuple[str, ...]:
+def _check_table(images: pd.DataFrame, class_names: Sequence[str], store: ImageStore) -> None:
     if isinstance(class_names, str) or not len(class_names):
         raise ValueError(f"class_names={class_names!r}; expected at least one name")
     missing = [name for name in ["image_id", *class_names] if name not in images]
-    if missing:
-        raise ValueError(
-            f"images: no column {summarize(missing)}; there are {list(images.columns)}"
-        )
-    return tuple(class_names)
-
-
-def _labels(images: pd.DataFrame, class_names: tuple[str, ...]) -> np.ndarray:
+    refuse("images", missing, "missing columns")
+    image_ids = images["image_id"]
+    rule = "one row for each film; boxes have a table of their own"
+    refuse("images", image_ids[image_ids.duplicated()], "duplicate image_ids", rule)
     for name in class_names:
         bad = images[~images[name].isin([0, 1])]
-        if len(bad):
-            row = bad.iloc[0]
-            raise ValueError(
-                f"images: {len(bad)} labels {name} are neither 0 nor 1, first {row[name]!r} of "
-                f"film {row['image_id']}"
-            )
-    return images[list(class_names)].to_numpy(dtype=np.float32)
-
-
-def _check_films(image_ids: pd.Series, store: ImageStore) -> None:
-    refuse(
-        "images",
-        image_ids[image_ids.duplicated()],
-        "duplicate image_ids",
-        "one row for each film; boxes have a table of their own",
-    )
-    if image_ids.empty:
+        found = [f"{label!r} of {i}" for i, label in zip(bad["image_id"], bad[name], strict=True)]
+        refuse("images", found, f"invalid labels {name}", "0 or 1")
+    if images.empty:
         raise ValueError("images: no films")
-    store.rows(image_ids)  # raises a KeyError for unknown films
+    store.rows(image_ids)  # raises a KeyError for films that are not in the store

@@ -108,14 +108,11 @@ class ImageStore:
         self._clahe = (None if clip_limit is None else float(clip_limit), int(tiles))
         self._shape = (len(self), self.image_size, self.image_size)
         self.path = self._cache_path(self.folder.parent / "cache" if cache is None else Path(cache))
-        is_new = not self.path.exists()
-        if is_new:
+        if not self.path.exists():
             self._build(workers, progress)
         self._pixels = _open_films(self.path, self._shape)
         with contextlib.suppress(OSError):  # a read-only cache can be used too
             os.utime(self.path)
-        if is_new:
-            _remove_older(self.path)
 
     def __len__(self) -> int:
         """Number of films."""
@@ -196,6 +193,7 @@ class ImageStore:
             if self._cache_path(folder) != self.path:
                 raise OSError(f"{self.folder}: films changed while they were read; open them again")
             unfinished.replace(self.path)
+            _remove_older(self.path)
         finally:
             unfinished.unlink(missing_ok=True)
 
@@ -248,7 +246,8 @@ def _remove_older(path: Path) -> None:
     alike = path.parent.glob(f"{path.name.rpartition('-')[0]}-*.npy")
     with contextlib.suppress(OSError):  # another process may remove them too, or read them
         for old in sorted(alike, key=lambda cache: cache.stat().st_mtime)[:-CACHES_KEPT]:
-            old.unlink()
+            if old != path:
+                old.unlink()
 
 
 def _remove_unfinished(folder: Path) -> None:

@@ -237,6 +237,11 @@ def test_neither_what_came_before_nor_other_threads_change_a_batch(name):
             assert list(pool.map(digest, range(39, -1, -1))) == alone[::-1]
 
 
+def test_the_default_augmenter_draws_nothing_in_advance():
+    assert "AutoPrefetcher" in str(iaa.Add((-9, 9)))
+    assert "AutoPrefetcher" not in str(default_augmenter(SIZE, **STRENGTHS))
+
+
 def test_the_augmenter_that_was_given_is_left_as_it_is_and_its_changes_have_no_effect():
     given = iaa.Sequential([iaa.Add((-9, 9), seed=1)], seed=2)
     films = np.repeat(film()[None, ..., None], 4, axis=0)

@@ -214,7 +214,8 @@ def test_a_resumed_run_sees_what_the_unbroken_one_would_have(study, workers):
     unbroken = Watcher()
     unbroken.fit(training(study, workers=workers), epochs=4, shuffle=False, verbose=0)
     resumed = Watcher()
-    rest = training(study, workers=workers, start_epoch=2)
+    rest = training(study, workers=workers)
+    rest.epoch = 2
     resumed.fit(rest, initial_epoch=2, epochs=4, shuffle=False, verbose=0)
     assert resumed.seen == unbroken.seen[2 * len(rest) :]
 
@@ -353,10 +354,9 @@ def test_opencvs_threads_are_left_as_they_were(study, tmp_path):
 def test_keras_is_given_the_number_of_threads_as_it_wants_it(study):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        batches = sequence(study, workers=3, max_queue_size=5)
+        batches = sequence(study, workers=3)
     assert batches.workers == 3
     assert batches.use_multiprocessing is False
-    assert batches.max_queue_size == 5
 
 
 @pytest.mark.parametrize("label", [2, -1, 0.5, None, "yes"])
@@ -364,12 +364,14 @@ def test_a_label_that_is_neither_0_nor_1_is_named_with_its_film(study, label):
     _, images, _ = study
     wrong = images.astype({"Pneumonia": object})
     wrong.loc[5, "Pneumonia"] = label
-    with pytest.raises(ValueError, match=r"1 labels Pneumonia are neither 0 nor 1.*film05"):
+    with pytest.raises(
+        ValueError, match=r"1 invalid labels Pneumonia: .* of film05; expected: 0 or 1"
+    ):
         sequence(study, images=wrong)
 
 
 def test_a_class_without_a_column_is_named(study):
-    with pytest.raises(ValueError, match="no column Fracture"):
+    with pytest.raises(ValueError, match="1 missing columns: Fracture"):
         sequence(study, class_names=("Pneumonia", "Fracture"))
     with pytest.raises(ValueError, match="at least one name"):
         sequence(study, class_names="Pneumonia")
@@ -387,12 +389,15 @@ def test_a_film_that_the_store_does_not_hold_is_named(study):
         sequence(study, images=images.replace({"image_id": {"film05": "film99"}}))
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"batch_size": 0}, {"workers": 0}, {"seed": -1}, {"start_epoch": -1}]
-)
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"workers": 0}, {"seed": -1}, {"seed": 0.5}])
 def test_numbers_that_make_no_sense_are_refused(study, wrong):
     with pytest.raises(ValueError, match="expected"):
         sequence(study, **wrong)
+
+
+def test_an_epoch_below_0_is_refused(study):
+    with pytest.raises(ValueError, match="epoch=-1: expected"):
+        sequence(study).epoch = -1
 
 
 def test_a_map_without_cells_is_refused(study):

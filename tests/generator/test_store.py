@@ -386,9 +386,17 @@ def test_two_processes_may_build_at_once(folder):
 
 
 def test_the_number_of_building_threads_changes_nothing(folder, tmp_path):
-    one = open_store(folder, cache=tmp_path / "one", workers=1)
-    four = open_store(folder, cache=tmp_path / "four", workers=4)
-    assert one.path.read_bytes() == four.path.read_bytes()
+    ids = [f"small{index}" for index in range(200)]
+    for image_id in ids:
+        write_film(folder, image_id, shape=(8, 8))
+    one = open_store(folder, ids, cache=tmp_path / "one", workers=1)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads take turns as often as they can
+    try:
+        many = open_store(folder, ids, cache=tmp_path / "many", workers=8)
+    finally:
+        sys.setswitchinterval(interval)
+    assert one.path.read_bytes() == many.path.read_bytes()
 
 
 def test_a_bar_shows_films_a_second_and_the_time_left(folder, capfd):
