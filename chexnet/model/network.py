@@ -1,4 +1,4 @@
-"""DenseNet121 with one sigmoid per class: its graph, its freezing and warm-up.
+"""DenseNet121 with one sigmoid a class: building, loading, freezing, a second output for boxes.
 
 Layer names that the rest of the package relies on: ``film`` (input), ``relu`` (last feature map),
 ``avg_pool``, ``predictions`` (the head). The architecture is CheXNet's (Rajpurkar et al. 2017,
@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from chexnet.files import check_number
 from chexnet.model.weights import read_weights, set_start
 from chexnet.model.xrayvision import BATCHNORM_EPSILON
 
@@ -20,8 +21,8 @@ from chexnet.model.xrayvision import BATCHNORM_EPSILON
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Keras' default of 0.99 needs some 500 steps before the moving statistics have forgotten their
-# start; an epoch on a few hundred films has 30.
+# With Keras' default of 0.99 the moving statistics depend on their initial values for some 500
+# steps; an epoch on a few hundred films has 30.
 BATCHNORM_MOMENTUM = 0.9
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -37,39 +38,53 @@ def build_chexnet(
     batchnorm_momentum: float = BATCHNORM_MOMENTUM,
     precision: str = "float32",
 ) -> keras.Model:
-    """Builds the network as one flat graph, normalisation inside.
+    """Builds the network as one flat graph that normalises its input.
 
     Args:
         image_size: side S of the square input, pixels, at least 32.
         class_names: one sigmoid output each, in this order; unique, not empty.
-        weights: ``"imagenet"`` (Keras downloads them; where it cannot, a warning is given and the
-            weights are random), ``None`` for random weights, the path of a ``.keras`` or
-            ``.weights.h5`` file of the same architecture, or one of TorchXRayVision's:
-            ``"torchxrayvision:densenet121-res224-rsna"`` (`xrayvision.NAMES` lists them)
-            or ``"torchxrayvision:<path of its .pt file>"``. The last kind keeps that library's
-            input scaling inside the network, on one channel, and its head for the classes of the
-            same name.
+        weights: where they come from:
+
+            - ``"imagenet"``: downloaded by Keras; random, with a warning, if it cannot,
+            - ``None``: random,
+            - the path of a ``.keras`` or ``.weights.h5`` file of the same architecture,
+            - ``"torchxrayvision:densenet121-res224-rsna"`` (`xrayvision.NAMES` has all) or
+              ``"torchxrayvision:<path of its .pt file>"``. The network then has that library's
+              input scaling, on one channel, and its head for classes of the same name.
         map_stride: pixels between two positions of the last feature map: 32 as published, or 16,
             for which the last transition does not pool.
-        dropout: share of the pooled features dropped in training, 0 (as published) up to 1.
-        batchnorm_momentum: share of the moving statistics that a step of training keeps, 0 up to 1.
+        dropout: share of the pooled features dropped in training, 0 (as published) to below 1.
+        batchnorm_momentum: share of the moving statistics that a training step keeps, 0 to
+            below 1.
         precision: Keras' dtype policy of the layers between normalisation and pooling:
             ``"float32"``, ``"mixed_bfloat16"`` or ``"mixed_float16"``. Weights, scores and the
-            mean of the map stay float32.
+            mean of the map are always float32.
 
     Returns:
-        A model from uint8-valued grey films ``(N, S, S, 1)``, 0 to 255, any dtype, to
-        probabilities float32 ``(N, C)``.
+        A model from grey films ``(N, S, S, 1)`` of any dtype, 0 to 255, to probabilities float32
+        ``(N, C)``.
 
     Raises:
-        ValueError: an argument is outside what is stated above, or the file at ``weights`` holds
-            a network of another shape; every layer that differs is named.
+        ValueError: an argument is out of range, or the file at ``weights`` has another
+            architecture; each layer that differs is named.
         FileNotFoundError: there is no file at ``weights``.
-        ImportError: TorchXRayVision is asked for and not installed.
+        ImportError: TorchXRayVision is needed and not installed.
         ConnectionError: TorchXRayVision cannot download the file.
+
+    Example:
+        >>> model = build_chexnet(64, class_names=("Pneumonia", "Effusion"), weights=None)
+        >>> model.input_shape, model.output_shape
+        ((None, 64, 64, 1), (None, 2))
     """
-    shares = {"dropout": dropout, "batchnorm_momentum": batchnorm_momentum}
-    _check_architecture(image_size, class_names, map_stride, shares, precision)
+    check_number("image_size", image_size, integer=True, least=32)
+    check_number("dropout", dropout, least=0, below=1)
+    check_number("batchnorm_momentum", batchnorm_momentum, least=0, below=1)
+    if isinstance(class_names, str) or not class_names or len(set(class_names)) < len(class_names):
+        raise ValueError(f"class_names={class_names!r}: expected a sequence of different names")
+    if map_stride not in (16, 32):
+        raise ValueError(f"map_stride={map_stride!r}: expected 16 or 32")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}: expected one of {PRECISIONS}")
     start = read_weights(weights)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)  # keras.applications knows no other way
@@ -90,11 +105,19 @@ def build_chexnet(
 
 
 def load_chexnet(path: str | Path) -> keras.Model:
-    """Reads a saved network, in Keras' safe mode (no code in the file is run).
+    """Loads a saved network in Keras' safe mode: no code in the file is run.
+
+    Args:
+        path: of a ``.keras`` file.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is not a network saved by this project.
+
+    Example:
+        >>> build_chexnet(32, weights=None).save("model.keras")
+        >>> load_chexnet("model.keras").output_shape
+        (None, 1)
     """
     path = Path(path)
     if not path.is_file():
@@ -110,15 +133,33 @@ def load_chexnet(path: str | Path) -> keras.Model:
 
 
 def map_size(model: keras.Model) -> tuple[int, int]:
-    """Rows and columns of the last feature map, and so of a class activation map."""
+    """Rows and columns of the last feature map, and so of a class activation map.
+
+    Args:
+        model: from `build_chexnet`.
+
+    Example:
+        >>> map_size(build_chexnet(64, weights=None, map_stride=16))
+        (4, 4)
+    """
     return tuple(model.get_layer("relu").output.shape[1:3])
 
 
 def set_backbone_trainable(model: keras.Model, trainable: bool) -> None:
-    """Freezes or frees every layer below the head; compile again afterwards.
+    """Freezes or unfreezes every layer below the head; compile the model afterwards.
 
-    A frozen BatchNormalization also stops updating its statistics and uses them in training, so
-    the features that the head sees in its warm-up are those of inference.
+    A frozen BatchNormalization does not update its statistics and uses them in training too, so
+    the head is then trained on the features of inference.
+
+    Args:
+        model: from `build_chexnet`.
+        trainable: False freezes.
+
+    Example:
+        >>> model = build_chexnet(32, weights=None)
+        >>> set_backbone_trainable(model, False)
+        >>> [weight.path for weight in model.trainable_weights]
+        ['predictions/kernel', 'predictions/bias']
     """
     for layer in model.layers:
         if layer.name != "predictions":
@@ -128,20 +169,20 @@ def set_backbone_trainable(model: keras.Model, trainable: bool) -> None:
 class LocationLogits(layers.Layer):
     """The class activation map as a logit at each position: ``scale * map + offset``.
 
-    The map is the head's own kernel applied before pooling, so learning where teaches the same
-    kernel that says whether. The image's logit is the *mean* of the map, which a small opacity
-    can only raise by being very bright; the learnt scale and offset keep the two demands apart.
-    Both are used in training alone and are not part of the saved network.
+    The map is the head's kernel applied before pooling, so its loss trains the kernel that gives
+    the score. The logit of the score is the *mean* of the map, which a small opacity raises only
+    with very high values; the trained scale and offset separate the two. Both are used in training
+    only and are not saved.
     """
 
     def __init__(self, head: layers.Dense, class_index: int, **kwargs: object) -> None:
-        """Shares the kernel of ``head``, column ``class_index``."""
+        """Uses column ``class_index`` of the kernel of ``head``."""
         super().__init__(**kwargs)
         self.head = head
         self.class_index = class_index
 
     def build(self, input_shape: tuple) -> None:
-        """Makes the two scalars; 1 and -2: the map as it is, a prior of 12 % inside a box."""
+        """Adds the scalars, at first 1 and -2: the map unchanged, a prior of 12 % in a box."""
         self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
         self.offset = self.add_weight(
             shape=(), initializer=keras.initializers.Constant(-2.0), name="offset"
@@ -158,40 +199,24 @@ class LocationLogits(layers.Layer):
 
 
 def with_location_output(model: keras.Model, *, class_index: int = 0) -> keras.Model:
-    """The same network with a second output to train on the radiologists' boxes.
+    """The same network with a second output, to train on the radiologists' boxes.
 
     Args:
-        model: from `build_chexnet`; all its layers and weights are shared.
+        model: from `build_chexnet`; its layers and weights are shared.
         class_index: the class that the boxes belong to.
 
     Returns:
         A model with outputs ``{"predictions": (N, C) probabilities, "location": (N, h, w, 1)
         logits}``.
+
+    Example:
+        >>> with_location_output(build_chexnet(64, weights=None)).output_shape
+        {'predictions': (None, 1), 'location': (None, 2, 2, 1)}
     """
     features = model.get_layer("relu").output
     head = model.get_layer("predictions")
     location = LocationLogits(head, class_index, name="location", dtype="float32")(features)
     return keras.Model(model.input, {"predictions": model.output, "location": location})
-
-
-def _check_architecture(
-    image_size: int,
-    class_names: Sequence[str],
-    map_stride: int,
-    shares: dict[str, float],
-    precision: str,
-) -> None:
-    if image_size < 32:
-        raise ValueError(f"image_size={image_size}: DenseNet121 needs at least 32 pixels a side")
-    if isinstance(class_names, str) or not class_names or len(set(class_names)) < len(class_names):
-        raise ValueError(f"class_names={class_names!r}: allowed is a sequence of different names")
-    if map_stride not in (16, 32):
-        raise ValueError(f"map_stride={map_stride}: allowed are 16 and 32")
-    for name, share in shares.items():
-        if not 0 <= share < 1:
-            raise ValueError(f"{name}={share}: allowed is 0 <= {name} < 1")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}: allowed are {PRECISIONS}")
 
 
 def _backbone(

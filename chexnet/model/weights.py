@@ -14,7 +14,7 @@ import numpy as np
 
 from chexnet.model.xrayvision import PREFIX, load_xrayvision
 
-# Where Keras downloads from (keras/src/applications/densenet.py), once it has looked at home.
+# Where Keras downloads from (keras/src/applications/densenet.py).
 _IMAGENET_FILE = (
     "https://storage.googleapis.com/tensorflow/keras-applications/densenet/"
     "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
@@ -26,7 +26,7 @@ class Start(NamedTuple):
 
     Attributes:
         source: where it comes from, as the user gave it.
-        arrays: of each layer, by its name, in the order of ``layer.weights``. Without
+        arrays: of each layer by its name, in the order of ``layer.weights``. Without
             ``predictions`` the head starts from ``head``.
         head: by class name, the column ``(1024,)`` of the head's kernel and its bias.
     """
@@ -46,7 +46,7 @@ def read_weights(weights: str | Path | None) -> Start | None:
     """Reads what `chexnet.model.build_chexnet` takes as ``weights``, and documents there.
 
     Returns:
-        None for random weights: ``weights`` is None, or ``"imagenet"`` is out of reach.
+        None for random weights: ``weights`` is None, or ``"imagenet"`` is not available.
     """
     if weights is None:
         return None
@@ -59,14 +59,18 @@ def read_weights(weights: str | Path | None) -> Start | None:
 
 
 def weights_in_reach(weights: str | Path | None) -> str | Path | None:
-    """Says which weights `chexnet.model.build_chexnet` will really start from.
+    """The weights that `chexnet.model.build_chexnet` will really start from.
 
     Args:
         weights: what would be given to it.
 
     Returns:
-        ``weights`` itself, or ``None`` where it is ``"imagenet"`` and Keras can neither find nor
+        ``weights`` itself, or ``None`` if it is ``"imagenet"`` and Keras can neither find nor
         download them (after one warning that says so).
+
+    Example:
+        >>> weights_in_reach("output/demo/model.keras")
+        'output/demo/model.keras'
     """
     if weights == "imagenet" and _imagenet_arrays() is None:
         return None
@@ -85,29 +89,25 @@ def set_start(model: keras.Model, start: Start, class_names: Sequence[str]) -> N
     Raises:
         ValueError: the arrays do not fit; every layer that differs is named, and nothing is set.
     """
-    whole = "predictions" in start.arrays
-    ours = {
+    with_head = "predictions" in start.arrays
+    layers = {
         layer.name: layer
         for layer in model.layers
-        if layer.weights and (whole or layer.name != "predictions")
+        if layer.weights and (with_head or layer.name != "predictions")
     }
-    differing = []
-    for name, layer in ours.items():
-        here = [tuple(weight.shape) for weight in layer.weights]
-        there = [array.shape for array in start.arrays[name]] if name in start.arrays else None
-        if here != there:
-            differing.append(f"{name}: {here} here, {there} there")
-    differing += [
-        f"{name}: none here, {[array.shape for array in arrays]} there"
-        for name, arrays in start.arrays.items()
-        if name not in ours
+    here = {name: [tuple(w.shape) for w in layer.weights] for name, layer in layers.items()}
+    there = {name: [array.shape for array in arrays] for name, arrays in start.arrays.items()}
+    differing = [
+        f"{name}: {here.get(name)} here, {there.get(name)} there"
+        for name in here | there
+        if here.get(name) != there.get(name)
     ]
     if differing:
         raise ValueError(
             f"weights={start.source}: does not fit this network with class_names="
             f"{tuple(class_names)}; these layers differ:\n" + "\n".join(differing)
         )
-    for name, layer in ours.items():
+    for name, layer in layers.items():
         layer.set_weights(start.arrays[name])
     if start.head:
         _set_head(model.get_layer("predictions"), start, class_names)
@@ -122,28 +122,27 @@ def _set_head(head: keras.layers.Dense, start: Start, class_names: Sequence[str]
     unknown = [name for name in class_names if name not in start.head]
     if unknown:
         warnings.warn(
-            f"weights={start.source} knows nothing of {unknown}, whose part of the head starts "
-            f"at random; it knows {sorted(start.head)}.",
+            f"weights={start.source} has no class {unknown}, so this part of the head is random; "
+            f"it has {sorted(start.head)}.",
             stacklevel=4,
         )
 
 
 @functools.lru_cache(maxsize=1)
 def _imagenet_arrays() -> dict[str, list[np.ndarray]] | None:
-    # Keras reports every failed download as a bare Exception, so nothing narrower can be caught;
-    # the message tells it from a fault of another kind.
+    # Keras raises a bare Exception for a failed download; its message tells it from other errors.
     try:
         backbone = keras.applications.DenseNet121(
             include_top=False, weights="imagenet", input_shape=(32, 32, 3)
         )
     except Exception as error:
-        out_of_reach = ("URL fetch failure", "Incomplete or corrupted file")
-        if not isinstance(error, OSError) and not any(text in str(error) for text in out_of_reach):
+        failed = ("URL fetch failure", "Incomplete or corrupted file")
+        if not isinstance(error, OSError) and not any(text in str(error) for text in failed):
             raise
         warnings.warn(
-            "The ImageNet weights cannot be downloaded from here, so the network starts from "
-            f"random weights. To use them, download {_IMAGENET_FILE} where there is internet and "
-            f"put it, under this name, into the folder .keras/models of your home ({error}).",
+            "The ImageNet weights cannot be downloaded, so the network starts from random weights. "
+            f"To use them, download {_IMAGENET_FILE} on another computer and save it, under this "
+            f"name, in the folder .keras/models of your home folder ({error}).",
             stacklevel=3,
         )
         return None
@@ -155,24 +154,20 @@ def _saved_arrays(path: Path) -> dict[str, list[np.ndarray]]:
         raise FileNotFoundError(f"weights={path}: no such file")
     if not path.name.endswith((".keras", ".weights.h5")):
         raise ValueError(
-            f"weights={path}: allowed are None, 'imagenet', '{PREFIX}<name or path>' and files "
+            f"weights={path}: expected None, 'imagenet', '{PREFIX}<name or path>' or a file "
             "named .keras or .weights.h5"
         )
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # the editor prints what it has opened
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it has opened
             file = keras.saving.KerasFileEditor(str(path))
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise ValueError(f"weights={path}: not a readable file of Keras ({error})") from error
     arrays = {}
-    # Keras numbers the layers of a kind; the name of each stands beside its arrays.
+    # Keras numbers the layers of a kind and keeps their names in the metadata.
     for number, stored in file.weights_dict.get("layers", {}).items():
         name = file.object_metadata.get(f"/layers/{number}", {}).get("name", number)
-        kept = [stored[key] for key in sorted(stored, key=_position) if _position(key) >= 0]
-        if kept:
-            arrays[name] = kept
+        # Weights are numbered; other keys, such as the random state of Dropout, are left out.
+        keys = sorted((key for key in stored if key.isdecimal()), key=int)
+        if keys:
+            arrays[name] = [stored[key] for key in keys]
     return arrays
-
-
-def _position(key: str) -> int:
-    """Place of an array in its layer; below 0 for what is none, such as a state of chance."""
-    return int(key) if key.isdecimal() else -1

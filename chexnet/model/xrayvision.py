@@ -1,7 +1,7 @@
-"""A DenseNet121 of TorchXRayVision as arrays under the layer names of our own network.
+"""Weights of a DenseNet121 of TorchXRayVision, as arrays under the layer names of our network.
 
 The library (Cohen et al. 2022, arXiv:2111.00595) is imported only here and only when asked for;
-``pip install chexnet[torchxrayvision]`` brings it. Its networks take one grey channel scaled to
+``pip install chexnet[torchxrayvision]`` installs it. Its networks take one grey channel scaled to
 -1024..1024 and were trained at 224 pixels.
 """
 
@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -25,27 +25,22 @@ NAMES = tuple(
 # torch's default, which the library keeps; keras.applications has 1.001e-5.
 BATCHNORM_EPSILON = 1e-5
 
-# Our names for the library's modules. Both count the blocks from the film up.
-_LAYERS = (
-    (r"features\.conv0", lambda: "conv1_conv"),
-    (r"features\.norm0", lambda: "conv1_bn"),
-    (
-        r"features\.denseblock(\d)\.denselayer(\d+)\.(norm1|conv1|norm2|conv2)",
-        lambda block, layer, part: f"conv{int(block) + 1}_block{layer}_{_PARTS[part]}",
-    ),
-    (r"features\.transition(\d)\.norm", lambda block: f"pool{int(block) + 1}_bn"),
-    (r"features\.transition(\d)\.conv", lambda block: f"pool{int(block) + 1}_conv"),
-    (r"features\.norm5", lambda: "bn"),
-    (r"classifier", lambda: "predictions"),
-)
+# Our names of the modules that occur once, and of the parts of a dense layer.
+_ONCE = {
+    "features.conv0": "conv1_conv",
+    "features.norm0": "conv1_bn",
+    "features.norm5": "bn",
+    "classifier": "predictions",
+}
 _PARTS = {"norm1": "0_bn", "conv1": "1_conv", "norm2": "1_bn", "conv2": "2_conv"}
-# Keras keeps a layer's arrays in this order: scale, offset, mean, variance; kernel, bias.
+# The order of a layer's arrays in Keras: scale, offset, mean, variance; kernel, bias.
 _ROLES = ("weight", "bias", "running_mean", "running_var")
 _NOT_WEIGHTS = ("num_batches_tracked", "op_threshs")
 
-# How a file begins that torch wrote before 1.6: its magic number, pickled (torch.serialization).
+# The first bytes of a file written by torch before 1.6: its magic number, pickled
+# (torch.serialization).
 _BEFORE_TORCH_1_6 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-# All that may be called while such a file is read, apart from torch's own kinds of storage.
+# What may be called while such a file is read, apart from torch's own kinds of storage.
 _CALLED = {
     ("collections", "OrderedDict"),
     ("torch._utils", "_rebuild_parameter"),
@@ -57,16 +52,15 @@ _CALLED = {
 def load_xrayvision(
     name: str,
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, tuple[np.ndarray, float]]]:
-    """Reads a network of the library, downloaded by it where need be.
+    """Reads a network of the library, which downloads it if need be.
 
     Args:
         name: one of `NAMES`, or the path of a ``.pt`` file of one of them.
 
     Returns:
-        The arrays of each layer below the head, by our layer name, float32, kernels
+        the arrays of each layer below the head, by our layer name, float32, kernels
         ``(rows, columns, in, out)``; and the head, by the library's name of the class: its column
-        of the kernel ``(1024,)`` and its bias. Classes that the network was not trained on are
-        left out.
+        of the kernel ``(1024,)`` and its bias. Classes without training data are left out.
 
     Raises:
         ValueError: the name is not one of these, or the file is not such a network.
@@ -77,7 +71,7 @@ def load_xrayvision(
     path = Path(name)
     if name not in NAMES and path.suffix != ".pt":
         raise ValueError(
-            f"weights={PREFIX + name}: allowed after {PREFIX!r} are {', '.join(NAMES)}, or the "
+            f"weights={PREFIX + name}: expected after {PREFIX!r} one of {', '.join(NAMES)}, or the "
             "path of a .pt file of one of them"
         )
     if name not in NAMES and not path.is_file():
@@ -89,9 +83,9 @@ def load_xrayvision(
     layers = translated(state, path)
     classes = _classes(models, path)
     shapes = [array.shape for array in layers["predictions"]]
-    allowed = [(1024, len(classes)), (len(classes),)]
-    if shapes != allowed:
-        raise ValueError(f"{path}: a classifier of {shapes}, inputs first; allowed are {allowed}")
+    expected = [(1024, len(classes)), (len(classes),)]
+    if shapes != expected:
+        raise ValueError(f"{path}: classifier with shapes {shapes}; expected {expected}")
     kernel, bias = layers.pop("predictions")
     head = {
         class_name: (kernel[:, index], float(bias[index]))
@@ -116,18 +110,18 @@ def translated(state: Mapping[str, np.ndarray], path: Path) -> dict[str, list[np
         ValueError: the arrays are not those of a DenseNet of the library.
     """
     layers: dict[str, dict[str, np.ndarray]] = {}
-    strange = []
+    unexpected = []
     for key, array in state.items():
         module, _, role = key.rpartition(".")
         layer = _our_layer(module)
         if layer is not None and role in _ROLES:
             layers.setdefault(layer, {})[role] = _in_keras_layout(np.asarray(array, np.float32))
         elif not key.endswith(_NOT_WEIGHTS):
-            strange.append(key)
-    if strange or {"weight", "bias"} - set(layers.get("predictions", {})):
+            unexpected.append(key)
+    if unexpected or {"weight", "bias"} - set(layers.get("predictions", {})):
         raise ValueError(
-            f"{path}: not a DenseNet121 of TorchXRayVision; {len(strange)} of its {len(state)} "
-            f"arrays are none of that network's, such as {strange[:3]}"
+            f"{path}: not a DenseNet121 of TorchXRayVision; {len(unexpected)} of its {len(state)} "
+            f"arrays do not belong to it, such as {unexpected[:3]}"
         )
     return {
         layer: [arrays[role] for role in _ROLES if role in arrays]
@@ -136,11 +130,12 @@ def translated(state: Mapping[str, np.ndarray], path: Path) -> dict[str, list[np
 
 
 def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of a file written by ``torch.save``, without running anything in it.
+    """Reads the arrays of a file written by ``torch.save``; no code in it is run.
 
-    The library published whole modules, pickled before torch 1.6. Reading those, torch refuses to
-    be safe (``weights_only=True``), and the library itself runs what they say. Here every class
-    and function that a file names is replaced by `_Inert`, apart from those that make tensors.
+    The library publishes whole modules, pickled before torch 1.6. ``weights_only=True`` cannot
+    read these: it refuses the record of each module's source, whatever ``safe_globals`` allows.
+    The library itself runs what they say. Here each class or function that a file names is
+    replaced by `_Inert`, apart from those that make tensors.
 
     Args:
         path: such a module, or a dict of tensors as any torch writes it.
@@ -155,17 +150,19 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
 
     with path.open("rb") as file:
         old = file.read(len(_BEFORE_TORCH_1_6)) == _BEFORE_TORCH_1_6
-    how = {"weights_only": False, "pickle_module": _Restricted} if old else {"weights_only": True}
+    how: dict[str, Any] = {"weights_only": True}
+    if old:
+        how = {"weights_only": False, "pickle_module": _Restricted}
     try:
         with warnings.catch_warnings():
-            # torch misses the source of the pickled classes in the class that replaces them.
+            # torch compares the source of each class with that of the class that replaces it.
             warnings.simplefilter("ignore", torch.serialization.SourceChangeWarning)
             stored = torch.load(path, map_location="cpu", **how)
         tensors = stored if isinstance(stored, dict) else dict(_tensors(stored))
     except Exception as error:  # torch has no narrower one: pickle's, zip's, its own RuntimeError
         raise ValueError(
-            f"{path}: cannot be read safely as a network; allowed are files of TorchXRayVision "
-            f"and a state_dict() written by torch.save ({error})"
+            f"{path}: cannot be read safely as a network; expected a file of TorchXRayVision or "
+            f"a state_dict() written by torch.save ({error})"
         ) from error
     named = all(isinstance(key, str) and torch.is_tensor(tensors[key]) for key in tensors)
     if not tensors or not named:
@@ -176,18 +173,17 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
         return {key: tensor.detach().numpy() for key, tensor in tensors.items()}
     except (TypeError, RuntimeError) as error:
         raise ValueError(
-            f"{path}: allowed are dense tensors of a type that NumPy knows, such as float32 "
-            f"({error})"
+            f"{path}: expected dense tensors of a type that NumPy has, such as float32 ({error})"
         ) from error
 
 
 class _Inert:
-    """Stands for whatever else a file names; keeps what it is given and does nothing."""
+    """Replaces all other classes and functions: keeps its attributes and does nothing."""
 
     dump_patches = False  # torch asks this of every pickled class of a module
 
     def __init__(self, *ignored: object) -> None:
-        """Takes what the genuine class or function would be called with."""
+        """Takes the arguments of the class or function that it replaces."""
 
     def __setstate__(self, state: object) -> None:
         """Keeps the attributes of a module."""
@@ -196,26 +192,26 @@ class _Inert:
 
 
 class _Reader(pickle.Unpickler):
-    """The way of the pickle module's manual, 'Restricting globals', for torch's files."""
+    """Unpickler as in the manual of the pickle module, 'Restricting Globals'."""
 
-    def find_class(self, module: str, name: str) -> object:
+    def find_class(self, module: str, name: str) -> Any:
         """Imports only what makes tensors."""
         return super().find_class(module, name) if (module, name) in _CALLED else _Inert
 
 
 class _Restricted:
-    """What ``torch.load`` wants as a pickle module."""
+    """What ``torch.load`` expects of a pickle module."""
 
     Unpickler = _Reader
 
     @staticmethod
-    def load(file: BinaryIO, **options: object) -> object:
-        """Reads the numbers that stand before and after the network."""
+    def load(file: BinaryIO, **options: Any) -> object:
+        """Reads the numbers before and after the network."""
         return _Reader(file, **options).load()
 
 
-def _tensors(module: object, prefix: str = "") -> list[tuple[str, object]]:
-    """Names and tensors as ``module.state_dict()`` would give them."""
+def _tensors(module: object, prefix: str = "") -> list[tuple[str, Any]]:
+    """Names and tensors as in ``module.state_dict()``."""
     own = [
         (prefix + name, tensor)
         for kind in ("_parameters", "_buffers")
@@ -228,10 +224,16 @@ def _tensors(module: object, prefix: str = "") -> list[tuple[str, object]]:
 
 
 def _our_layer(module: str) -> str | None:
-    for pattern, named in _LAYERS:
-        match = re.fullmatch(pattern, module)
-        if match:
-            return named(*match.groups())
+    """Such as ``conv3_block5_1_conv`` for ``features.denseblock2.denselayer5.conv1``."""
+    if module in _ONCE:
+        return _ONCE[module]
+    # Both number the blocks from the input on, Keras from 2.
+    if dense := re.fullmatch(r"features\.denseblock(\d)\.denselayer(\d+)\.(\w+)", module):
+        block, layer, part = dense.groups()
+        return f"conv{int(block) + 1}_block{layer}_{_PARTS[part]}" if part in _PARTS else None
+    if transition := re.fullmatch(r"features\.transition(\d)\.(norm|conv)", module):
+        block, part = transition.groups()
+        return f"pool{int(block) + 1}_{'bn' if part == 'norm' else 'conv'}"
     return None
 
 
@@ -243,7 +245,7 @@ def _in_keras_layout(array: np.ndarray) -> np.ndarray:
 
 def _library(name: str) -> ModuleType:
     try:
-        with warnings.catch_warnings():  # on import it turns every warning off, for the process
+        with warnings.catch_warnings():  # on import it turns all warnings of the process off
             return importlib.import_module("torchxrayvision.models")
     except ImportError as error:
         raise ImportError(
@@ -257,14 +259,14 @@ def _downloaded(models: ModuleType, name: str) -> Path:
         return Path(models.get_weights(name))
     except OSError as error:  # requests' errors are OSErrors
         raise ConnectionError(
-            f"weights={PREFIX + name}: cannot be downloaded from here ({error}). Download "
-            f"{models.model_urls[name]['weights_url']} where there is internet and give "
+            f"weights={PREFIX + name}: cannot be downloaded ({error}). Download "
+            f"{models.model_urls[name]['weights_url']} on another computer and use "
             f"weights='{PREFIX}<path of the file>'"
         ) from error
 
 
 def _classes(models: ModuleType, path: Path) -> list[str]:
-    """The name of each output; a renamed file is taken to know all of the library's classes."""
+    """The name of each output; a renamed file is assumed to have all classes of the library."""
     for name in NAMES:
         if models.model_urls[name]["weights_url"].endswith("/" + path.name):
             return models.model_urls[name]["labels"]

@@ -1,6 +1,6 @@
 """Training on several devices: each backend's own way, with the mathematics of one device.
 
-Each device gets an equal share of every batch, and BatchNormalization sees the statistics of the
+Each device gets an equal share of every batch, and BatchNormalization uses the statistics of the
 whole batch, so the loss and its gradient are those of one device. JAX shares a batch among all
 devices of all processes that ``keras.distribution.initialize`` has joined; TensorFlow among the
 devices of one machine.
@@ -21,18 +21,24 @@ def data_parallel() -> Iterator[int]:
     """Within it, what is built and trained uses every device; build the network inside.
 
     Yields:
-        the number of devices that share a batch. One device needs nothing, and nothing is set.
+        the number of devices that share a batch. With one device nothing is changed.
 
     Raises:
         ValueError: there are several devices, and the backend is neither JAX nor TensorFlow.
+
+    Example:
+        >>> from chexnet.model import build_chexnet
+        >>> with data_parallel() as devices:
+        ...     model = build_chexnet(32, weights=None)  # then train(model, ...), also in here
+        >>> batch_size = 16 * devices  # a multiple of the number of devices
     """
     with contextlib.ExitStack() as stack:
         if keras.backend.backend() == "jax":
             devices = len(keras.distribution.list_devices())
             if devices > 1:
-                # The sharding by process is ours: Keras shards only tf.data by itself.
-                every = keras.distribution.DataParallel(auto_shard_dataset=False)
-                stack.enter_context(every.scope())
+                # Keras shards only tf.data itself; `shard` does it here.
+                parallel = keras.distribution.DataParallel(auto_shard_dataset=False)
+                stack.enter_context(parallel.scope())
         elif keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
@@ -55,14 +61,14 @@ def data_parallel() -> Iterator[int]:
 
 
 def devices_and_process() -> tuple[int, int, int]:
-    """How batches are shared where this is called.
+    """How batches are shared here.
 
     Returns:
-        devices that share a batch, processes that they belong to, and which of these this is.
+        the devices that share a batch, the number of their processes, and which of these this is.
     """
-    every = keras.distribution.distribution()
-    if every is not None:
-        return every.num_model_replicas, every.num_processes, every.data_shard_id
+    parallel = keras.distribution.distribution()
+    if parallel is not None:
+        return parallel.num_model_replicas, parallel.num_processes, parallel.data_shard_id
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -70,19 +76,19 @@ def devices_and_process() -> tuple[int, int, int]:
     return 1, 1, 0
 
 
-def shard(sequence: "AugmentedImageSequence") -> keras.utils.PyDataset:
+def shard(sequence: AugmentedImageSequence) -> keras.utils.PyDataset:
     """The batches to train on, as this process must give them to Keras.
 
     Args:
         sequence: the global batches.
 
     Returns:
-        on one device ``sequence`` itself; otherwise this process' share of each batch, see
-        `shard_rows`. Processes augment their shares with seeds of their own.
+        on one device ``sequence`` itself; otherwise this process' share of each batch, as
+        `shard_rows` gives it. Every process augments the whole batch with the same seed, so the
+        films are those of one device.
 
     Raises:
-        ValueError: the number of devices does not divide the size of a batch, so that each would
-            get the whole batch.
+        ValueError: the batch size is not a multiple of the number of devices.
     """
     devices, processes, process = devices_and_process()
     if devices == 1:
@@ -90,13 +96,13 @@ def shard(sequence: "AugmentedImageSequence") -> keras.utils.PyDataset:
     if sequence.batch_size % devices:
         raise ValueError(
             f"batch_size={sequence.batch_size} on {devices} devices: expected a multiple of "
-            f"{devices}, so that each gets as many films"
+            f"{devices}, so that each gets the same number of films"
         )
     return _Shard(sequence, devices, processes, process)
 
 
 def all_gather(number: int) -> list[int]:
-    """What each process gives here, in their order; all must come here, and wait until all have."""
+    """The number that each process gives here, in their order; waits until all have come."""
     if devices_and_process()[1] == 1:
         return [number]
     from jax.experimental import multihost_utils  # no other backend joins processes
@@ -107,15 +113,15 @@ def all_gather(number: int) -> list[int]:
 def shard_rows(rows: np.ndarray, devices: int, processes: int, process: int) -> np.ndarray:
     """One process' share of a batch.
 
-    Every device must get as many films as the others. A batch that cannot be divided so, such as
-    the last of an epoch, is repeated whole until it can: its mean loss, its gradient and its batch
-    statistics stay what they are. For that one batch a device may get as many films as the whole
-    batch has, and the ``loss`` of ``history.csv``, a mean over films, counts it more than once.
+    Every device must get the same number of films. A batch that cannot be divided, such as the
+    last of an epoch, is repeated whole until it can: its mean loss, gradient and batch statistics
+    do not change. A device may then get as many films as the whole batch has, and the ``loss`` of
+    ``history.csv``, a mean over films, counts this batch more than once.
 
     Args:
         rows: int ``(n,)``, the global batch.
         devices: that share it, a multiple of ``processes``.
-        processes: that the devices belong to, as many to each.
+        processes: each with the same number of devices.
         process: which of them, from 0.
 
     Returns:
@@ -129,13 +135,13 @@ def shard_rows(rows: np.ndarray, devices: int, processes: int, process: int) -> 
 def whole_batch_statistics(model: keras.Model) -> Iterator[None]:
     """Within it, BatchNormalization is trained on the statistics of the whole batch.
 
-    JAX does so by itself; on TensorFlow each device would else use those of its own share. The
-    setting does not stay: a network saved with it would load on TensorFlow alone.
+    JAX does so anyway; on TensorFlow each device would use those of its own share. The setting is
+    taken back, because a network saved with it can be loaded on TensorFlow only.
     """
     norms = _norms(model)
-    synchronise = keras.backend.backend() == "tensorflow" and devices_and_process()[0] > 1
+    synchronized = keras.backend.backend() == "tensorflow" and devices_and_process()[0] > 1
     for norm in norms:
-        norm.synchronized = synchronise
+        norm.synchronized = synchronized
     try:
         yield
     finally:
@@ -148,13 +154,13 @@ def single_device_copy(model: keras.Model) -> Iterator[keras.Model]:
     """Within it, a network that scores batches of any size and can be saved.
 
     Yields:
-        on one device ``model`` itself; otherwise a copy of it as it is now: on JAX on one device
-        of this process, so that no other has to take part, on TensorFlow on all.
+        on one device ``model`` itself; otherwise a copy of its present state: on JAX on one device
+        of this process, so that other processes need not take part; on TensorFlow on all devices.
     """
     if devices_and_process()[0] == 1:
         yield model
         return
-    every = keras.distribution.distribution()
+    parallel = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
     try:
         copy = keras.models.clone_model(model)
@@ -163,12 +169,12 @@ def single_device_copy(model: keras.Model) -> Iterator[keras.Model]:
         copy.set_weights(model.get_weights())
         yield copy
     finally:
-        keras.distribution.set_distribution(every)
+        keras.distribution.set_distribution(parallel)
 
 
 class _Shard(keras.utils.PyDataset):
     def __init__(
-        self, sequence: "AugmentedImageSequence", devices: int, processes: int, process: int
+        self, sequence: AugmentedImageSequence, devices: int, processes: int, process: int
     ) -> None:
         super().__init__(workers=sequence.workers, max_queue_size=sequence.max_queue_size)
         self.sequence = sequence
@@ -178,16 +184,9 @@ class _Shard(keras.utils.PyDataset):
         return len(self.sequence)
 
     def __getitem__(self, index: int) -> tuple:
-        of_all = self.sequence
-        devices, processes, process = self.place
-        rows = of_all.rows(of_all.epoch, index)
-        if processes > 1 and len(rows) % devices == 0:
-            mine = shard_rows(rows, *self.place)
-            return of_all.examples(mine, seed=[of_all.seed, of_all.epoch, index, process])
-        # Repeated after its augmentation, or it would not be the same batch again.
-        whole = of_all[index]
-        mine = shard_rows(np.arange(len(rows)), *self.place)
-        return keras.tree.map_structure(lambda array: array[mine], whole)
+        batch = self.sequence[index]
+        rows = shard_rows(np.arange(len(batch[0])), *self.place)
+        return keras.tree.map_structure(lambda array: array[rows], batch)
 
     def on_epoch_begin(self) -> None:
         self.sequence.on_epoch_begin()

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -68,7 +69,7 @@ def write_checkpoint(folder: Path, state: Checkpoint) -> Path:
         the path of the file.
     """
     fields = dict(vars(state))
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for kind in ("network", "optimizer"):
         arrays |= {f"{kind}-{index}": array for index, array in enumerate(fields.pop(kind))}
     buffer = io.BytesIO()
@@ -94,11 +95,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if hashlib.sha256(content).digest() != checksum:
             raise ValueError("its checksum differs")
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            arrays = {
-                kind: [stored[name] for name in stored.files if name.startswith(kind)]
-                for kind in ("network", "optimizer")
-            }
-            return Checkpoint(**json.loads(str(stored["fields"])), **arrays)
+            fields = json.loads(str(stored["fields"]))
+            for kind in ("network", "optimizer"):
+                fields[kind] = [stored[name] for name in stored.files if name.startswith(kind)]
+            return Checkpoint(**fields)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: damaged checkpoint ({error})") from error
 

@@ -101,7 +101,7 @@ def test_the_schedule_rises_linearly_and_falls_by_cosine():
     ],
 )
 def test_a_schedule_that_makes_no_sense_is_refused(arguments):
-    with pytest.raises(ValueError, match="allowed are"):
+    with pytest.raises(ValueError, match="expected a"):
         warmup_schedule(arguments.pop("learning_rate"), **arguments)
 
 
@@ -129,6 +129,9 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
     ("arguments", "named"),
     [
         ({"image_size": 16}, "image_size=16"),
+        ({"image_size": "64"}, "image_size='64': expected an integer >= 32"),
+        ({"image_size": 64.0}, "image_size=64.0: expected an integer >= 32"),
+        ({"image_size": 64, "dropout": None}, "dropout=None: expected a number >= 0 and < 1"),
         ({"image_size": 64, "class_names": "Pneumonia"}, "class_names"),
         ({"image_size": 64, "class_names": ()}, "class_names"),
         ({"image_size": 64, "map_stride": 8}, "map_stride=8"),
@@ -163,5 +166,5 @@ def test_mixed_precision_keeps_weights_scores_and_the_mean_of_the_map_in_float32
 
 
 def test_an_unknown_precision_is_named():
-    with pytest.raises(ValueError, match="precision='float64': allowed are"):
+    with pytest.raises(ValueError, match="precision='float64': expected one of"):
         build_chexnet(64, weights=None, precision="float64")

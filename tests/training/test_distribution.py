@@ -94,16 +94,16 @@ def two_processes():
     return [settings | {"KERAS_DISTRIBUTION_PROCESS_ID": process} for process in ("0", "1")]
 
 
-def test_two_processes_on_loopback_train_as_one_does(study, tmp_path):
+def test_two_processes_on_loopback_train_as_one_does_on_augmented_films(study, tmp_path):
     each = two_processes()
     results = [tmp_path / f"{process}.npz" for process in (0, 1)]
     finish(
         *(
-            start("tests.on_devices", study, result, **settings)
+            start("tests.on_devices", study, result, "augmented", **settings)
             for result, settings in zip(results, each, strict=True)
         )
     )
-    one = trained(study, augmented=False)
+    one = trained(study, augmented=True)
     for result in map(np.load, results):
         assert result["devices"] == 2
         assert_alike(result, one)
