@@ -72,6 +72,7 @@ def build_chexnet(
         ConnectionError: TorchXRayVision cannot download the file.
 
     Example:
+        >>> from chexnet.model import build_chexnet
         >>> model = build_chexnet(64, class_names=("Pneumonia", "Effusion"), weights=None)
         >>> model.input_shape, model.output_shape
         ((None, 64, 64, 1), (None, 2))
@@ -115,6 +116,7 @@ def load_chexnet(path: str | Path) -> keras.Model:
         ValueError: the file is not a network saved by this project.
 
     Example:
+        >>> from chexnet.model import build_chexnet, load_chexnet
         >>> build_chexnet(32, weights=None).save("model.keras")
         >>> load_chexnet("model.keras").output_shape
         (None, 1)
@@ -139,6 +141,7 @@ def map_size(model: keras.Model) -> tuple[int, int]:
         model: from `build_chexnet`.
 
     Example:
+        >>> from chexnet.model import build_chexnet, map_size
         >>> map_size(build_chexnet(64, weights=None, map_stride=16))
         (4, 4)
     """
@@ -156,6 +159,7 @@ def set_backbone_trainable(model: keras.Model, trainable: bool) -> None:
         trainable: False freezes.
 
     Example:
+        >>> from chexnet.model import build_chexnet, set_backbone_trainable
         >>> model = build_chexnet(32, weights=None)
         >>> set_backbone_trainable(model, False)
         >>> [weight.path for weight in model.trainable_weights]
@@ -210,8 +214,9 @@ def with_location_output(model: keras.Model, *, class_index: int = 0) -> keras.M
         logits}``.
 
     Example:
-        >>> with_location_output(build_chexnet(64, weights=None)).output_shape
-        {'predictions': (None, 1), 'location': (None, 2, 2, 1)}
+        >>> from chexnet.model import build_chexnet, with_location_output
+        >>> with_location_output(build_chexnet(64, weights=None)).output["location"].shape
+        (None, 2, 2, 1)
     """
     features = model.get_layer("relu").output
     head = model.get_layer("predictions")

@@ -20,6 +20,7 @@ def warmup_schedule(
         ValueError: an argument is out of range.
 
     Example:
+        >>> from chexnet.model import warmup_schedule
         >>> rate = warmup_schedule(1e-3, steps_per_epoch=10, epochs=12, warmup_epochs=2)
         >>> [f"{float(rate(step)):.0e}" for step in (0, 20, 120)]
         ['1e-05', '1e-03', '1e-05']

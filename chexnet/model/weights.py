@@ -69,6 +69,7 @@ def weights_in_reach(weights: str | Path | None) -> str | Path | None:
         download them (after one warning that says so).
 
     Example:
+        >>> from chexnet.model import weights_in_reach
         >>> weights_in_reach("output/demo/model.keras")
         'output/demo/model.keras'
     """

@@ -28,6 +28,7 @@ def data_parallel() -> Iterator[int]:
 
     Example:
         >>> from chexnet.model import build_chexnet
+        >>> from chexnet.training import data_parallel
         >>> with data_parallel() as devices:
         ...     model = build_chexnet(32, weights=None)  # then train(model, ...), also in here
         >>> batch_size = 16 * devices  # a multiple of the number of devices

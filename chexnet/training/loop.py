@@ -89,6 +89,25 @@ def train(
 
     Example:
         >>> import keras
+        >>> from chexnet.files import read_table
+        >>> from chexnet.generator import AugmentedImageSequence, ImageStore
+        >>> from chexnet.runs import Run
+        >>> from chexnet.training import train
+        >>> images, boxes = (read_table(f"data/phantom/{name}.csv") for name in ("images", "boxes"))
+        >>> store = ImageStore("data/phantom/jpg", images["image_id"], image_size=32)
+        >>> options = {"class_names": ("Pneumonia",), "batch_size": 24}
+        >>> parts = dict(iter(images.groupby("split")))
+        >>> batches = AugmentedImageSequence(store, parts["train"], shuffle=True, **options)
+        >>> validation = AugmentedImageSequence(store, parts["val"], shuffle=False, **options)
+        >>> run = Run.create("output/small", settings=options, images=images, boxes=boxes)
+        >>> film = keras.Input((32, 32, 1))  # a small network; yours is build_chexnet(...)
+        >>> features = keras.layers.Conv2D(4, 3, activation="relu", name="relu")(film)
+        >>> pooled = keras.layers.GlobalAveragePooling2D()(features)
+        >>> score = keras.layers.Dense(1, activation="sigmoid", name="predictions")(pooled)
+        >>> model = keras.Model(film, score)
+        >>> history = train(model, batches, validation, run, epochs=1)
+        >>> history[["epoch", "phase", "saved"]].values.tolist()
+        [[1, 'all', 1]]
     """
     # Arguments. Nothing in the run folder is touched before they are all checked.
     check_number("epochs", epochs, integer=True, least=1)

@@ -19,6 +19,7 @@ class WeightedCrossentropy(keras.losses.Loss):
 
     Example:
         >>> import numpy as np
+        >>> from chexnet.training import WeightedCrossentropy
         >>> labels = np.array([[1.0], [0.0], [0.0]])  # of a sequence: batches.labels
         >>> loss = WeightedCrossentropy(1 / labels.mean(axis=0) - 1)  # negatives / positives
         >>> round(float(loss(labels, np.full((3, 1), 0.5))), 4)  # 4 / 3 of log(2)

@@ -25,6 +25,7 @@ def recipe(weights: str | Path | None) -> dict:
         `chexnet.training.train`).
 
     Example:
+        >>> from chexnet.training import recipe
         >>> settings = recipe(None)
         >>> settings["model"], settings["training"]["epochs"]
         ({'map_stride': 16}, 24)
@@ -73,6 +74,7 @@ def default_optimizer(
         ValueError: an argument is out of range.
 
     Example:
+        >>> from chexnet.training import default_optimizer
         >>> optimizer = default_optimizer(steps_per_epoch=10, epochs=24, use_ema=True)
         >>> optimizer.use_ema, round(optimizer.weight_decay, 6)
         (True, 0.01)

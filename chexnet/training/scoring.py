@@ -41,6 +41,21 @@ def record_scores(
 
     Raises:
         ValueError: an unknown method.
+
+    Example:
+        >>> from chexnet.files import read_table
+        >>> from chexnet.generator import ImageStore
+        >>> from chexnet.model import build_chexnet
+        >>> from chexnet.runs import Run
+        >>> from chexnet.training import record_scores
+        >>> images, boxes = (read_table(f"data/phantom/{name}.csv") for name in ("images", "boxes"))
+        >>> settings = {"class_names": ["Pneumonia"]}
+        >>> run = Run.create("output/scored", settings=settings, images=images, boxes=boxes)
+        >>> store = ImageStore("data/phantom/jpg", images["image_id"], image_size=32)
+        >>> model = build_chexnet(32, weights=None)
+        >>> scores = record_scores(run, model, store, "data/phantom/jpg")
+        >>> list(scores)
+        ['image_id', 'split', 'class_name', 'y_true', 'y_score']
     """
     images = run.images
     scored = images[images["split"].isin(["val", "test"])].reset_index(drop=True)
