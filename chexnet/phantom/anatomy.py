@@ -19,23 +19,13 @@ TRUNK += [(0.88, 0.1), (0.84, 0.55), (0.86, 1.0), (0.88, 1.7)]
 
 
 class Chest(NamedTuple):
-    """A chest on the canvas.
+    """A chest on the canvas; float32 (CANVAS, CANVAS), with 2 lungs first: right and left."""
 
-    Attributes:
-        pose: float (2, 3), the map from body units to pixels of the canvas.
-        soft: float32 (CANVAS, CANVAS), attenuation of soft tissue, as if lungs held no air.
-        bone: float32 (CANVAS, CANVAS), attenuation of bones.
-        air: float32 (2, CANVAS, CANVAS), share of the beam that is lung, 0 to 1: right, left lung.
-        vessels: float32 (CANVAS, CANVAS), share of the lung that is vessel, 0 to 1.
-        lungs: bool (2, CANVAS, CANVAS), where the right and the left lung are visible.
-    """
-
-    pose: np.ndarray
-    soft: np.ndarray
-    bone: np.ndarray
-    air: np.ndarray
-    vessels: np.ndarray
-    lungs: np.ndarray
+    soft: np.ndarray  # attenuation of soft tissue, as if lungs held no air
+    bone: np.ndarray  # attenuation of bones
+    air: np.ndarray  # of each lung: share of the beam that is lung, 0 to 1
+    vessels: np.ndarray  # share of the lung that is vessel, 0 to 1
+    lungs: np.ndarray  # bool, where each lung is visible
 
 
 def draw_body(rng: np.random.Generator) -> dict[str, float]:
@@ -53,17 +43,11 @@ def draw_body(rng: np.random.Generator) -> dict[str, float]:
 def draw_chest(
     body: dict[str, float], rng: np.random.Generator, *, view: str, raised: int = 0
 ) -> Chest:
-    """Draws a chest without disease.
+    """Draws a chest; ``body`` is the patient, ``rng`` draws position, breath and vessels.
 
-    Args:
-        body: the patient, from `draw_body`. A large heart is a changed body.
-        rng: what differs between films: position, breath, vessels.
-        view: "PA" (standing, deep breath) or "AP" (in bed: shallow breath, and a larger heart,
-            since it is farther from the detector).
-        raised: -1 or 1 for a raised diaphragm on the film's left or right, 0 for none.
-
-    Returns:
-        The chest on the canvas.
+    PA is standing, with a deep breath; AP in bed, with a shallow one and a larger heart, since it
+    is farther from the detector. ``raised`` is -1 or 1 for a diaphragm raised on the film's left or
+    right.
     """
     bed = view == "AP"
     pose = _pose(body, rng, bed)
@@ -87,15 +71,15 @@ def draw_chest(
     soft *= 1 + 0.08 * noise(rng, 2) + 0.06 * noise(rng, 4) + 0.012 * noise(rng, 40)
     bone = body["bone"] * _bones(body["slope"], breath, pose)
     vessels = _vessels(rng, breath, pose)
-    return Chest(pose, soft, bone, (even * seen).astype(np.float32), vessels, seen > 0.5)
+    return Chest(soft, bone, (even * seen).astype(np.float32), vessels, seen > 0.5)
 
 
 def _pose(body: dict[str, float], rng: np.random.Generator, bed: bool) -> np.ndarray:
     tilt = np.deg2rad(rng.normal(0, 3.0 if bed else 1.5))
     zoom = CANVAS / 2 * (rng.uniform(0.88, 1.14) if bed else rng.uniform(0.96, 1.18))
     rotation = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
-    centre = CANVAS / 2 + rng.normal(0, 0.045 if bed else 0.025, 2) * CANVAS
-    return np.column_stack([rotation @ np.diag([zoom * body["width"], zoom]), centre])
+    center = CANVAS / 2 + rng.normal(0, 0.045 if bed else 0.025, 2) * CANVAS
+    return np.column_stack([rotation @ np.diag([zoom * body["width"], zoom]), center])
 
 
 def _breathed(points: Points, breath: float) -> Points:

@@ -21,12 +21,6 @@ def curve(points: Points, n: int = 40) -> np.ndarray:
     return Akima1DInterpolator(length, knots)(np.linspace(0, length[-1], n))
 
 
-def ellipse(u: float, v: float, half_u: float, half_v: float) -> np.ndarray:
-    """Returns the outline of an ellipse, float (33, 2)."""
-    angle = np.linspace(0, 2 * np.pi, 33)
-    return np.stack([u + half_u * np.cos(angle), v + half_v * np.sin(angle)], axis=1)
-
-
 def fill(outline: np.ndarray, pose: np.ndarray, *, blur: float = 1.0) -> np.ndarray:
     """Returns a filled outline (n, 2) as float32 (CANVAS, CANVAS), 0 to 1."""
     mask = np.zeros((CANVAS, CANVAS), np.uint8)

@@ -1,4 +1,4 @@
-"""The phantom's findings: opacities with their boxes, other disease, metal, and the exposure.
+"""The phantom's opacities with their boxes, and the exposure of the film.
 
 An opacity is lung that lost its air, and nothing else. The exposure is chosen after the opacity is
 drawn and varies widely, so that the brightness of a film hardly depends on it.
@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 
 from chexnet.phantom.anatomy import Chest
-from chexnet.phantom.drawing import CANVAS, curve, ellipse, fill, noise, stroke
+from chexnet.phantom.drawing import CANVAS, noise
 
 # How much of the soft tissue's attenuation a lung full of air takes away.
 LUNG_AIR = 0.75
 # A box encloses the opacity where it has this share of its own greatest density.
 BOX_SHARE = 0.35
-# The quantile of the lungs' grey values that the exposure sets. A lower one would make the lungs of
+# The quantile of the lungs' gray values that the exposure sets. A lower one would make the lungs of
 # films with opacity brighter than others, a higher one the rest of such films darker.
 LUNG_QUANTILE = 0.55
 
@@ -24,12 +24,8 @@ Box = tuple[int, int, int, int]  # x, y, width, height in pixels of the canvas
 def add_opacities(chest: Chest, rng: np.random.Generator) -> tuple[Chest, np.ndarray]:
     """Consolidates parts of one lung or both.
 
-    Args:
-        chest: a chest without opacity.
-        rng: source of place, size, density and texture.
-
-    Returns:
-        The chest with less air, and the boxes, float (n, 4): x, y, width, height, canvas pixels.
+    Returns the chest with less air, and the boxes, float (n, 4): x, y, width, height in pixels of
+    the canvas.
     """
     air = chest.air.copy()
     boxes: list[Box] = []
@@ -86,67 +82,18 @@ def _boxed(
     return lost, (x0, y0, x1 - x0, y1 - y0)
 
 
-def add_nodules(chest: Chest, rng: np.random.Generator) -> Chest:
-    """Adds one to three round, sharp nodules, each 1.5 to 3 % of the film in diameter."""
-    soft = chest.soft.copy()
-    inside = cv2.erode(np.array(chest.lungs.any(axis=0), np.uint8), np.ones((17, 17)))
-    rows, columns = np.nonzero(inside[::4, ::4])
-    for pick in rng.integers(len(rows), size=rng.integers(1, 4)):
-        ball = np.zeros((CANVAS, CANVAS), np.float32)
-        centre = (int(4 * columns[pick]), int(4 * rows[pick]))
-        cv2.circle(ball, centre, int(rng.integers(4, 8)), (0.25,), -1)
-        soft += cv2.GaussianBlur(ball, (0, 0), 1.5)
-    return chest._replace(soft=soft)
+def expose(chest: Chest, rng: np.random.Generator) -> np.ndarray:
+    """Turns attenuation into gray values, with a tone curve fitted to the film as detectors do.
 
-
-def draw_pacemaker(pose: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A pacemaker below a collar bone, its lead in the heart; float32 canvas, 0 to 1."""
-    side = rng.choice([1, 1, 1, -1])
-    u, v = side * rng.uniform(0.46, 0.56), rng.uniform(-0.55, -0.42)
-    lead = curve([(u, v - 0.08), (side * 0.25, -0.62), (-0.08, -0.35), (-0.12, 0.1), (0.2, 0.33)])
-    return fill(ellipse(u, v, 0.085, 0.07), pose) + 0.7 * stroke([lead], 2, pose, blur=0.7)
-
-
-def draw_electrodes(pose: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Electrodes on the skin and their wires, no disease; float32 canvas, 0 to 1."""
-    wires, layer = [], np.zeros((CANVAS, CANVAS), np.float32)
-    for u, v in [(-0.6, -0.55), (0.62, -0.5), (0.66, 0.4), (-0.62, 0.45)][: rng.integers(2, 5)]:
-        u, v = rng.normal([u, v], 0.06)
-        du, dv = rng.normal(0, 0.2, 2)
-        layer += fill(ellipse(u, v, 0.026, 0.024), pose, blur=0.8)
-        wires.append(curve([(u, v), (u + du, v + dv), (np.sign(u) * 1.4, v + dv + 0.3)]))
-    return 0.8 * layer + 0.35 * stroke(wires, 1.5, pose, blur=0.6)
-
-
-def expose(chest: Chest, metal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turns attenuation into grey values, with a tone curve fitted to the film as detectors do.
-
-    The grey levels of the lungs and of the densest parts are drawn for each film, opacity or not.
-
-    Args:
-        chest: the chest with its findings.
-        metal: float32 (CANVAS, CANVAS), 0 to 1, metal in the beam.
-        rng: source of the film's tone curve and its two levels.
-
-    Returns:
-        Float32 (CANVAS, CANVAS), grey values, 0 (air) to about 255.
+    Returns float32 (CANVAS, CANVAS), 0 (air) to about 255. The gray levels of the lungs and of the
+    densest parts are drawn for each film, opacity or not.
     """
     air = np.minimum(1.0, chest.air.sum(axis=0)) * (1 - 0.35 * chest.vessels)
-    beam = chest.soft * (1 - LUNG_AIR * air) + chest.bone + 0.9 * metal
-    grey = 1 - np.exp(-rng.uniform(0.8, 1.3) * np.maximum(beam, 0))
-    grey /= np.quantile(grey[::4, ::4], 0.92)
+    beam = chest.soft * (1 - LUNG_AIR * air) + chest.bone
+    gray = 1 - np.exp(-rng.uniform(0.8, 1.3) * np.maximum(beam, 0))
+    gray /= np.quantile(gray[::4, ::4], 0.92)
     dense, lung = rng.uniform(185, 238), rng.uniform(55, 115)
     inside = chest.lungs[:, ::4, ::4].any(axis=0)
-    level = float(np.quantile(grey[::4, ::4][inside], LUNG_QUANTILE))
+    level = float(np.quantile(gray[::4, ::4][inside], LUNG_QUANTILE))
     power = np.clip(np.log(lung / dense) / np.log(min(level, 0.95)), 0.5, 3.0)
-    return (dense * grey**power).astype(np.float32)
-
-
-def add_side_marker(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Adds the letter L or R to grey values, float32 canvas."""
-    side = str(rng.choice(["L", "R"]))
-    x = int(CANVAS * ((0.90 if side == "L" else 0.05) + rng.uniform(-0.03, 0.01)))
-    at = (x, int(CANVAS * rng.uniform(0.07, 0.20)))
-    size = rng.uniform(0.7, 1.1)
-    level = rng.uniform(200, 250)
-    return cv2.putText(grey, side, at, cv2.FONT_HERSHEY_DUPLEX, size, (level,), 2, cv2.LINE_AA)
+    return (dense * gray**power).astype(np.float32)

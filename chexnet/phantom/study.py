@@ -23,19 +23,12 @@ from tqdm.auto import tqdm
 
 from chexnet.phantom.anatomy import draw_body, draw_chest
 from chexnet.phantom.drawing import CANVAS
-from chexnet.phantom.findings import (
-    add_nodules,
-    add_opacities,
-    add_side_marker,
-    draw_electrodes,
-    draw_pacemaker,
-    expose,
-)
+from chexnet.phantom.findings import add_opacities, expose
 
 # Increased when the same seed draws other films: a folder of an older version is not reused.
-DRAWING = 2
+DRAWING = 3
 
-# The names in Kaggle's archive, and one more file with the settings of the study.
+# The names in Kaggle's archive, and our own file with the settings of the study.
 IMAGES = "stage_2_train_images"
 LABELS = "stage_2_train_labels.csv"
 CLASSES = "stage_2_detailed_class_info.csv"
@@ -52,7 +45,7 @@ SICK, OPACITY_SHARE = 0.28, {True: 0.70, False: 0.16}
 AP_SHARE = {NORMAL: 0.34, ABNORMAL: 0.46, OPACITY: 0.60}
 
 # Findings other than opacity. Half of the films with opacity have one too.
-FINDINGS = ("large heart", "nodules", "pacemaker", "raised diaphragm")
+FINDINGS = ("large heart", "raised diaphragm")
 
 # Films per patient with their probability; the mean is 1.8 (2.3 in RSNA's study).
 FILMS_OF_ONE = {1: 0.62, 2: 0.18, 3: 0.10, 4: 0.05, 6: 0.05}
@@ -93,49 +86,39 @@ def write_phantom_study(
             f"films={films}, seed={seed}, film_size={film_size}: expected films from 1, "
             "seed from 0, film_size from 64 to 4096"
         )
-    settings = {"drawing": DRAWING, "films": films, "seed": seed, "film_size": film_size}
+    study = {"drawing": DRAWING, "films": films, "seed": seed, "film_size": film_size}
+    settings = f"{json.dumps(study, indent=2)}\n".encode()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if _is_complete(folder, settings):
+        if _is_complete(folder, settings, films):
             return folder
         raise FileExistsError(
-            f"{folder} is not empty and is not the complete phantom study {settings}: "
+            f"{folder} is not empty and is not the complete phantom study {study}: "
             "name another folder, or delete this one first"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        study = Path(temporary) / folder.name
-        (study / IMAGES).mkdir(parents=True)
-        _write_study(study, films, seed, film_size)
-        (study / SETTINGS).write_bytes(_as_json(settings))
+        target = Path(temporary) / folder.name
+        (target / IMAGES).mkdir(parents=True)
+        _write_study(target, films, seed, film_size)
+        (target / SETTINGS).write_bytes(settings)
         if folder.exists():
             folder.rmdir()
-        study.rename(folder)
+        target.rename(folder)
     return folder
 
 
-def _is_complete(folder: Path, settings: dict[str, int]) -> bool:
+def _is_complete(folder: Path, settings: bytes, films: int) -> bool:
     if not all((folder / name).is_file() for name in (SETTINGS, LABELS, CLASSES, MAPPING)):
         return False
-    same = (folder / SETTINGS).read_bytes() == _as_json(settings)
-    return same and len(list((folder / IMAGES).glob("*.dcm"))) == settings["films"]
-
-
-def _as_json(settings: dict[str, int]) -> bytes:
-    return f"{json.dumps(settings, indent=2)}\n".encode()
+    same = (folder / SETTINGS).read_bytes() == settings
+    return same and len(list((folder / IMAGES).glob("*.dcm"))) == films
 
 
 def _write_study(study: Path, films: int, seed: int, film_size: int) -> None:
     boxes, classes, mapping = [], [], []
     for film in tqdm(islice(_films(seed), films), total=films, desc="phantom", unit="film"):
         image_id = film["image_id"]
-        pixels, drawn = draw_film(
-            film["body"],
-            film["rng"],
-            view=film["view"],
-            opacity=film["class"] == OPACITY,
-            findings=film["findings"],
-            film_size=film_size,
-        )
+        pixels, drawn = draw_film(film, film_size)
         dataset = _dataset(film, pixels)
         dataset.save_as(study / IMAGES / f"{image_id}.dcm", enforce_file_format=True)
         rows = drawn.tolist() or [[None] * 4]
@@ -179,50 +162,25 @@ def _films(seed: int) -> Iterator[dict]:
             }
 
 
-def draw_film(
-    body: dict[str, float],
-    rng: np.random.Generator,
-    *,
-    view: str,
-    opacity: bool,
-    findings: tuple[str, ...] = (),
-    film_size: int = 1024,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one film.
+def draw_film(film: dict, film_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a film of `_films`.
 
-    Args:
-        body: the patient, from `anatomy.draw_body`.
-        rng: source of all that differs between films.
-        view: "PA" or "AP".
-        opacity: whether parts of the lungs are consolidated.
-        findings: other findings, of `FINDINGS`.
-        film_size: side of the film in pixels.
-
-    Returns:
-        The pixels, uint8 (film_size, film_size), 0 is air, and the boxes, float (n, 4): x, y,
-        width, height in whole pixels of this film.
+    Returns the pixels, uint8 (film_size, film_size), and the boxes, float (n, 4): x, y, width,
+    height in whole pixels of this film.
     """
-    body = dict(body)
+    body, rng, findings = dict(film["body"]), film["rng"], film["findings"]
     if "large heart" in findings:
         body["heart"] *= rng.uniform(1.22, 1.4)
     raised = int(rng.choice([-1, 1])) if "raised diaphragm" in findings else 0
-    chest = draw_chest(body, rng, view=view, raised=raised)
+    chest = draw_chest(body, rng, view=film["view"], raised=raised)
     boxes = np.zeros((0, 4))
-    if opacity:
+    if film["class"] == OPACITY:
         chest, boxes = add_opacities(chest, rng)
-    if "nodules" in findings:
-        chest = add_nodules(chest, rng)
-    metal = np.zeros((CANVAS, CANVAS), np.float32)
-    if "pacemaker" in findings:
-        metal += draw_pacemaker(chest.pose, rng)
-    if rng.random() < (0.55 if view == "AP" else 0.04):
-        metal += draw_electrodes(chest.pose, rng)
-    grey = add_side_marker(expose(chest, metal, rng), rng)
     shape = (film_size, film_size)
-    grey = cv2.resize(grey, shape, interpolation=cv2.INTER_CUBIC)
+    gray = cv2.resize(expose(chest, rng), shape, interpolation=cv2.INTER_CUBIC)
     grain = rng.standard_normal(shape, dtype=np.float32)
-    grey = grey + rng.uniform(1.5, 5.0) * cv2.GaussianBlur(grain, (0, 0), 0.6) * (grey > 1)
-    pixels = np.clip(np.round(grey), 0, 255).astype(np.uint8)
+    gray = gray + rng.uniform(1.5, 5.0) * cv2.GaussianBlur(grain, (0, 0), 0.6) * (gray > 1)
+    pixels = np.clip(np.round(gray), 0, 255).astype(np.uint8)
     scale = film_size / CANVAS
     corners = np.round(scale * boxes[:, :2]), np.round(scale * (boxes[:, :2] + boxes[:, 2:]))
     return pixels, np.hstack([corners[0], corners[1] - corners[0]])
