@@ -4,7 +4,7 @@ from chexnet.figures.curves import (
     BLUE, RED, decision_figure, history_figure, localization_figure, precision_recall_figure,
     reliability_figure, roc_figure, score_histogram, subgroup_figure,
 )  # fmt: skip
-from chexnet.figures.overlay import BOX_COLOR, OPACITY, blend, film_sheet, overlay_cam, show_film
+from chexnet.figures.overlay import BOX_COLOR, OPACITY, blend, film_sheet, overlay_cam
 from chexnet.figures.page import report_page
 from chexnet.figures.results import results_figure
 from chexnet.figures.sheets import conversion_sheet
@@ -13,5 +13,5 @@ __all__ = [
     "BLUE", "BOX_COLOR", "OPACITY", "RED", "blend", "conversion_sheet", "decision_figure",
     "film_sheet", "history_figure", "localization_figure", "overlay_cam",
     "precision_recall_figure", "reliability_figure", "report_page", "results_figure", "roc_figure",
-    "score_histogram", "show_film", "subgroup_figure",
+    "score_histogram", "subgroup_figure",
 ]  # fmt: skip

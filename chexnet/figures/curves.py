@@ -1,12 +1,10 @@
 """Charts of an evaluated run: training history, curves, histogram and forest plots.
 
-Numbers come from ``metrics.json`` and are never computed a second time. Every function draws into
-``ax``, or makes a figure without pyplot, and returns the figure.
+Numbers come from ``metrics.json`` and are never computed a second time.
 """
 
 import textwrap
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -19,10 +17,7 @@ from chexnet.evaluation import BASELINES, LOCATION_BASELINES, outperforms_baseli
 from chexnet.runs import Run
 
 # Okabe and Ito's colors, which are safe for color blindness; lines differ in their dashes too.
-BLUE, RED, GREY = "#0072B2", "#D55E00", "#7f7f7f"
-_SPLITS = {"val": "validation", "test": "test"}
-_Corner = Literal["best", "upper left", "upper right", "lower left", "lower right"]
-_LIGHT_BELOW = 0.24  # of a row: how far the second interval lies below the first
+BLUE, RED, GRAY = "#0072B2", "#D55E00", "#7f7f7f"
 
 
 def history_figure(run: Run) -> Figure:
@@ -43,7 +38,7 @@ def history_figure(run: Run) -> Figure:
     loss, auroc, rate = figure.subplots(1, 3)
     # With boxes "loss" is a sum of two losses, and "val_loss" that of the predictions alone.
     train_loss = history["predictions_loss" if "predictions_loss" in history else "loss"]
-    loss.plot(epoch, train_loss, color=GREY, label="training", linestyle="--")
+    loss.plot(epoch, train_loss, color=GRAY, label="training", linestyle="--")
     loss.plot(epoch, history["val_loss"], color=BLUE, label="validation")
     auroc.plot(epoch, history["val_auroc"], color=BLUE)
     saved = history[history["saved"] == 1].iloc[-1]
@@ -55,7 +50,7 @@ def history_figure(run: Run) -> Figure:
     labels = ("loss (cross-entropy)", "validation AUROC", "learning rate")
     for ax, label in zip((loss, auroc, rate), labels, strict=True):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _finish(ax, x="epoch", y=label, legend="best")
+        _finish(ax, x="epoch", y=label)
     return figure
 
 
@@ -67,7 +62,10 @@ def roc_figure(run: Run, *, class_name: str | None = None, ax: Axes | None = Non
     Args:
         run: evaluated.
         class_name: the class; ``None`` is the run's first.
-        ax: where to draw; ``None`` makes a figure.
+        ax: where to draw; ``None`` makes a figure without pyplot.
+
+    Returns:
+        the figure of ``ax``.
 
     Raises:
         ValueError: the run has no such class, or is not evaluated with its present scores.
@@ -78,16 +76,18 @@ def roc_figure(run: Run, *, class_name: str | None = None, ax: Axes | None = Non
         >>> roc_figure(Run("output/demo")).axes[0].get_xlabel()
         '1 - specificity'
     """
-    name, metrics, predictions = of_class(run, class_name)
-    ax = _axes(ax)
-    for split, color, dashes in (("val", GREY, "--"), ("test", BLUE, "-")):
+    ax, metrics, predictions = _open(run, class_name, ax)
+    for split, title, color, dashes in (
+        ("val", "validation", GRAY, "--"),
+        ("test", "test", BLUE, "-"),
+    ):
         if metrics[split]["auroc"] is None:
             continue
         films = predictions[predictions["split"] == split]
         rates = roc_curve(films["y_true"], films["y_score"])[:2]
         delong = _interval(metrics[split]["auroc"])
         by_patient = _interval(metrics[split]["auroc_by_patient"])
-        label = f"{_SPLITS[split]}: AUROC {delong}"
+        label = f"{title}: AUROC {delong}"
         if by_patient != delong:
             label += f"\npatient bootstrap: {by_patient}"
         ax.plot(*rates, color=color, linestyle=dashes, label=label)
@@ -96,9 +96,8 @@ def roc_figure(run: Run, *, class_name: str | None = None, ax: Axes | None = Non
         label = f"operating point (threshold {point['threshold']:.2f} from validation)"
         x, y = 1 - point["specificity"]["value"], point["sensitivity"]["value"]
         ax.plot(x, y, "o", color=RED, label=label)
-    ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
-    ax.set_title(name)
-    return _finish(ax, x="1 - specificity", y="sensitivity", legend="lower right", square=True)
+    ax.plot([0, 1], [0, 1], color=GRAY, linewidth=0.8, linestyle=":")
+    return _finish(ax, x="1 - specificity", y="sensitivity", square=True)
 
 
 def precision_recall_figure(
@@ -114,8 +113,7 @@ def precision_recall_figure(
         >>> precision_recall_figure(Run("output/demo")).axes[0].get_ylabel()
         'precision'
     """
-    name, metrics, predictions = of_class(run, class_name)
-    ax = _axes(ax)
+    ax, metrics, predictions = _open(run, class_name, ax)
     found = metrics["average_precision"]
     if found["value"] is not None:
         films = predictions[predictions["split"] == "test"]
@@ -123,9 +121,8 @@ def precision_recall_figure(
         label = f"test: average precision {_interval(found)}"
         ax.plot(recall, precision, color=BLUE, drawstyle="steps-post", label=label)
         chance = found["prevalence"]
-        ax.axhline(chance, color=GREY, linestyle="--", label=f"prevalence {chance:.2f}")
-    ax.set_title(name)
-    return _finish(ax, x="recall (sensitivity)", y="precision", legend="lower left", square=True)
+        ax.axhline(chance, color=GRAY, linestyle="--", label=f"prevalence {chance:.2f}")
+    return _finish(ax, x="recall (sensitivity)", y="precision", square=True)
 
 
 def reliability_figure(
@@ -141,13 +138,12 @@ def reliability_figure(
         >>> reliability_figure(Run("output/demo")).axes[0].get_ylabel()
         'observed frequency'
     """
-    name, metrics, _ = of_class(run, class_name)
-    ax = _axes(ax)
-    ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    ax, metrics, _ = _open(run, class_name, ax)
+    ax.plot([0, 1], [0, 1], color=GRAY, linewidth=0.8, linestyle=":")
     calibration = metrics["calibration"]
     after = f"temperature {calibration.get('temperature') or 1:.2f}"
     for when, label, color, line in (
-        ("before", "uncalibrated", GREY, "s--"),
+        ("before", "uncalibrated", GRAY, "s--"),
         ("after", after, BLUE, "o-"),
     ):
         if when not in calibration:
@@ -159,9 +155,7 @@ def reliability_figure(
         label += f": ECE {_interval(calibration[when]['ece'])}"
         bars = np.maximum([y - low, high - y], 0)  # rounding can put a bound inside
         ax.errorbar(x, y, bars, color=color, fmt=line, markersize=4, linewidth=1, label=label)
-    ax.set_title(name)
-    x_label, y_label = "predicted probability", "observed frequency"
-    return _finish(ax, x=x_label, y=y_label, legend="upper left", square=True)
+    return _finish(ax, x="predicted probability", y="observed frequency", square=True)
 
 
 def decision_figure(run: Run, *, class_name: str | None = None, ax: Axes | None = None) -> Figure:
@@ -175,9 +169,8 @@ def decision_figure(run: Run, *, class_name: str | None = None, ax: Axes | None 
         >>> decision_figure(Run("output/demo")).axes[0].get_xlabel()
         'threshold probability'
     """
-    name, metrics, _ = of_class(run, class_name)
-    ax = _axes(ax, width=5.6, height=3.2)
-    ax.axhline(0, color=GREY, linewidth=0.8, linestyle=":", label="treat none")
+    ax, metrics, _ = _open(run, class_name, ax, size=(5.6, 3.2))
+    ax.axhline(0, color=GRAY, linewidth=0.8, linestyle=":", label="treat none")
     curve = metrics["decision_curve"]
     if "reason" not in curve:
         threshold, model, low, high, treat_all = (
@@ -190,8 +183,8 @@ def decision_figure(run: Run, *, class_name: str | None = None, ax: Axes | None 
         # The net benefit of treating all falls without bound; show only where it matters.
         if high.max() > 0:
             ax.set_ylim(-0.35 * high.max(), 1.1 * high.max())
-    ax.set(xlim=(0, 1), title=name)
-    return _finish(ax, x="threshold probability", y="net benefit", legend="upper right")
+    ax.set_xlim(0, 1)
+    return _finish(ax, x="threshold probability", y="net benefit")
 
 
 def score_histogram(run: Run, *, class_name: str | None = None, ax: Axes | None = None) -> Figure:
@@ -205,9 +198,9 @@ def score_histogram(run: Run, *, class_name: str | None = None, ax: Axes | None 
         >>> score_histogram(Run("output/demo")).axes[0].get_ylabel()
         'test images'
     """
-    name, metrics, predictions = of_class(run, class_name)
-    ax = _axes(ax, width=5.6, height=3.2)
+    ax, metrics, predictions = _open(run, class_name, ax, size=(5.6, 3.2))
     films = predictions[predictions["split"] == "test"]
+    name = run.chosen_class(class_name)
     bins = np.linspace(0, 1, 21).tolist()
     for y_true, which, color, hatch in ((0, "without", BLUE, None), (1, "with", RED, "//")):
         scores = films.loc[films["y_true"] == y_true, "y_score"]
@@ -218,17 +211,15 @@ def score_histogram(run: Run, *, class_name: str | None = None, ax: Axes | None 
         label = f"decision threshold {threshold:.2f} (from validation)"
         ax.axvline(threshold, color="black", linestyle="--", linewidth=1, label=label)
     ax.set_xlim(0, 1)
-    return _finish(ax, x="score", y="test images", legend="best")
+    return _finish(ax, x="score", y="test images")
 
 
 def subgroup_figure(run: Run, *, class_name: str | None = None, ax: Axes | None = None) -> Figure:
     """Forest plot of the test AUROC: all films, each subgroup and the non-imaging baselines.
 
-    Each number has DeLong's interval and, lighter and below it, that of the patient bootstrap. A
-    group that is too small has the reason in place of a number. The title says whether the model
-    outperforms the baselines; it is red where this is not shown.
-
-    Arguments and errors are those of `roc_figure`.
+    The lighter intervals are those of the patient bootstrap, the others DeLong's. A group that is
+    too small has the reason in place of a number. The title says whether the model outperforms the
+    baselines; it is red where this is not shown. Arguments and errors are those of `roc_figure`.
 
     Example:
         >>> from chexnet.figures import subgroup_figure
@@ -237,7 +228,8 @@ def subgroup_figure(run: Run, *, class_name: str | None = None, ax: Axes | None 
         >>> ax.get_yticklabels()[-1].get_text().split("  ")[0]
         'baseline: view + sex + age'
     """
-    name, metrics, _ = of_class(run, class_name)
+    name = run.chosen_class(class_name)
+    metrics = run.current_metrics("classes")[name]
     groups = [("all test images", metrics["test"], BLUE)]
     groups += [(f"{one['by']}: {one['group']}", one, BLUE) for one in metrics["subgroups"]]
     for key, block in metrics["baselines"].items():
@@ -249,8 +241,8 @@ def subgroup_figure(run: Run, *, class_name: str | None = None, ax: Axes | None 
         if block["auroc"]:
             number = {**block["auroc"], "second": block["auroc_by_patient"]}
         rows.append((label + counts, number, color))
-    ax = _axes(ax, width=8, height=0.7 + 0.27 * len(rows))
-    ax.axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
+    ax = ax or _new_axes(8, 0.7 + 0.27 * len(rows))
+    ax.axvline(0.5, color=GRAY, linewidth=0.8, linestyle=":")
     _forest(ax, rows)
     ax.set_xlim(right=1)
     better, sentence = outperforms_baselines(metrics)
@@ -297,23 +289,27 @@ def localization_figure(run: Run, *, axes: Sequence[Axes] | None = None) -> Figu
     return _finish(axes[0])
 
 
-def of_class(run: Run, class_name: str | None) -> tuple[str, dict, pd.DataFrame]:
-    """The class's name, its part of ``metrics.json`` and its predictions.
-
-    Raises:
-        ValueError: the run has no such class, or is not evaluated with its present scores.
-    """
+def _open(
+    run: Run, class_name: str | None, ax: Axes | None, *, size: tuple[float, float] = (4.6, 4.6)
+) -> tuple[Axes, dict, pd.DataFrame]:
+    """Axes titled with the class, its part of ``metrics.json`` and its predictions."""
     name = run.chosen_class(class_name)
-    return name, run.current_metrics("classes")[name], run.predictions.query("class_name == @name")
+    metrics = run.current_metrics("classes")[name]
+    ax = ax or _new_axes(*size)
+    ax.set_title(name)
+    return ax, metrics, run.predictions.query("class_name == @name")
+
+
+def _new_axes(width: float, height: float) -> Axes:
+    """The axes of a new figure; inches."""
+    return Figure(figsize=(width, height), layout="constrained").subplots()
 
 
 def _forest(ax: Axes, rows: list[tuple[str, dict, str]]) -> None:
     """One row per number with its interval, from the top; a dashed line extends the first.
 
-    Args:
-        ax: where to draw.
-        rows: label, ``value, low, high`` (or ``value`` ``None`` and a ``reason``) and color. With
-            ``second``, another ``low`` and ``high`` of the same value, a lighter line below.
+    A row is a label, ``value, low, high`` (or ``value`` None and a ``reason``) and a color.
+    ``second`` is another interval of the same value, drawn lighter and below.
     """
     for y, (_, number, color) in enumerate(rows):
         beside = ax.get_yaxis_transform()  # x as a share of the axes
@@ -321,7 +317,7 @@ def _forest(ax: Axes, rows: list[tuple[str, dict, str]]) -> None:
             reason = f"– {number.get('reason', '')}"
             ax.text(0.02, y, reason, va="center", fontsize=8, transform=beside)
             continue
-        intervals = ((number, y, 1.2, 1.0), (number.get("second"), y + _LIGHT_BELOW, 0.9, 0.5))
+        intervals = ((number, y, 1.2, 1.0), (number.get("second"), y + 0.24, 0.9, 0.5))
         for ends, height, width, alpha in intervals:
             if ends and ends.get("low") is not None and ends.get("high") is not None:
                 x = [ends["low"], ends["high"]]
@@ -342,21 +338,14 @@ def _interval(number: dict) -> str:
     return f"{number['value']:.3f} ({number['low']:.3f} to {number['high']:.3f})"
 
 
-def _axes(ax: Axes | None, *, width: float = 4.6, height: float = 4.6) -> Axes:
-    """``ax``, or the axes of a new figure of that many inches."""
-    return Figure(figsize=(width, height), layout="constrained").subplots() if ax is None else ax
-
-
-def _finish(
-    ax: Axes, *, x: str = "", y: str = "", legend: _Corner | None = None, square: bool = False
-) -> Figure:
+def _finish(ax: Axes, *, x: str = "", y: str = "", square: bool = False) -> Figure:
     """Sets axis labels and a small legend, removes the frame's upper and right line."""
     ax.set(xlabel=x or ax.get_xlabel(), ylabel=y or ax.get_ylabel())
     if square:
         ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     ax.spines[["top", "right"]].set_visible(False)
-    if legend and ax.get_legend_handles_labels()[0]:
-        ax.legend(fontsize=8, frameon=False, loc=legend)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize=8, frameon=False, loc="best")
     figure = ax.get_figure(root=True)
     assert figure is not None
     return figure

@@ -23,6 +23,8 @@ _RISE = 0.7  # exponent of the opacity over the map: below 1, so that low values
 BOX_COLOR = "#3d9dff"  # blue, visible on the black of a lung
 _OUTLINE: dict[str, Any] = {"colors": "white", "linewidths": 0.8, "linestyles": "dashed"}
 _FINE = 64  # positions per side at which the outline is traced
+# Inferno without its ends, which look like air and bone on a film.
+_HEAT = ListedColormap(matplotlib.colormaps["inferno"](np.linspace(0.35, 0.88, 256)))
 
 
 def overlay_cam(
@@ -34,7 +36,6 @@ def overlay_cam(
     scale: float | None = None,
     colormap: str | Colormap = "heat",
     opacity: float = OPACITY,
-    outline: bool = True,
 ) -> Figure:
     """Overlays a class activation map on its film.
 
@@ -47,11 +48,10 @@ def overlay_cam(
             maximum of this map.
         colormap: ``"heat"`` (safe for color blindness), ``"jet"``, or another of matplotlib.
         opacity: of the last color, 0 to 1; it falls to 0 with the map.
-        outline: whether to draw a dashed line where the map reaches half of the scale. It is
-            visible in grey print, where a color can have the same grey as the film.
 
     Returns:
-        the figure of ``ax``.
+        the figure of ``ax``. A dashed line is where the map reaches half of the scale: in gray
+        print, a color can have the same gray as the film.
 
     Raises:
         ValueError: as `blend`.
@@ -68,11 +68,10 @@ def overlay_cam(
     blended = blend(film, cam, scale=scale, colormap=colormap, opacity=opacity)
     ax = show_film(blended, boxes, ax)
     half = (np.max(cam) if scale is None else scale) / 2
-    if outline and np.max(cam) > half > 0:
-        centres = (np.arange(_FINE) + 0.5) / _FINE
+    if np.max(cam) > half > 0:
+        centers = (np.arange(_FINE) + 0.5) / _FINE
         rows, columns = film.shape
-        fine = upsample_map(cam, _FINE)
-        ax.contour(centres * columns, centres * rows, fine, [half], **_OUTLINE)
+        ax.contour(centers * columns, centers * rows, upsample_map(cam, _FINE), [half], **_OUTLINE)
     figure = ax.get_figure(root=True)
     assert figure is not None
     return figure
@@ -116,10 +115,11 @@ def blend(
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity={opacity}: expected 0 to 1")
     shown = normalize_map(upsample_map(cam, film.shape), scale=scale)
-    colors = _colormap(colormap)(shown, bytes=True)[..., :3]
+    colors = matplotlib.colormaps.get_cmap(_HEAT if colormap == "heat" else colormap)
     share = (opacity * shown**_RISE)[..., None]
     # In floating point: a sum of uint8 wraps around to black where the map is highest.
-    return np.rint((1 - share) * film[..., None] + share * colors).astype(np.uint8)
+    mixed = (1 - share) * film[..., None] + share * colors(shown, bytes=True)[..., :3]
+    return np.rint(mixed).astype(np.uint8)
 
 
 def film_sheet(
@@ -131,14 +131,14 @@ def film_sheet(
     columns: int = 4,
     width: float = 10.0,
 ) -> Figure:
-    """Draws a contact sheet: films row by row, each with its title and its boxes.
+    """Draws a contact sheet: films row by row, each with its title and boxes.
 
     Args:
         films: uint8 ``(H, W)`` each, of any sizes, at least one.
         titles: one per film.
         boxes: one table per film, ``x, y, width, height`` in pixels of that film, or ``None``.
-        masks: one ``(h, w)`` in [0, 1] per film, or ``None``: boxes rotated together with the film,
-            outlined where a cell is half covered.
+        masks: one per film: ``(h, w)`` in [0, 1], such as rotated boxes, outlined at 0.5; or
+            ``None``.
         columns: films side by side, at least 1.
         width: of the sheet, inches.
 
@@ -146,8 +146,7 @@ def film_sheet(
         a figure made without pyplot.
 
     Raises:
-        ValueError: no films, no columns, or another number of titles, boxes or masks than of
-            films.
+        ValueError: no films, no columns, or not one title, table and mask per film.
 
     Example:
         >>> from pathlib import Path
@@ -186,21 +185,9 @@ def film_sheet(
 def show_film(
     pixels: np.ndarray, boxes: pd.DataFrame | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Shows a film with its boxes, without ticks.
+    """Shows a film, uint8 ``(H, W)`` or RGB ``(H, W, 3)``, and boxes in its pixels, without ticks.
 
-    Args:
-        pixels: uint8 ``(H, W)``, or RGB ``(H, W, 3)``; 0 is black and 255 white, always.
-        boxes: ``x, y, width, height`` in pixels of ``pixels``.
-        ax: where to draw; ``None`` makes a figure.
-
-    Returns:
-        ``ax``, or the axes of the new figure.
-
-    Example:
-        >>> import numpy as np
-        >>> from chexnet.figures import show_film
-        >>> show_film(np.zeros((60, 40), np.uint8)).images[0].get_array().shape
-        (60, 40)
+    Returns ``ax``, or the axes of a new figure. 0 is black and 255 white, always.
     """
     rows, columns = pixels.shape[:2]
     if ax is None:
@@ -221,22 +208,11 @@ def show_film(
 def show_colors(
     ax: Axes, *, scale: float, colormap: str | Colormap = "heat", opacity: float = OPACITY
 ) -> None:
-    """Draws a color bar: the colors as they look on a medium grey film, and their logits."""
+    """Draws a color bar: the colors as they look on a medium gray film, and their logits."""
     ramp = np.linspace(scale, 0, 256, dtype=np.float32)[:, None]
-    grey = np.full((256, 1), 110, np.uint8)
-    colors = blend(grey, ramp, scale=scale, colormap=colormap, opacity=opacity)
+    gray = np.full((256, 1), 110, np.uint8)
+    colors = blend(gray, ramp, scale=scale, colormap=colormap, opacity=opacity)
     ax.imshow(colors, extent=(0, 1, 0, scale), aspect="auto")
     ax.yaxis.tick_right()
     ax.set(xticks=[], yticks=[0, scale / 2, scale])
     ax.set_yticklabels(["0 or less", f"{scale / 2:.2g}", f"{scale:.2g} or more"], fontsize=7.5)
-
-
-def _colormap(name: str | Colormap) -> Colormap:
-    if name == "heat":
-        # Inferno without its ends, which look like air and bone on a film.
-        return ListedColormap(matplotlib.colormaps["inferno"](np.linspace(0.35, 0.88, 256)))
-    if isinstance(name, Colormap):
-        return name
-    if name not in matplotlib.colormaps:
-        raise ValueError(f"colormap={name!r}: expected 'heat' or one of matplotlib, such as 'jet'")
-    return matplotlib.colormaps[name]

@@ -6,17 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from chexnet.evaluation import interval_text, outperforms_baselines
-from chexnet.figures.curves import (
-    RED,
-    decision_figure,
-    localization_figure,
-    of_class,
-    precision_recall_figure,
-    reliability_figure,
-    roc_figure,
-    score_histogram,
-    subgroup_figure,
-)
+from chexnet.figures import curves
 from chexnet.runs import Run
 
 _WIDTH = 10.5  # inches; printed on A4 the smallest letters are 5.5 points high
@@ -28,9 +18,6 @@ _LINE_LENGTH = 145  # characters
 
 def report_page(run: Run, *, class_name: str | None = None) -> Figure:
     """Draws all charts of a run on one page.
-
-    ROC, precision-recall, reliability and decision curve, histogram of scores, subgroups with
-    non-imaging baselines, and localization with its baselines.
 
     Args:
         run: evaluated.
@@ -49,30 +36,32 @@ def report_page(run: Run, *, class_name: str | None = None) -> Figure:
         >>> [ax.get_title() for ax in report_page(Run("output/demo")).axes[:2]]
         ['ROC curve', 'Precision-recall curve']
     """
-    name, found, _ = of_class(run, class_name)
+    name = run.chosen_class(class_name)
+    found = run.current_metrics("classes")[name]
     facts = textwrap.wrap(_facts(run, name, found), _LINE_LENGTH)
     better, sentence = outperforms_baselines(found)
-    lines = [(line, "black") for line in facts]
-    lines += [(line, "black" if better else RED) for line in textwrap.wrap(sentence, _LINE_LENGTH)]
-    head = _TITLE + _LINE * len(lines)
+    comparison = textwrap.wrap(sentence, _LINE_LENGTH)
+    head = _TITLE + _LINE * (len(facts) + len(comparison))
     forest_rows = 1 + len(found["subgroups"]) + len(found["baselines"])
     heights = [head, _SQUARES, _CURVES, _AXIS + _ROW * forest_rows, _MAPS]
     figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
     parts = np.asarray(figure.subfigures(5, 1, height_ratios=heights))
-    title, squares, curves, forest, maps = parts.tolist()
+    title, squares, wide, forest, maps = parts.tolist()
     heading = f"Run {run.folder.resolve().name}: {name}"
     title.text(0.01, 1 - 0.1 / head, heading, fontsize=14, va="top")
-    for number, (line, color) in enumerate(lines):
-        y = 1 - (_TITLE + _LINE * number) / head
-        title.text(0.01, y, line, fontsize=9, va="top", color=color)
-    for words, draw, ax in zip(
-        ("ROC curve", "Precision-recall curve", "Reliability diagram", "Decision curve",
-         "Score distribution", "Subgroup AUROC and non-imaging baselines"),
-        (roc_figure, precision_recall_figure, reliability_figure, decision_figure,
-         score_histogram, subgroup_figure),
-        [*squares.subplots(1, 3), *curves.subplots(1, 2), forest.subplots()],
-        strict=True,
-    ):  # fmt: skip
+    title.text(0.01, 1 - _TITLE / head, "\n".join(facts), fontsize=9, va="top")
+    color = "black" if better else curves.RED
+    title.text(0.01, 0, "\n".join(comparison), fontsize=9, va="bottom", color=color)
+    charts = {
+        "ROC curve": curves.roc_figure,
+        "Precision-recall curve": curves.precision_recall_figure,
+        "Reliability diagram": curves.reliability_figure,
+        "Decision curve": curves.decision_figure,
+        "Score distribution": curves.score_histogram,
+        "Subgroup AUROC and non-imaging baselines": curves.subgroup_figure,
+    }
+    places = [*squares.subplots(1, 3), *wide.subplots(1, 2), forest.subplots()]
+    for (words, draw), ax in zip(charts.items(), places, strict=True):
         draw(run, class_name=name, ax=ax)
         ax.set_title(words, fontsize=10, color="black")
         if ax.get_aspect() == 1 and ax.get_legend():  # these squares are too small for it
@@ -80,7 +69,7 @@ def report_page(run: Run, *, class_name: str | None = None) -> Figure:
             ax.legend(fontsize=7.5, frameon=False, labelspacing=0.3, **below)
     evaluated = run.metrics.get("localization", {}).get("class_name")
     if evaluated == name:
-        localization_figure(run, axes=maps.subplots(1, 2))
+        curves.localization_figure(run, axes=maps.subplots(1, 2))
     else:
         reason = f"are evaluated for {evaluated}" if evaluated else "are not evaluated"
         maps.text(0.02, 0.8, f"– The maps {reason}.", fontsize=9)

@@ -48,26 +48,24 @@ def results_figure(
 
     Correctly classified films are left of a vertical red line, misclassified ones right of it.
     Films with the finding are above, films without it below. The caption says how they were
-    selected. All maps have the same color scale, so a film without evidence for the finding stays
-    grey.
+    selected. All maps have the same color scale, so a film without evidence stays gray.
 
     Args:
         run_folder: ``output/<run>/``, from notebook 03.
         class_name: the class; ``None`` is the run's first.
         columns: films side by side left and right of the line, each at least 1.
         rows: rows of films for each outcome, at least 1.
-        by: ``"outcome"`` samples at random within each outcome. ``"hit"`` does so too, but of the
-            positive films among those whose map has its maximum inside a box, and ``"miss"`` among
-            the others. ``"score"`` takes the most confident scores.
+        by: ``"outcome"`` samples at random within each outcome. ``"hit"`` samples the positive
+            films only among those whose map has its maximum inside a box, ``"miss"`` among the
+            others. ``"score"`` takes the most confident scores.
         image_ids: exactly these test films, in this order, in as many rows as they need.
         seed: of the random sample.
         threshold: a film is positive if its score is at or above it; or a rule
             (``"youden"``, ``"sensitivity_0.9"``, ``"specificity_0.9"``), applied to validation.
         boxes: whether to draw the radiologists' boxes.
         scale: logits of the last color; ``None`` takes `chexnet.cam.shared_scale` of all test maps.
-        colormap: ``"heat"`` (safe for color blindness and in grey print), ``"jet"`` as in the
-            original, or another colormap of matplotlib.
-        opacity: of the last color, 0 to 1; it falls to 0 with the map.
+        colormap: as in `overlay_cam`; the original used ``"jet"``.
+        opacity: as in `overlay_cam`.
 
     Returns:
         a figure made without pyplot.
@@ -99,13 +97,16 @@ def results_figure(
     rows = max([rows, *(-(-len(some) // columns[key in _WRONG]) for key, some in shown.items())])
     scale = shared_scale(maps) if scale is None else scale
     style = {"scale": scale, "colormap": colormap, "opacity": opacity}
+    counts = ", ".join(f"{key} {(films['outcome'] == key).sum()}" for key in OUTCOMES)
     caption = (
-        f"Run {run.folder.resolve().name}, {class_name}: {_counts(films)}. {decision} {rule} "
+        f"Run {run.folder.resolve().name}, {class_name}: {len(films)} test images ({counts}). "
+        f"{decision} {rule} "
         "Overlay: positive part of the CAM (logits), same color scale for all images; dashed line: "
         "half of the scale's maximum. The mean of the CAM plus the bias is the logit of the score. "
         "Hit or miss: the maximum of the CAM lies inside or outside a box."
     )
-    figure, cells = _quadrants(columns, rows, _titles(films), caption, boxes, style)
+    caption += " Blue: radiologists’ boxes." if boxes else ""
+    figure, cells = _quadrants(films, columns, rows, caption, style)
     for outcome, some in shown.items():
         if not len(some):
             text = "none selected" if (films["outcome"] == outcome).any() else "none"
@@ -134,20 +135,6 @@ def _show(
     first += (" · hit" if film.hit else " · miss") if film.boxed else ""
     second = " · ".join(filter(None, [header_text(film), film.image_id[:8]]))
     ax.set_xlabel(f"{first}\n{second}", fontsize=7.5, labelpad=3, linespacing=1.3)
-
-
-def _counts(films: pd.DataFrame) -> str:
-    counts = ", ".join(f"{key} {(films['outcome'] == key).sum()}" for key in OUTCOMES)
-    return f"{len(films)} test images ({counts})"
-
-
-def _titles(films: pd.DataFrame) -> dict[str, str]:
-    """Title of each quadrant, such as ``True positives (16/18)``."""
-    titles = {}
-    for outcome, (name, y_true) in OUTCOMES.items():
-        count, total = (films["outcome"] == outcome).sum(), (films["y_true"] == y_true).sum()
-        titles[outcome] = f"{name.capitalize()}s ({count}/{total})"
-    return titles
 
 
 def _select(
@@ -184,18 +171,12 @@ def _select(
 
 
 def _quadrants(
-    columns: tuple[int, int],
-    rows: int,
-    titles: dict[str, str],
-    caption: str,
-    boxes: bool,
-    style: dict,
+    films: pd.DataFrame, columns: tuple[int, int], rows: int, caption: str, style: dict
 ) -> tuple[Figure, dict[str, list[Axes]]]:
     """A figure with the line, the caption, the color bar, and empty axes for each outcome."""
     left, right = columns
     step = _FILM + _SPACE
     width = _SPACE + (left + right) * step + _MIDDLE + _RIGHT
-    caption += " Blue: radiologists’ boxes." if boxes else ""
     lines = textwrap.wrap(caption, int((width - _SPACE) * 16.8))
     bottom = 0.15 + len(lines) * _LINE
     half = _TITLE + rows * (_FILM + _TEXT)
@@ -205,9 +186,8 @@ def _quadrants(
     def axes_at(x: float, y: float, wide: float, high: float) -> Axes:
         return figure.add_axes((x / width, y / height, wide / width, high / height))
 
-    caption = "\n".join(lines)
     place = (_SPACE / width, 0.1 / height)
-    figure.text(*place, caption, fontsize=8, va="bottom", linespacing=1.35)
+    figure.text(*place, "\n".join(lines), fontsize=8, va="bottom", linespacing=1.35)
     middle = (left * step + (_SPACE + _MIDDLE) / 2) / width
     ends = [(bottom + 0.05) / height, 1 - 0.1 / height]
     figure.add_artist(Line2D([middle, middle], ends, color="#d62728", linewidth=2.5))
@@ -215,7 +195,9 @@ def _quadrants(
     colors.set_title("CAM\n(logits)", fontsize=7.5, loc="left", pad=5)
     show_colors(colors, **style)
     cells: dict[str, list[Axes]] = {}
-    for outcome, title in titles.items():
+    for outcome, (name, y_true) in OUTCOMES.items():
+        count, total = (films["outcome"] == outcome).sum(), (films["y_true"] == y_true).sum()
+        title = f"{name.capitalize()}s ({count}/{total})"
         wrong = outcome in _WRONG
         start = _SPACE + wrong * (left * step + _MIDDLE)
         top = bottom + half * (1 if outcome in ("TN", "FP") else 2) - _TITLE

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pydicom
 from matplotlib.figure import Figure
+from pydicom.pixels import pixel_array
 
 from chexnet.figures.overlay import film_sheet
 from chexnet.files import read_image
 
-_SAMPLED = 500  # films whose brightness is compared: takes a second, enough to find outliers
+_SAMPLED = 500  # films whose brightness is compared, evenly spread: takes a second
 _WORDS = ("dark", "bright")
 _SHOWN = 400  # pixels of the long side of a picture on the sheet
 
@@ -27,8 +28,8 @@ def conversion_sheet(
         films: from `chexnet.dicom.convert_folder`.
         source: the folder of DICOM files that was converted.
         jpg_folder: the folder of the JPGs.
-        count: maximum number of pairs. First come films that had to be re-encoded, one for each
-            kind of storage, then one of each rare size, then the darkest and the brightest.
+        count: maximum number of pairs. First come re-encoded films, one for each kind of storage
+            and reason, then one of each rare size, then the darkest and the brightest.
 
     Returns:
         a figure made without pyplot.
@@ -54,20 +55,7 @@ def conversion_sheet(
 
 
 def unusual_films(films: pd.DataFrame, jpg_folder: str | Path, *, count: int = 4) -> pd.DataFrame:
-    """The films of a conversion that most deserve a look.
-
-    Args:
-        films: from `chexnet.dicom.convert_folder`.
-        jpg_folder: the folder of the JPGs.
-        count: maximum number.
-
-    Returns:
-        rows of ``films`` with ``why``, in the order stated in `conversion_sheet`. Brightness is
-        compared for at most 500 films, evenly spread.
-
-    Raises:
-        ValueError: no film was converted, or ``count`` is below 1.
-    """
+    """Rows of ``films`` that deserve a look, in the order of `conversion_sheet`, and ``why``."""
     made = films[films["status"] != "failed"].sort_values("image_id", ignore_index=True)
     if not len(made) or count < 1:
         raise ValueError(f"{len(made)} converted films, count={count}: expected 1 or more of both")
@@ -88,21 +76,12 @@ def unusual_films(films: pd.DataFrame, jpg_folder: str | Path, *, count: int = 4
 
 
 def stored_values(path: str | Path) -> np.ndarray:
-    """The stored values of a DICOM file as a picture, without window, inversion or rescaling.
+    """The first frame of a DICOM file as a picture, uint8 ``(H, W)``; of colors the mean.
 
-    The range of the stored bits becomes 0 to 255. A 12-bit film that uses the lower third is dark,
-    and one that stores air as white is a negative.
-
-    Args:
-        path: of a DICOM file that pydicom decodes.
-
-    Returns:
-        uint8 ``(H, W)``; of several frames the first, of colors the mean.
+    There is no window, inversion or rescaling: the range of the stored bits becomes 0 to 255.
     """
     film = pydicom.dcmread(path)
-    values = film.pixel_array.astype(np.float32)
-    if int(getattr(film, "NumberOfFrames", 1) or 1) > 1:  # (0028,0008)
-        values = values[0]
+    values = pixel_array(film, index=0).astype(np.float32)
     if values.ndim == 3:
         values = values.mean(axis=-1)
     if film.PixelRepresentation:  # (0028,0103): signed

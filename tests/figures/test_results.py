@@ -342,7 +342,7 @@ def test_each_class_has_its_own_figure(tmp_path):
         ({"image_ids": ["nobody"]}, "nobody"),
         ({"image_ids": []}, "image_ids: none"),
         ({"threshold": "best"}, "threshold='best': expected a number or one of"),
-        ({"colormap": "rainbow2"}, "colormap='rainbow2'"),
+        ({"colormap": "rainbow2"}, "'rainbow2' is not a valid value"),
     ],
 )
 def test_a_choice_that_cannot_be_is_refused_by_name(run, choice, message):
