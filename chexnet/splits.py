@@ -29,8 +29,7 @@ def split_by_patient(
 ) -> pd.Series:
     """Splits images so that no patient is in two splits and the splits are alike.
 
-    Equal folds from `sklearn.model_selection.StratifiedGroupKFold` are shared out to the splits.
-    They are alike in size and in the share of each combination of values of ``stratify``. The
+    Equal folds from `sklearn.model_selection.StratifiedGroupKFold` are dealt out to the splits. The
     result depends on the images and the seed, not on the order of rows.
 
     Args:
@@ -38,7 +37,7 @@ def split_by_patient(
             that are known.
         train: share of images, above 0.
         val: share of images, above 0.
-        test: share of images, 0 or above; 0 if the test set is kept elsewhere. The three sum to 1.
+        test: share of images; 0 if the test set is kept elsewhere. The three sum to 1.
         seed: 0 or above.
         stratify: columns to balance, the most important first; a missing value counts as a value.
 
@@ -47,8 +46,8 @@ def split_by_patient(
         Without any ``patient_id``, images are split one by one, with a warning.
 
     Raises:
-        ValueError: the shares do not sum to 1, an image is listed twice, or there are too few
-            patients for one in each split.
+        ValueError: the shares do not sum to 1, an image is listed twice, or there are fewer
+            patients than splits.
 
     Example:
         >>> import pandas as pd
@@ -86,16 +85,15 @@ def folds_by_patient(
 
     Args:
         images: as for `split_by_patient`.
-        folds: 2 or more.
+        folds: 2 up to the number of patients.
         seed: 0 or above.
-        stratify: columns to balance.
+        stratify: as for `split_by_patient`.
 
     Returns:
         int Series 0 to ``folds - 1`` named ``fold``; index as ``images``.
 
     Raises:
-        ValueError: ``folds`` is below 2 or above the number of patients, or an image is listed
-            twice.
+        ValueError: an argument has another value than stated above, or an image is listed twice.
 
     Example:
         >>> import pandas as pd
@@ -105,8 +103,6 @@ def folds_by_patient(
         >>> folds_by_patient(images, folds=3).value_counts().to_dict()
         {0: 10, 2: 10, 1: 10}
     """
-    if folds < 2:
-        raise ValueError(f"folds={folds}: expected 2 or more")
     _check(images)
     return pd.Series(_folds(images, folds, seed, stratify), images.index, name="fold")
 
@@ -181,7 +177,7 @@ def read_split(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file has no such columns, or a patient is in two splits; the file is named.
+        ValueError: a file lacks a column, or a patient is in two splits.
 
     Example:
         >>> from chexnet.splits import read_split
@@ -204,10 +200,7 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
     table = read_table(path)
     missing = [column for column in columns if column not in table]
     if missing:
-        raise ValueError(
-            f"{path}: no column {', '.join(missing)}; expected {', '.join(columns)}, found "
-            f"{', '.join(table.columns)}"
-        )
+        raise ValueError(f"{path}: no column {', '.join(missing)}; expected {', '.join(columns)}")
     return table
 
 
@@ -234,17 +227,12 @@ def _strata(images: pd.DataFrame, columns: Sequence[str], folds: int) -> pd.Seri
 
 def _folds_of_splits(shares: np.ndarray, patients: int) -> np.ndarray:
     """How many equal folds each split gets, at least one, to meet its share."""
-
-    def counts(folds: int) -> np.ndarray:
-        rounded = np.maximum(np.rint(shares * folds), 1).astype(int)
-        rounded[shares.argmax()] += folds - rounded.sum()
-        return rounded
-
-    def error(folds: int) -> float:
-        largest = np.abs(counts(folds) / folds - shares).max()
-        return largest if largest > CLOSE_ENOUGH else 0.0
-
-    return counts(min(range(len(shares), min(MOST_FOLDS, patients) + 1), key=error))
+    for folds in range(len(shares), min(MOST_FOLDS, patients) + 1):
+        counts = np.maximum(np.rint(shares * folds), 1).astype(int)
+        counts[shares.argmax()] += folds - counts.sum()
+        if np.abs(counts / folds - shares).max() <= CLOSE_ENOUGH:
+            break
+    return counts
 
 
 def _check(images: pd.DataFrame) -> None:
@@ -255,9 +243,8 @@ def _check(images: pd.DataFrame) -> None:
     if "patient_id" not in images or images["patient_id"].isna().all():
         warnings.warn(
             "no patient_id is known, so the split is by image: images of one patient will be in "
-            "several splits, the network may recognize the patient instead of the disease, and "
-            "the test score will be too good. RSNA's 26,684 images are of 11,439 patients; put "
-            "RSNA's mapping (pneumonia-challenge-dataset-mappings_2018.json) beside the CSV files.",
+            "several splits, and the test score will be too good. For RSNA, put the mapping "
+            "(pneumonia-challenge-dataset-mappings_2018.json) beside the CSV files.",
             stacklevel=3,
         )
     elif images["patient_id"].isna().any():
@@ -273,5 +260,4 @@ def _patient_of(images: pd.DataFrame) -> pd.Series:
     own = "image " + images["image_id"].astype(str)
     if "patient_id" not in images:
         return own
-    known = images["patient_id"].notna()
-    return own.where(~known, "patient " + images["patient_id"].astype(str))
+    return own.where(images["patient_id"].isna(), "patient " + images["patient_id"].astype(str))

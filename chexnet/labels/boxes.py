@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from chexnet.files import summarize
 
@@ -13,8 +14,8 @@ _ROUNDING = 1e-9  # share of a film: a millionth of a pixel
 
 def scale_boxes(
     boxes: pd.DataFrame,
-    rows: int | Sequence[int] | pd.Series,
-    columns: int | Sequence[int] | pd.Series,
+    rows: ArrayLike,
+    columns: ArrayLike,
     size: int | tuple[int, ...],
 ) -> pd.DataFrame:
     """Scales boxes from the original film to another size.
@@ -67,8 +68,8 @@ def box_masks(
         size: the grid as ``(h, w)``, or one side if square.
 
     Returns:
-        float32 ``(n, h, w)`` in [0, 1]. The shares are exact and an overlap counts once. A film
-        without boxes has zeros.
+        float32 ``(n, h, w)`` in [0, 1]; zeros for a film without boxes. The shares are exact and an
+        overlap counts once.
 
     Raises:
         ValueError: as `boxes_by_film`.
@@ -90,17 +91,12 @@ def masks_by_film(
     image_ids: Sequence[str] | np.ndarray | pd.Series,
     size: tuple[int, int],
 ) -> np.ndarray:
-    """Does what `box_masks` does, from the result of `boxes_by_film`.
-
-    Use it to make masks many times from the same boxes.
+    """What `box_masks` returns, from boxes that `boxes_by_film` has prepared once.
 
     Args:
         boxes: from `boxes_by_film`.
-        image_ids: ``(n,)``, films in the order of the result.
+        image_ids: as in `box_masks`.
         size: the grid as ``(h, w)``.
-
-    Returns:
-        float32 ``(n, h, w)`` in [0, 1].
 
     Example:
         >>> import numpy as np
@@ -148,15 +144,9 @@ def boxes_by_film(boxes: pd.DataFrame, images: pd.DataFrame) -> dict[str, np.nda
 
 
 def coverage(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Share of each cell of a grid that the boxes of one film cover together.
+    """Share of each cell of a grid ``(h, w)`` that one film's boxes cover, float64 in [0, 1].
 
-    Args:
-        boxes: float ``(k, 4)``: x, y, width, height as shares of the film. What lies outside the
-            film is ignored.
-        size: the grid as ``(h, w)``.
-
-    Returns:
-        float64 ``(h, w)`` in [0, 1].
+    Boxes are ``(k, 4)``, shares of the film; what lies outside the film is ignored.
     """
     height, width = size
     # The edges of boxes and cells divide the film into rectangles, each wholly inside or outside a
@@ -188,8 +178,8 @@ def points_in_boxes(
     Args:
         points: ``(N, 2)``: x, y as shares of the film's width and height; NaN lies in no box.
         image_ids: ``(N,)``, the film of each point.
-        boxes: ``image_id, x, y, width, height`` in original pixels.
-        images: ``image_id, rows, columns`` of the films with boxes.
+        boxes: as in `box_masks`.
+        images: as in `box_masks`.
 
     Returns:
         bool ``(N,)``.

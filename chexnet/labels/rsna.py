@@ -26,25 +26,24 @@ FACTS = ["view", "sex", "age", "rows", "columns"]
 def read_rsna(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Reads the annotations of the RSNA challenge as Kaggle distributes them.
 
-    ``stage_2_train_labels.csv`` has one row per box, so up to four rows per film.
-    ``stage_2_detailed_class_info.csv`` repeats its rows in the same way. The complete files have
-    30,227 rows of 26,684 films, 6,012 of them with opacity.
+    Both CSV files have one row per box, so up to four rows per film: 30,227 rows of 26,684 films,
+    6,012 of them with opacity.
 
     Args:
-        folder: with the two CSV files and, for the patients, RSNA's mapping
-            ``pneumonia-challenge-dataset-mappings_2018.json``.
+        folder: with ``stage_2_train_labels.csv``, ``stage_2_detailed_class_info.csv`` and, for the
+            patients, RSNA's mapping ``pneumonia-challenge-dataset-mappings_2018.json``.
 
     Returns:
         Images, one row per film, sorted by id: ``image_id`` (RSNA's ``patientId``, which names an
         image), ``patient_id`` (NIH's eight digits as str; None without the mapping),
-        ``Pneumonia`` (int, 0 or 1), ``detailed_class`` (one of `DETAILED_CLASSES`).
+        ``Pneumonia`` (int, 0 or 1), ``detailed_class`` (``Lung Opacity``,
+        ``No Lung Opacity / Not Normal`` or ``Normal``).
         Boxes, one row each: ``image_id`` and ``x, y, width, height`` (left, top; float, pixels of
         the original film).
 
     Raises:
         FileNotFoundError: one of the two CSV files is missing.
-        ValueError: a file contradicts itself or the other one; file, films and what is expected
-            are named.
+        ValueError: a file contradicts itself or the other one; file and films are named.
 
     Example:
         >>> from chexnet.labels import read_rsna
@@ -56,9 +55,10 @@ def read_rsna(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     rows = _read_labels(folder / LABELS)
     classes = _read_classes(folder / CLASSES)
     target = rows.groupby("patientId")["Target"].first()
-    for ids, here, there in ((target.index, LABELS, CLASSES), (classes.index, CLASSES, LABELS)):
-        other = classes.index if there == CLASSES else target.index
-        refuse(folder / here, ids.difference(other), f"films that are not in {there}")
+    without_class = target.index.difference(classes.index)
+    refuse(folder / LABELS, without_class, f"films that are not in {CLASSES}")
+    without_target = classes.index.difference(target.index)
+    refuse(folder / CLASSES, without_target, f"films that are not in {LABELS}")
     contradict = target.index[(target == 1) != (classes.reindex(target.index) == OPACITY)]
     refuse(
         folder / CLASSES,
@@ -79,21 +79,12 @@ def read_rsna(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return images, boxes.reset_index(drop=True)
 
 
-def read_nih_mapping(path: str | Path) -> pd.Series:
-    """Reads which NIH patient each film of the RSNA challenge shows.
+def read_nih_mapping(path: Path) -> pd.Series:
+    """The NIH patient of each film, eight digits; by film id.
 
-    Args:
-        path: RSNA's JSON file, a list of objects with ``subset_img_id`` (the film's id in the
-            challenge) and ``img_id`` (its file at the NIH, such as ``00019124_092.png``).
-
-    Returns:
-        str Series named ``patient_id``, eight digits; index ``image_id``, sorted.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no such list, or names two patients for one film.
+    RSNA's file is a list of objects with ``subset_img_id`` (the film's id in the challenge) and
+    ``img_id`` (its file at the NIH, such as ``00019124_092.png``).
     """
-    path = Path(path)
     try:
         table = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")), dtype=object)
         table = table[["subset_img_id", "img_id"]]
@@ -104,15 +95,15 @@ def read_nih_mapping(path: str | Path) -> pd.Series:
         ) from None
     for image_id in table["subset_img_id"]:
         check_image_id(image_id, path)
-    patient = table["img_id"].astype(str).str.extract(f"^{NIH_FILE.pattern}$", expand=False)
-    bad = table.loc[patient.isna(), "img_id"]
+    files = table["img_id"].astype(str)
+    table["patient_id"] = files.str.extract(f"^{NIH_FILE.pattern}$", expand=False)
+    bad = table.loc[table["patient_id"].isna(), "img_id"]
     refuse(path, bad, "img_id that are not NIH files", "eight digits, _, three digits, .png")
-    mapping = pd.Series(
-        patient.to_numpy(), pd.Index(table["subset_img_id"], name="image_id"), name="patient_id"
-    )
-    patients = mapping.groupby(level=0).nunique()
-    refuse(path, patients.index[patients > 1], "films with two patients", "one each")
-    return mapping[~mapping.index.duplicated()].sort_index()
+    patients = table.drop_duplicates(["subset_img_id", "patient_id"])
+    patients = patients.set_index("subset_img_id")["patient_id"]
+    twice = patients.index[patients.index.duplicated()]
+    refuse(path, twice, "films with two patients", "one each")
+    return patients
 
 
 def add_film_facts(images: pd.DataFrame, films: pd.DataFrame) -> pd.DataFrame:
@@ -120,12 +111,11 @@ def add_film_facts(images: pd.DataFrame, films: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         images: one row per film, with ``image_id``.
-        films: the table of `chexnet.dicom.convert_folder`: ``image_id, status, reason`` and
-            ``view, sex, age, rows, columns``. Films not in ``images`` are ignored.
+        films: from `chexnet.dicom.convert_folder`. Films not in ``images`` are ignored.
 
     Returns:
-        ``images`` with the five columns, without the films that have no JPG. A warning names them
-        and the reason.
+        ``images`` with ``view, sex, age, rows, columns``, without the films that have no JPG. A
+        warning names them and the reason.
 
     Raises:
         ValueError: columns are missing, a film was converted twice, or no film is left.

@@ -174,8 +174,6 @@ def test_the_mapping_gives_eight_digits_of_the_patient(tmp_path):
     write_mapping(tmp_path, PATIENTS)
     patients = read_nih_mapping(tmp_path / MAPPING)
     assert patients.to_dict() == PATIENTS
-    assert patients.name == "patient_id"
-    assert patients.index.name == "image_id"
 
 
 @pytest.mark.parametrize(
