@@ -1,7 +1,6 @@
 """Annotation files to one table of images and one table of boxes."""
 
 import json
-import re
 import warnings
 from pathlib import Path
 
@@ -18,7 +17,7 @@ MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
 OPACITY = "Lung Opacity"
 DETAILED_CLASSES = (OPACITY, "No Lung Opacity / Not Normal", "Normal")
 # An NIH file is 'patient_follow-up.png', Wang et al. 2017, arXiv:1705.02315.
-NIH_FILE = re.compile(r"(\d{8})_\d{3}\.png")
+NIH_FILE = r"^(\d{8})_\d{3}\.png$"
 # Read by the converter: DICOM tags 0018,5101; 0010,0040; 0010,1010; 0028,0010; 0028,0011.
 FACTS = ["view", "sex", "age", "rows", "columns"]
 
@@ -96,7 +95,7 @@ def read_nih_mapping(path: Path) -> pd.Series:
     for image_id in table["subset_img_id"]:
         check_image_id(image_id, path)
     files = table["img_id"].astype(str)
-    table["patient_id"] = files.str.extract(f"^{NIH_FILE.pattern}$", expand=False)
+    table["patient_id"] = files.str.extract(NIH_FILE, expand=False)
     bad = table.loc[table["patient_id"].isna(), "img_id"]
     refuse(path, bad, "img_id that are not NIH files", "eight digits, _, three digits, .png")
     patients = table.drop_duplicates(["subset_img_id", "patient_id"])
