@@ -62,7 +62,7 @@ def main() -> None:
             None,
         ),
         "Brier score and ECE, 2,000 samples": (
-            lambda: calibration_errors(y, score, groups=patients),
+            lambda: calibration_errors(y, score, patients),
             1,
             None,
         ),
@@ -72,7 +72,7 @@ def main() -> None:
             None,
         ),
         "decision curve, 19 points, 2,000 samples": (
-            lambda: decision_curve(y, score, groups=patients),
+            lambda: decision_curve(y, score, patients),
             1,
             None,
         ),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from chexnet.auroc import N_BOOTSTRAP, auroc, compare_auroc, mean_auroc, mean_interval
+from chexnet.auroc import N_BOOTSTRAP, auroc, compare_auroc, mean_interval
 from chexnet.evaluation import (
     BASELINES,
     chosen_threshold,
@@ -81,15 +81,16 @@ def cross_validation_report(
         `chexnet.evaluation.summarize_localization`.
     """
     settings = {"n_bootstrap": n_bootstrap, "seed": seed}
-    pooled = auroc(films["y_true"], films["y_score"])
+    y, score = films["y_true"], films["y_score"]
+    by_fold = {"groups": films["patient_id"], "strata": films["fold"], **settings}
     report = {
         "n": len(films),
-        "n_positive": int(films["y_true"].sum()),
-        "auroc": auroc_over_folds(films, "y_score", **settings),
+        "n_positive": int(y.sum()),
+        "auroc": auroc(y, score, **by_fold).estimate(),
         "auroc_of_each_fold": [
             auroc(fold["y_true"], fold["y_score"]).value for _, fold in films.groupby("fold")
         ],
-        "auroc_all_together": {"value": pooled.value, "low": pooled.low, "high": pooled.high},
+        "auroc_all_together": auroc(y, score).estimate(),
         "maps": summarize_localization(maps, **settings),
         "baselines": {},
     }
@@ -101,10 +102,10 @@ def cross_validation_report(
         column = f"baseline_{key}"
         if column in films:
             report["baselines"][key] = {
-                "auroc": auroc_over_folds(films, column, **settings),
-                "model_minus_baseline": auroc_over_folds(
-                    films, "y_score", minus=films[column], **settings
-                ),
+                "auroc": auroc(y, films[column], **by_fold).estimate(),
+                "model_minus_baseline": compare_auroc(
+                    y, score, films[column], **by_fold
+                ).estimate(),
             }
     return report
 
@@ -140,15 +141,11 @@ def compare_recipes(
             if one[column].tolist() != other[column].tolist():
                 raise ValueError(f"the two cross-validations differ in {column}")
     settings = {"n_bootstrap": n_bootstrap, "seed": seed}
-    gap = compare_auroc(films["y_true"], films["y_score"], other_films["y_score"])
+    scores = films["y_true"], films["y_score"], other_films["y_score"]
+    by_fold = {"groups": films["patient_id"], "strata": films["fold"], **settings}
     return {
-        "auroc": auroc_over_folds(films, "y_score", minus=other_films["y_score"], **settings),
-        "auroc_all_together": {
-            "value": gap.difference,
-            "low": gap.low,
-            "high": gap.high,
-            "p": gap.p,
-        },
+        "auroc": compare_auroc(*scores, **by_fold).estimate(),
+        "auroc_all_together": compare_auroc(*scores).estimate(),
         **{
             name: mean_interval(
                 maps[column].astype(float) - other_maps[column].astype(float),
@@ -158,17 +155,3 @@ def compare_recipes(
             for name, column in (("hit_rate", "hit"), ("mean_iou", "iou"))
         },
     }
-
-
-def auroc_over_folds(
-    films: pd.DataFrame, score: str, *, minus: pd.Series | None = None, **settings: int
-) -> dict[str, float]:
-    """`chexnet.auroc.mean_auroc` over the folds, of a column of `out_of_fold_films`."""
-    return mean_auroc(
-        films["y_true"],
-        films[score],
-        strata=films["fold"],
-        groups=films["patient_id"],
-        minus=minus,
-        **settings,
-    )

@@ -1,10 +1,9 @@
 """The area under the ROC curve, its interval, and comparing two."""
 
-from chexnet.auroc.curve import Auroc, auroc, compare_auroc, mean_auroc
+from chexnet.auroc.curve import Auroc, auroc, compare_auroc
 from chexnet.auroc.intervals import (
     N_BOOTSTRAP,
     bootstrap,
-    bootstrap_mean,
     estimate,
     mean_interval,
     no_estimate,
@@ -12,6 +11,6 @@ from chexnet.auroc.intervals import (
 )
 
 __all__ = [
-    "N_BOOTSTRAP", "Auroc", "auroc", "bootstrap", "bootstrap_mean", "compare_auroc", "estimate",
-    "mean_auroc", "mean_interval", "no_estimate", "wilson_interval",
+    "N_BOOTSTRAP", "Auroc", "auroc", "bootstrap", "compare_auroc", "estimate", "mean_interval",
+    "no_estimate", "wilson_interval",
 ]  # fmt: skip

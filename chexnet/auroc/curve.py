@@ -4,14 +4,14 @@ The AUROC is the Mann-Whitney statistic, ties counted half: the probability that
 has a higher score than a negative one. It is computed from scores, never from thresholded labels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from chexnet.auroc.intervals import LEVEL, N_BOOTSTRAP, bootstrap, estimate, percentile_interval
+from chexnet.auroc.intervals import LEVEL, N_BOOTSTRAP, bootstrap, percentile_interval
 
 _Z = float(stats.norm.ppf((1 + LEVEL) / 2))
 
@@ -45,6 +45,10 @@ class Auroc:
         """For a table: ``0.85 (0.80-0.90)``."""
         return f"{self.value:.2f} ({self.low:.2f}-{self.high:.2f})"
 
+    def estimate(self) -> dict[str, float]:
+        """``value, low, high``, as in ``metrics.json``."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
 
 @dataclass(frozen=True)
 class AurocDifference:
@@ -70,12 +74,17 @@ class AurocDifference:
     p: float
     method: str
 
+    def estimate(self) -> dict[str, float]:
+        """``value`` (the difference), ``low, high, p``, as in ``metrics.json``."""
+        return {"value": self.difference, "low": self.low, "high": self.high, "p": self.p}
+
 
 def auroc(
     y_true: ArrayLike,
     y_score: ArrayLike,
     *,
     groups: ArrayLike | None = None,
+    strata: ArrayLike | None = None,
     n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> Auroc:
@@ -89,6 +98,8 @@ def auroc(
         y_true: ``(N,)`` labels, 0 or 1.
         y_score: ``(N,)`` scores, any range, higher for more likely positive.
         groups: ``(N,)`` patient id of each film, for a bootstrap by patient.
+        strata: ``(N,)``, such as the fold or class of each film. The value is then the mean of the
+            AUROCs within strata; needs ``groups``.
         n_bootstrap: bootstrap samples; those with one class only are left out.
         seed: of the bootstrap.
 
@@ -96,26 +107,28 @@ def auroc(
         the AUROC, its interval, the number of films of each class and the method.
 
     Raises:
-        ValueError: all labels are equal, a label is not 0 or 1, a score is NaN, or lengths differ.
+        ValueError: all labels (of a stratum) are equal, a label is not 0 or 1, a score is NaN, or
+            lengths differ.
 
     Example:
         >>> from chexnet.auroc import auroc
-        >>> auroc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]).value
+        >>> y, score = [0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]
+        >>> auroc(y, score).value
         0.75
-        >>> auroc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8], groups=["a", "a", "b", "c"]).method
-        'bootstrap by patient'
+        >>> auroc(y, score, groups=["a", "b", "c", "d"], strata=[1, 2, 1, 2]).value
+        1.0
     """
-    y, score = _checked(y_true, y_score)
-    positive, negative = _placements(y, score)
-    value = float(positive.mean())
+    y, score = _checked(y_true, y_score, groups, strata)
+    area = _mean_auroc(y, score, strata)
+    value = area(np.ones(len(y)))
     if groups is None:
-        error = np.sqrt(_mean_variance(positive) + _mean_variance(negative))
+        error = _delong_error(_placements(y, score))
         low, high = np.clip([value - _Z * error, value + _Z * error], 0, 1).tolist()
     else:
-        area = _weighted_auroc(y, score)
-        samples = bootstrap(area, _patients(groups, y), n_bootstrap=n_bootstrap, seed=seed)
+        samples = bootstrap(area, groups, n_bootstrap=n_bootstrap, seed=seed)
         low, high = percentile_interval(samples)
-    return Auroc(value, low, high, len(positive), len(negative), _method(groups))
+    positive = int(y.sum())
+    return Auroc(value, low, high, positive, len(y) - positive, _method(groups))
 
 
 def compare_auroc(
@@ -124,6 +137,7 @@ def compare_auroc(
     score_b: ArrayLike,
     *,
     groups: ArrayLike | None = None,
+    strata: ArrayLike | None = None,
     n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> AurocDifference:
@@ -136,7 +150,8 @@ def compare_auroc(
         y_true: ``(N,)`` labels, 0 or 1.
         score_a: ``(N,)`` first score.
         score_b: ``(N,)`` second score.
-        groups: ``(N,)`` patient id of each film, or ``None``.
+        groups: as in `auroc`.
+        strata: as in `auroc`.
         n_bootstrap: bootstrap samples.
         seed: of the bootstrap.
 
@@ -152,80 +167,44 @@ def compare_auroc(
         >>> gap.difference
         0.25
     """
-    y, a = _checked(y_true, score_a)
+    y, a = _checked(y_true, score_a, groups, strata)
     _, b = _checked(y_true, score_b)
-    (positive_a, negative_a), (positive_b, negative_b) = _placements(y, a), _placements(y, b)
-    value_a, value_b = float(positive_a.mean()), float(positive_b.mean())
+    area_a, area_b = _mean_auroc(y, a, strata), _mean_auroc(y, b, strata)
+    value_a, value_b = area_a(np.ones(len(y))), area_b(np.ones(len(y)))
     difference = value_a - value_b
     if groups is None:
         # The variance of a difference is that of the differences of the placement values.
-        variance = _mean_variance(positive_a - positive_b) + _mean_variance(negative_a - negative_b)
-        error = float(np.sqrt(variance))
+        pairs = zip(_placements(y, a), _placements(y, b), strict=True)
+        error = _delong_error(first - second for first, second in pairs)
         low, high = difference - _Z * error, difference + _Z * error
     else:
-        area_a, area_b = _weighted_auroc(y, a), _weighted_auroc(y, b)
         samples = bootstrap(
             lambda weight: area_a(weight) - area_b(weight),
-            _patients(groups, y),
+            groups,
             n_bootstrap=n_bootstrap,
             seed=seed,
         )
-        error = _standard_error(samples)
         low, high = percentile_interval(samples)
-    z, p = _z_and_p(difference, error)
+        defined = samples[np.isfinite(samples)]
+        error = float(defined.std(ddof=1)) if len(defined) > 1 else np.nan
+    if error:
+        z = difference / error
+    else:  # the same ranking twice, or two perfect ones in opposite order
+        z = float(np.copysign(np.inf, difference)) if difference else 0.0
+    p = float(2 * stats.norm.sf(abs(z)))
     return AurocDifference(value_a, value_b, difference, low, high, z, p, _method(groups))
 
 
-def mean_auroc(
-    y_true: ArrayLike,
-    y_score: ArrayLike,
-    *,
-    strata: ArrayLike,
-    groups: ArrayLike,
-    minus: ArrayLike | None = None,
-    n_bootstrap: int = N_BOOTSTRAP,
-    seed: int = 0,
-) -> dict[str, float]:
-    """The mean of the AUROCs within strata, such as folds or classes, with interval by patient.
-
-    Args:
-        y_true: ``(N,)`` labels, 0 or 1.
-        y_score: ``(N,)`` scores.
-        strata: ``(N,)``, such as the fold of each film; only films of one stratum are compared.
-        groups: ``(N,)`` patient id of each film.
-        minus: ``(N,)``, other scores, whose AUROCs are subtracted.
-        n_bootstrap: bootstrap samples; those with one class only in a stratum are left out.
-        seed: of the bootstrap.
-
-    Returns:
-        ``value, low, high``; of a difference also ``p``, as in `compare_auroc`.
-
-    Raises:
-        ValueError: as in `auroc`, of any stratum.
-
-    Example:
-        >>> from chexnet.auroc import mean_auroc
-        >>> y, score, fold = [0, 1, 0, 1], [0.1, 0.3, 0.8, 0.7], [1, 1, 2, 2]
-        >>> mean_auroc(y, score, strata=fold, groups=["a", "b", "c", "d"])["value"]
-        0.5
-    """
-    y, strata = np.asarray(y_true), np.asarray(strata)
-    parts = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
-    areas = [
-        (sign, rows, _weighted_auroc(*_checked(y[rows], np.asarray(scores)[rows])))
-        for rows in parts
-        for sign, scores in ((1, y_score), (-1, minus))
-        if scores is not None
-    ]
-
-    def mean(weight: np.ndarray) -> float:
-        return sum(sign * area(weight[rows]) for sign, rows, area in areas) / len(parts)
-
-    samples = bootstrap(mean, _patients(groups, y), n_bootstrap=n_bootstrap, seed=seed)
-    found = estimate(mean(np.ones(len(y))), samples)
-    if minus is not None:
-        found["p"] = _z_and_p(found["value"], _standard_error(samples))[1]
-    return found
+def _mean_auroc(
+    y: np.ndarray, score: np.ndarray, strata: ArrayLike | None
+) -> Callable[[np.ndarray], float]:
+    """The mean of the AUROCs within strata as a function of the films' weights ``(N,)``."""
+    if strata is None:
+        return _weighted_auroc(y, score)
+    names, codes = np.unique(strata, return_inverse=True)
+    parts = [np.flatnonzero(codes == code) for code in range(len(names))]
+    areas = [(rows, _weighted_auroc(y[rows], score[rows])) for rows in parts]
+    return lambda weight: sum(area(weight[rows]) for rows, area in areas) / len(areas)
 
 
 def _weighted_auroc(y: np.ndarray, score: np.ndarray) -> Callable[[np.ndarray], float]:
@@ -233,6 +212,9 @@ def _weighted_auroc(y: np.ndarray, score: np.ndarray) -> Callable[[np.ndarray], 
 
     It gives NaN where one class has no weight.
     """
+    if len(np.unique(y)) < 2:
+        why = f"all {y.size} labels are {y[0]}" if y.size else "there are no films"
+        raise ValueError(f"AUROC needs films of both classes, but {why}")
     order = np.argsort(score, kind="stable")
     y, score = y[order], score[order]
     starts = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])  # films that tie share a rank
@@ -252,30 +234,13 @@ def _weighted_auroc(y: np.ndarray, score: np.ndarray) -> Callable[[np.ndarray], 
     return area
 
 
-def _standard_error(samples: np.ndarray) -> float:
-    defined = samples[np.isfinite(samples)]
-    return float(defined.std(ddof=1)) if len(defined) > 1 else np.nan
-
-
-def _z_and_p(difference: float, error: float) -> tuple[float, float]:
-    """A difference over its standard error, and the two-sided p-value of that."""
-    if error > 0 or np.isnan(error):
-        z = difference / error
-    else:  # the same ranking twice, or two perfect ones in opposite order
-        z = float(np.sign(difference)) * np.inf if difference else 0.0
-    return z, float(2 * stats.norm.sf(abs(z)))
-
-
 def _placements(y: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Share of the other class that a film is ranked correctly against, ties half.
 
     Sun & Xu 2014, IEEE Signal Processing Letters 21(11), eq. 3-8: the rank of a film among all
     minus its rank in its own class is its rank among the other class. So two sorts replace
-    m × n comparisons.
-
-    Returns:
-        of the positive films ``(m,)`` and of the negative ones ``(n,)``; the mean of either is
-        the AUROC.
+    m × n comparisons. Returned are those of the positive films ``(m,)`` and of the negative ones
+    ``(n,)``; the mean of either is the AUROC.
     """
     positive, negative = score[y == 1], score[y == 0]
     ranks = stats.rankdata(np.concatenate([positive, negative]))
@@ -285,38 +250,35 @@ def _placements(y: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return above, below
 
 
-def _mean_variance(values: np.ndarray) -> float:
-    return float(values.var(ddof=1) / len(values)) if len(values) > 1 else np.nan
+def _delong_error(placements: Iterable[np.ndarray]) -> float:
+    """Standard error from the placement values of both classes; NaN if a class has one film."""
+    variances = [v.var(ddof=1) / len(v) if len(v) > 1 else np.nan for v in placements]
+    return float(np.sqrt(sum(variances)))
 
 
 def _method(groups: ArrayLike | None) -> str:
     return "DeLong" if groups is None else "bootstrap by patient"
 
 
-def _patients(groups: ArrayLike, y: np.ndarray) -> np.ndarray:
-    patients = np.asarray(groups)
-    if patients.shape != y.shape:
-        raise ValueError(
-            f"groups has shape {patients.shape}, y_true {y.shape}: expected one id a film"
-        )
-    return patients
-
-
-def _checked(y_true: ArrayLike, y_score: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def _checked(
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    groups: ArrayLike | None = None,
+    strata: ArrayLike | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     y, score = np.asarray(y_true), np.asarray(y_score, np.float64)
-    if y.ndim != 1 or y.shape != score.shape:
-        raise ValueError(
-            f"y_true has shape {y.shape}, y_score {score.shape}: expected (N,), one number a film"
-        )
-    unexpected = [value for value in np.unique(y) if value not in (0, 1)]
-    if unexpected:
-        raise ValueError(f"y_true has {unexpected[:3]}: expected labels 0 or 1")
-    if not np.isfinite(score).all():
-        raise ValueError(
-            f"y_score: {(~np.isfinite(score)).sum()} of {score.size} are NaN or infinite"
-        )
-    y = y.astype(np.int8)
-    if len(np.unique(y)) < 2:
-        why = f"all {y.size} labels are {y[0]}" if y.size else "there are no films"
-        raise ValueError(f"AUROC needs films of both classes, but {why}")
-    return y, score
+    for name, values in (("y_score", score), ("groups", groups), ("strata", strata)):
+        if values is not None and (y.ndim != 1 or np.shape(values) != y.shape):
+            raise ValueError(
+                f"y_true has shape {y.shape}, {name} {np.shape(values)}: expected (N,), "
+                "one value a film"
+            )
+    if strata is not None and groups is None:
+        raise ValueError("strata: expected groups too, for the interval")
+    unexpected = np.setdiff1d(y, (0, 1))
+    if unexpected.size:
+        raise ValueError(f"y_true has {unexpected[:3].tolist()}: expected labels 0 or 1")
+    infinite = (~np.isfinite(score)).sum()
+    if infinite:
+        raise ValueError(f"y_score: {infinite} of {score.size} are NaN or infinite")
+    return y.astype(np.int8), score

@@ -5,7 +5,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import optimize, special
 
-from chexnet.auroc import N_BOOTSTRAP, bootstrap_mean, estimate, wilson_interval
+from chexnet.auroc import N_BOOTSTRAP, bootstrap, estimate, wilson_interval
 from chexnet.evaluation.films import scored_films
 from chexnet.runs import Run
 
@@ -135,8 +135,8 @@ def reliability_table(
 def calibration_errors(
     y_true: ArrayLike,
     probability: ArrayLike,
+    groups: ArrayLike,
     *,
-    groups: ArrayLike | None = None,
     bins: int = BINS,
     n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
@@ -162,23 +162,20 @@ def calibration_errors(
     y, probability = np.asarray(y_true, np.float64), np.asarray(probability, np.float64)
     bin_of = _bins(probability, bins)
 
-    def ece(gaps: np.ndarray) -> float:
+    def brier_and_ece(weight: np.ndarray, y: np.ndarray = y) -> np.ndarray:
+        gap = probability - y
         # In a bin, n × |mean probability - share positive| is the sum of the gaps.
-        return float(np.abs(np.bincount(bin_of, weights=gaps)).sum() / len(gaps))
+        in_bins = np.abs(np.bincount(bin_of, weights=weight * gap))
+        return np.array([(weight * gap**2).sum(), in_bins.sum()]) / weight.sum()
 
-    squares, gaps = (probability - y) ** 2, probability - y
-    in_bins = gaps[:, np.newaxis] * (bin_of[:, np.newaxis] == np.arange(bin_of.max() + 1))
-    samples = bootstrap_mean(
-        np.column_stack([squares, in_bins]), groups, n_bootstrap=n_bootstrap, seed=seed
-    )
-    rng = np.random.default_rng(seed)
-    calibrated = [ece(probability - (rng.random(len(y)) < probability)) for _ in range(n_bootstrap)]
+    samples = bootstrap(brier_and_ece, groups, n_bootstrap=n_bootstrap, seed=seed)
+    once, rng = np.ones(len(y)), np.random.default_rng(seed)
+    calibrated = [
+        brier_and_ece(once, rng.random(len(y)) < probability)[1] for _ in range(n_bootstrap)
+    ]
     limits = {"mean": float(np.mean(calibrated)), "high": float(np.quantile(calibrated, 0.975))}
-    error = estimate(ece(gaps), np.abs(samples[:, 1:]).sum(axis=1))
-    return {
-        "brier": estimate(squares.mean(), samples[:, 0]),
-        "ece": error | {"if_calibrated": limits},
-    }
+    brier, ece = map(estimate, brier_and_ece(once), samples.T)
+    return {"brier": brier, "ece": ece | {"if_calibrated": limits}}
 
 
 def _bins(probability: np.ndarray, bins: int) -> np.ndarray:

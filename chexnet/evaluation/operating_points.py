@@ -5,7 +5,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn import metrics as sklearn_metrics
 
-from chexnet.auroc import bootstrap_mean, estimate, no_estimate, wilson_interval
+from chexnet.auroc import bootstrap, estimate, no_estimate, wilson_interval
 from chexnet.evaluation.films import scored_films
 from chexnet.runs import Run
 
@@ -24,7 +24,7 @@ OUTCOMES = {
     "TN": ("true negative", 0),
     "FP": ("false positive", 0),
 }
-_THRESHOLD_PROBABILITIES = np.arange(5, 100, 5) / 100  # of the decision curve
+_PROBABILITIES = np.arange(5, 100, 5) / 100  # thresholds of the decision curve
 
 
 def choose_thresholds(y_true: ArrayLike, y_score: ArrayLike) -> dict[str, float | None]:
@@ -145,7 +145,7 @@ def _proportion(part: int, whole: int, reason: str) -> dict:
 
 
 def decision_curve(
-    y_true: ArrayLike, probability: ArrayLike, *, groups: ArrayLike | None = None, **settings: int
+    y_true: ArrayLike, probability: ArrayLike, groups: ArrayLike, **settings: int
 ) -> list[dict[str, float]]:
     """Net benefit of the model and of treating all patients (Vickers & Elkin 2006).
 
@@ -156,29 +156,29 @@ def decision_curve(
         y_true: ``(N,)`` labels, 0 or 1.
         probability: ``(N,)`` calibrated probabilities.
         groups: ``(N,)`` patient ids; ``None`` resamples films.
-        **settings: ``n_bootstrap`` and ``seed`` of `chexnet.auroc.bootstrap_mean`.
+        **settings: ``n_bootstrap`` and ``seed`` of `chexnet.auroc.bootstrap`.
 
     Returns:
         for each threshold probability of 0.05 to 0.95 by 0.05: ``probability``; ``model`` with its
         95 % interval ``low, high``; ``treat_all``.
     """
-    positive = np.asarray(y_true)[:, np.newaxis] == 1
-    odds = _THRESHOLD_PROBABILITIES / (1 - _THRESHOLD_PROBABILITIES)
-    treated = np.asarray(probability)[:, np.newaxis] >= _THRESHOLD_PROBABILITIES
-    benefit = np.where(positive, treated, -odds * treated)  # (N, probabilities)
-    samples = bootstrap_mean(benefit, groups, **settings)
-    rows = []
-    for number, value in enumerate(benefit.mean(axis=0)):
-        model = estimate(value, samples[:, number])
-        rows.append(
-            {
-                "probability": float(_THRESHOLD_PROBABILITIES[number]),
-                "model": model.pop("value"),
-                **model,
-                "treat_all": float(positive.mean() - odds[number] * (1 - positive.mean())),
-            }
+    positive, odds = np.asarray(y_true) == 1, _PROBABILITIES / (1 - _PROBABILITIES)
+    # How many of the threshold probabilities a film reaches.
+    reached = np.searchsorted(_PROBABILITIES, probability, side="right")
+
+    def net_benefit(weight: np.ndarray) -> np.ndarray:
+        true, false = (
+            np.bincount(reached, weights=weight * label, minlength=20)[::-1].cumsum()[::-1][1:]
+            for label in (positive, ~positive)
         )
-    return rows
+        return (true - odds * false) / weight.sum()
+
+    samples = bootstrap(net_benefit, groups, **settings)
+    rows = map(estimate, net_benefit(np.ones(len(positive))), samples.T)
+    table = pd.DataFrame(rows).rename(columns={"value": "model"})
+    table.insert(0, "probability", _PROBABILITIES)
+    table["treat_all"] = positive.mean() - odds * (1 - positive.mean())
+    return table.to_dict("records")
 
 
 def outcomes_at(y_true: ArrayLike, y_score: ArrayLike, threshold: float) -> np.ndarray:

@@ -18,7 +18,6 @@ from chexnet.auroc import (
     bootstrap,
     compare_auroc,
     estimate,
-    mean_auroc,
     no_estimate,
 )
 from chexnet.evaluation.baselines import BASELINES, Baseline, known, plausible_age
@@ -106,10 +105,10 @@ def _evaluate_class(
         calibrated = apply_temperature(score, temperature)
         result["calibration"] = {"temperature": temperature, "fitted_on": "val"}
         for when, probability in (("before", score), ("after", calibrated)):
-            errors = calibration_errors(y, probability, groups=patients, **settings)
+            errors = calibration_errors(y, probability, patients, **settings)
             bins = reliability_table(y, probability).to_dict("records")
             result["calibration"][when] = errors | {"reliability": bins}
-        result["decision_curve"] = decision_curve(y, calibrated, groups=patients, **settings)
+        result["decision_curve"] = decision_curve(y, calibrated, patients, **settings)
     result["subgroups"] = _subgroups(test, **settings)
     result["baselines"] = {
         key: _compare_baseline(baseline, name, train, test, **settings)
@@ -154,8 +153,7 @@ def summarize_auroc(
             reason = f"{count or 'no'} {kind} film{'' if count == 1 else 's'}{needed}"
             return summary | {"auroc": None, "auroc_by_patient": None, "reason": reason}
     for key, units in (("auroc", None), ("auroc_by_patient", groups)):
-        found = auroc(y_true, y_score, groups=units, **settings)
-        summary[key] = {"value": found.value, "low": found.low, "high": found.high}
+        summary[key] = auroc(y_true, y_score, groups=units, **settings).estimate()
     if summary["auroc"]["value"] in (0, 1):
         summary["note"] = "perfect separation (interval degenerate)"
     return summary
@@ -166,7 +164,7 @@ def average_auroc(predictions: pd.DataFrame, **settings: int) -> dict[str, dict]
 
     Args:
         predictions: ``patient_id, class_name, y_true, y_score``, one row a film and class.
-        **settings: ``n_bootstrap`` and ``seed`` of `chexnet.auroc.mean_auroc`.
+        **settings: ``n_bootstrap`` and ``seed`` of `chexnet.auroc.auroc`.
 
     Returns:
         ``macro`` (mean over the classes with films of both labels) and ``micro`` (AUROC of all
@@ -175,17 +173,17 @@ def average_auroc(predictions: pd.DataFrame, **settings: int) -> dict[str, dict]
     both = predictions.groupby("class_name")["y_true"].transform("nunique") > 1
     found: dict[str, dict] = {}
     for average, films, strata in (
-        ("macro", predictions[both], predictions.loc[both, "class_name"]),
-        ("micro", predictions, np.zeros(len(predictions))),
+        ("macro", predictions[both], "class_name"),
+        ("micro", predictions, None),
     ):
         if len(set(films["y_true"])) > 1:
-            found[average] = mean_auroc(
+            found[average] = auroc(
                 films["y_true"],
                 films["y_score"],
-                strata=strata,
                 groups=films["patient_id"],
+                strata=strata and films[strata],
                 **settings,
-            )
+            ).estimate()
         else:
             found[average] = no_estimate("no films of both labels")
         prevalence = float(predictions["y_true"].mean())
@@ -278,6 +276,5 @@ def _compare_baseline(
     score = baseline.scores(train, test, name)
     if len(np.unique(score)) < 2:
         return {"auroc": None, "reason": "the same for every film"}
-    gap = compare_auroc(y, test["y_score"], score, groups=patients, **settings)
-    difference = {"value": gap.difference, "low": gap.low, "high": gap.high, "p": gap.p}
-    return summarize_auroc(y, score, patients, **settings) | {"model_minus_baseline": difference}
+    gap = compare_auroc(y, test["y_score"], score, groups=patients, **settings).estimate()
+    return summarize_auroc(y, score, patients, **settings) | {"model_minus_baseline": gap}

@@ -3,9 +3,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from chexnet.auroc import auroc, compare_auroc
+from chexnet.auroc import auroc, bootstrap, compare_auroc
 from chexnet.auroc.curve import _weighted_auroc
-from chexnet.auroc.intervals import bootstrap_patients
 
 # Turck et al. 2010 (Intensive Care Medicine 36, 107-115), the data on which R's pROC shows its
 # results: S100β in 0.01 µg/l and the WFNS grade of 72 patients with good, 41 with poor outcome.
@@ -129,7 +128,7 @@ def test_perfect_scores_have_value_one_and_a_single_positive_no_delong_interval(
         ([0, 1], [0.1, np.nan], "1 of 2 are NaN or infinite"),
         ([0, 1], [0.1, np.inf], "1 of 2 are NaN or infinite"),
         ([0, 1], [0.1], r"shape \(2,\), y_score \(1,\)"),
-        ([[0], [1]], [[0.1], [0.2]], "one number a film"),
+        ([[0], [1]], [[0.1], [0.2]], "one value a film"),
     ],
 )
 def test_what_has_no_auroc_is_an_error_that_says_why(y, score, message):
@@ -138,19 +137,36 @@ def test_what_has_no_auroc_is_an_error_that_says_why(y, score, message):
 
 
 def test_groups_of_another_length_are_refused():
-    with pytest.raises(ValueError, match=r"groups has shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"y_true has shape \(6,\), groups \(2,\)"):
         auroc(Y, SCORE, groups=["a", "b"])
+
+
+def test_of_strata_the_value_is_the_mean_and_only_films_of_one_are_compared():
+    y, score, rng = films(n=90)
+    fold, patients = np.arange(90) % 3, np.arange(90)
+    moved = score + 10 * fold  # another scale of scores in each fold
+    expected = np.mean([roc_auc_score(y[fold == k], score[fold == k]) for k in range(3)])
+    result = auroc(y, moved, groups=patients, strata=fold, n_bootstrap=50)
+    assert result.value == pytest.approx(expected, abs=1e-12)
+    assert result.low < expected < result.high
+    other = rng.normal(size=90)
+    gap = compare_auroc(y, moved, other, groups=patients, strata=fold, n_bootstrap=50)
+    alone = auroc(y, other, groups=patients, strata=fold, n_bootstrap=50)
+    assert gap.difference == pytest.approx(expected - alone.value, abs=1e-12)
+    with pytest.raises(ValueError, match="strata: expected groups too"):
+        auroc(y, score, strata=fold)
+    with pytest.raises(ValueError, match=r"both classes, but all \d+ labels are 0"):
+        auroc(y, score, groups=patients, strata=y)
 
 
 @pytest.mark.parametrize("decimals", [None, 1])
 def test_each_bootstrap_sample_has_the_auroc_of_its_repeated_films(decimals):
     y, score, rng = films(n=80, decimals=decimals)
-    codes, counts = bootstrap_patients(rng.integers(30, size=80), n_bootstrap=20)
     area = _weighted_auroc(y, score)
-    for count in counts:
-        value = area(count[codes].astype(float))
-        rows = np.repeat(np.arange(80), count[codes])
-        assert value == pytest.approx(roc_auc_score(y[rows], score[rows]), abs=1e-12)
+    for weights in bootstrap(lambda weight: weight, rng.integers(30, size=80), n_bootstrap=20):
+        rows = np.repeat(np.arange(80), weights.astype(int))
+        expected = roc_auc_score(y[rows], score[rows])
+        assert area(weights) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_sample_of_one_class_has_no_auroc_and_is_left_out():

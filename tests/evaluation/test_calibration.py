@@ -60,14 +60,16 @@ def test_what_cannot_be_calibrated_is_refused():
 
 def test_the_errors_are_the_ones_worked_by_hand():
     # Two bins of two films: mean .2 against 0 of 2, mean .8 against 1 of 2.
-    errors = calibration_errors([0, 0, 1, 0], [0.1, 0.3, 0.7, 0.9], bins=2, n_bootstrap=20)
+    errors = calibration_errors(
+        [0, 0, 1, 0], [0.1, 0.3, 0.7, 0.9], range(4), bins=2, n_bootstrap=20
+    )
     assert errors["ece"]["value"] == pytest.approx((0.2 * 2 + 0.3 * 2) / 4)
     assert errors["brier"]["value"] == pytest.approx((0.01 + 0.09 + 0.09 + 0.81) / 4)
 
 
 def test_brier_and_bins_are_those_of_scikit_learn():
     y, score = films(n=1003)
-    errors = calibration_errors(y, score, n_bootstrap=5)
+    errors = calibration_errors(y, score, range(len(y)), n_bootstrap=5)
     assert errors["brier"]["value"] == pytest.approx(brier_score_loss(y, score), abs=1e-12)
     observed, predicted = calibration_curve(y, score, n_bins=10, strategy="quantile")
     table = reliability_table(y, score)
@@ -89,15 +91,15 @@ def test_bins_hold_equal_numbers_of_films_and_equal_scores_share_one():
 
 def test_a_calibrated_model_stays_within_what_chance_does():
     y, score = films(n=300)
-    ece = calibration_errors(y, score, n_bootstrap=300)["ece"]
+    ece = calibration_errors(y, score, range(len(y)), n_bootstrap=300)["ece"]
     assert 0 < ece["if_calibrated"]["mean"] < ece["if_calibrated"]["high"]
     assert ece["value"] < ece["if_calibrated"]["high"]
 
 
 def test_scores_that_are_too_sure_are_beyond_chance_and_scaling_brings_them_back():
     y, score = films(n=3000, sureness=3.0)
-    before = calibration_errors(y, score, n_bootstrap=200)
-    after = calibration_errors(y, apply_temperature(score, 3.0), n_bootstrap=200)
+    before = calibration_errors(y, score, range(len(y)), n_bootstrap=200)
+    after = calibration_errors(y, apply_temperature(score, 3.0), range(len(y)), n_bootstrap=200)
     assert before["ece"]["low"] > before["ece"]["if_calibrated"]["high"]
     assert after["ece"]["value"] < after["ece"]["if_calibrated"]["high"]
     assert after["brier"]["high"] < before["brier"]["value"]
@@ -106,10 +108,8 @@ def test_scores_that_are_too_sure_are_beyond_chance_and_scaling_brings_them_back
 def test_films_of_few_patients_widen_the_interval():
     y, score = films(n=200)
     y, score = np.tile(y, 5), np.tile(score, 5)
-    alone = calibration_errors(y, score, n_bootstrap=300)["brier"]
-    grouped = calibration_errors(y, score, groups=np.tile(np.arange(200), 5), n_bootstrap=300)[
-        "brier"
-    ]
+    alone = calibration_errors(y, score, range(len(y)), n_bootstrap=300)["brier"]
+    grouped = calibration_errors(y, score, np.tile(np.arange(200), 5), n_bootstrap=300)["brier"]
     assert grouped["high"] - grouped["low"] > 1.8 * (alone["high"] - alone["low"])
 
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from chexnet.auroc.intervals import bootstrap_patients, percentile_interval
+from chexnet.auroc import bootstrap
+from chexnet.auroc.intervals import percentile_interval
 from chexnet.evaluation import choose_thresholds
 from chexnet.evaluation.operating_points import decision_curve, rates_at
 
@@ -70,7 +71,7 @@ def test_a_share_of_nothing_is_none_with_the_reason():
 
 
 def test_net_benefit_is_the_one_worked_by_hand():
-    rows = {row["probability"]: row for row in decision_curve(Y, SCORE)}
+    rows = {row["probability"]: row for row in decision_curve(Y, SCORE, range(len(Y)))}
     # Acting at 0.5 calls .5 .6 .7 .8 .9: three true, two false of eight, at odds of 1.
     assert rows[0.5]["model"] == pytest.approx(3 / 8 - 2 / 8)
     assert rows[0.5]["treat_all"] == pytest.approx(0)
@@ -84,14 +85,12 @@ def test_the_interval_of_the_net_benefit_is_that_of_its_patients_drawn_by_hand()
     rng = np.random.default_rng(0)
     y, patients = (rng.random(80) < 0.4).astype(int), rng.integers(30, size=80)
     probability = (0.3 * y + 0.7 * rng.random(80)).round(2)
-    codes, counts = bootstrap_patients(patients, n_bootstrap=60, seed=3)
     slow = []
-    for count in counts:
-        rows = np.repeat(np.arange(80), count[codes])
-        slow.append(
-            [row["model"] for row in decision_curve(y[rows], probability[rows], n_bootstrap=1)]
-        )
-    curve = decision_curve(y, probability, groups=patients, n_bootstrap=60, seed=3)
+    for weights in bootstrap(lambda weight: weight, patients, n_bootstrap=60, seed=3):
+        rows = np.repeat(np.arange(80), weights.astype(int))
+        again = decision_curve(y[rows], probability[rows], rows, n_bootstrap=1)
+        slow.append([row["model"] for row in again])
+    curve = decision_curve(y, probability, patients, n_bootstrap=60, seed=3)
     for column, row in zip(np.transpose(slow), curve, strict=True):
         assert (row["low"], row["high"]) == pytest.approx(percentile_interval(column), abs=1e-12)
         assert row["low"] <= row["model"] <= row["high"]

@@ -61,7 +61,7 @@ class TestAuroc:
 
     def test_brier_score_is_scikit_learns(self, seed, decimals):
         y, a, _ = study(seed, decimals)
-        ours = calibration_errors(y, a, n_bootstrap=2)["brier"]["value"]
+        ours = calibration_errors(y, a, range(len(y)), n_bootstrap=2)["brier"]["value"]
         assert ours == pytest.approx(sklearn_metrics.brier_score_loss(y, a), **EXACT)
 
     def test_youdens_threshold_is_where_scikit_learns_curve_is_farthest_from_chance(
@@ -137,7 +137,9 @@ def test_the_decision_curve_is_that_of_dcurves():
     """Recorded by ``references/make_dcurves.py``, for dcurves asks for an older pandas."""
     theirs = json.loads((REFERENCES / "dcurves.json").read_text())
     assert theirs["dcurves"] == "1.1.7"
-    ours = pd.DataFrame(decision_curve(theirs["y"], theirs["p"], n_bootstrap=2))
+    ours = pd.DataFrame(
+        decision_curve(theirs["y"], theirs["p"], range(len(theirs["y"])), n_bootstrap=2)
+    )
     assert ours["probability"].to_numpy() == pytest.approx(theirs["threshold"], **EXACT)
     assert ours["model"].to_numpy() == pytest.approx(theirs["net_benefit_p"], **EXACT)
     assert ours["treat_all"].to_numpy() == pytest.approx(theirs["net_benefit_all"], **EXACT)

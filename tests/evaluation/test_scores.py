@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from chexnet.auroc import auroc
-from chexnet.auroc.intervals import bootstrap_patients, percentile_interval
+from chexnet.auroc import auroc, bootstrap
+from chexnet.auroc.intervals import percentile_interval
 from chexnet.evaluation import evaluate
 from chexnet.evaluation.scores import average_precision, summarize_auroc
 from tests.made_up_run import write_run
@@ -81,12 +81,9 @@ def test_the_interval_of_average_precision_is_that_of_scikit_learn_with_weights(
     rng = np.random.default_rng(0)
     y = (rng.random(60) < 0.3).astype(int)
     score, patients = (rng.normal(size=60) + y).round(decimals), rng.integers(25, size=60)
-    codes, counts = bootstrap_patients(patients, n_bootstrap=100)
     slow = [
-        average_precision_score(y, score, sample_weight=row[codes])
-        if (row[codes] * y).any()
-        else np.nan
-        for row in counts
+        average_precision_score(y, score, sample_weight=weights) if (weights * y).any() else np.nan
+        for weights in bootstrap(lambda weight: weight, patients, n_bootstrap=100)
     ]
     result = average_precision(y, score, patients, n_bootstrap=100)
     assert (result["low"], result["high"]) == pytest.approx(percentile_interval(slow), abs=1e-12)

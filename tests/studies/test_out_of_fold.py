@@ -4,7 +4,6 @@ import pytest
 
 from chexnet.auroc import auroc, compare_auroc
 from studies.out_of_fold import (
-    auroc_over_folds,
     compare_recipes,
     cross_validation_report,
     out_of_fold_films,
@@ -51,7 +50,8 @@ def localized(films, hits):
 def test_the_mean_of_the_folds_is_the_mean_of_their_aurocs():
     films = scored()
     each = [auroc(f["y_true"], f["y_score"]).value for _, f in films.groupby("fold")]
-    found = auroc_over_folds(films, "y_score", n_bootstrap=200)
+    report = cross_validation_report(films, localized(films, 0.8), n_bootstrap=200)
+    found = report["auroc"]
     assert found["value"] == pytest.approx(np.mean(each))
     assert found["low"] < found["value"] < found["high"]
 
@@ -64,7 +64,7 @@ def test_networks_with_other_scales_do_not_lower_the_mean_but_all_films_together
 
 def test_the_bootstrap_interval_agrees_with_delong_where_both_are_valid():
     films = scored(n=1000, folds=2)
-    found = auroc_over_folds(films, "y_score", n_bootstrap=2000)
+    found = cross_validation_report(films, localized(films, 0.8))["auroc"]
     variances = []
     for _, fold in films.groupby("fold"):
         one = auroc(fold["y_true"], fold["y_score"])
