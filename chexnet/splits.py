@@ -227,12 +227,13 @@ def _strata(images: pd.DataFrame, columns: Sequence[str], folds: int) -> pd.Seri
 
 def _folds_of_splits(shares: np.ndarray, patients: int) -> np.ndarray:
     """How many equal folds each split gets, at least one, to meet its share."""
+    options = []
     for folds in range(len(shares), min(MOST_FOLDS, patients) + 1):
         counts = np.maximum(np.rint(shares * folds), 1).astype(int)
         counts[shares.argmax()] += folds - counts.sum()
-        if np.abs(counts / folds - shares).max() <= CLOSE_ENOUGH:
-            break
-    return counts
+        error = np.abs(counts / folds - shares).max()
+        options.append((max(error, CLOSE_ENOUGH), folds, counts))
+    return min(options, key=lambda option: option[:2])[-1]
 
 
 def _check(images: pd.DataFrame) -> None:

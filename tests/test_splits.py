@@ -4,6 +4,7 @@ import pytest
 
 from chexnet.labels import read_rsna
 from chexnet.splits import (
+    _folds_of_splits,
     check_disjoint,
     folds_by_patient,
     read_split,
@@ -135,6 +136,11 @@ def test_shares_are_met_whatever_they_are():
     split = split_by_patient(study(2000, 2000), train=0.83, val=0.15, test=0.02)
     expected = {"train": 0.83, "val": 0.15, "test": 0.02}
     assert split.value_counts(normalize=True).to_dict() == pytest.approx(expected, abs=0.005)
+
+
+def test_where_few_patients_cannot_meet_the_shares_the_closest_folds_are_taken():
+    # 9 folds are closer to the shares than 14 folds, 8 + 1 + 5.
+    assert _folds_of_splits(np.array([0.57, 0.1, 0.33]), 14).tolist() == [5, 1, 3]
 
 
 def test_a_film_listed_once_per_box_is_refused():
