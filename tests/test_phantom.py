@@ -338,13 +338,21 @@ def film_of(seed: int, **facts) -> dict:
 
 @pytest.mark.parametrize("view", ["PA", "AP"])
 @pytest.mark.parametrize("finding", phantom.FINDINGS)
-def test_every_finding_can_be_drawn_and_has_no_box(view, finding):
+def test_a_finding_changes_the_chest_and_has_no_box(view, finding, monkeypatch):
+    drawn = []
+
+    def remember(body, rng, **settings):
+        drawn.append((body, settings["raised"]))
+        return draw_chest(body, rng, **settings)
+
+    monkeypatch.setattr(phantom, "draw_chest", remember)
     film = film_of(4, view=view, findings=(finding,))
-    body = film["body"].copy()
+    heart = film["body"]["heart"]
     pixels, boxes = draw_film(film, 64)
-    assert film["body"] == body
-    without, _ = draw_film(film_of(4, view=view), 64)
-    assert np.abs(pixels - without.astype(float)).mean() > 1
+    ((body, raised),) = drawn
+    assert (body["heart"] > 1.2 * heart) == (finding == "large heart")
+    assert (raised in (-1, 1)) == (finding == "raised diaphragm")
+    assert film["body"]["heart"] == heart
     assert boxes.shape == (0, 4)
     assert pixels.shape == (64, 64)
     assert pixels.std() > 30
