@@ -10,13 +10,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from chexnet.auroc import N_BOOTSTRAP, auroc, compare_auroc, mean_interval
-from chexnet.evaluation import (
-    BASELINES,
-    chosen_threshold,
-    localize_films,
-    scored_films,
-    summarize_localization,
-)
+from chexnet.evaluation import BASELINES, chosen_threshold, scored_films
+from chexnet.evaluation.maps import localize_films, summarize_localization
 from chexnet.runs import Run
 
 
@@ -55,7 +50,7 @@ def out_of_fold_films(runs: Sequence[Run], *, class_name: str | None = None) -> 
 
 
 def out_of_fold_maps(runs: Sequence[Run], *, class_name: str | None = None) -> pd.DataFrame:
-    """Every positive film with boxes, as `chexnet.evaluation.localize_films` measures it."""
+    """Every positive film with boxes, as `chexnet.evaluation.maps.localize_films` measures it."""
     rows = [
         localize_films(run, class_name=class_name).rows.assign(fold=fold)
         for fold, run in enumerate(runs, 1)
@@ -78,7 +73,7 @@ def cross_validation_report(
         ``auroc`` (mean of the folds), ``auroc_of_each_fold``, ``auroc_all_together`` (DeLong),
         ``sensitivity``, ``specificity``, ``baselines`` (the AUROC of each, and the model's
         difference from it), each ``value, low, high``; and ``maps``, as
-        `chexnet.evaluation.summarize_localization`.
+        `chexnet.evaluation.maps.summarize_localization`.
     """
     settings = {"n_bootstrap": n_bootstrap, "seed": seed}
     y, score = films["y_true"], films["y_score"]

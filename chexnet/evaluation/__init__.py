@@ -2,9 +2,9 @@
 
 from chexnet.evaluation.baselines import BASELINES, LOCATION_BASELINES
 from chexnet.evaluation.calibration import calibrated_scores, temperature_of
-from chexnet.evaluation.films import header_text, scored_films
+from chexnet.evaluation.films import scored_films
 from chexnet.evaluation.localization import localization_scores, overlaps
-from chexnet.evaluation.maps import evaluate_maps, localize_films, summarize_localization
+from chexnet.evaluation.maps import evaluate_maps
 from chexnet.evaluation.operating_points import (
     OUTCOMES,
     choose_thresholds,
@@ -17,8 +17,7 @@ from chexnet.evaluation.scores import evaluate
 
 __all__ = [
     "BASELINES", "LOCATION_BASELINES", "OUTCOMES", "calibrated_scores", "choose_thresholds",
-    "chosen_threshold", "evaluate", "evaluate_maps", "header_text", "interval_text",
-    "localization_scores", "localize_films", "outcome_table", "outcomes_at",
-    "outperforms_baselines", "overlaps", "report_table", "scored_films",
-    "summarize_localization", "temperature_of",
+    "chosen_threshold", "evaluate", "evaluate_maps", "interval_text",
+    "localization_scores", "outcome_table", "outcomes_at", "outperforms_baselines", "overlaps",
+    "report_table", "scored_films", "temperature_of",
 ]  # fmt: skip

@@ -17,31 +17,16 @@ _OLDEST = 110  # years; the NIH headers hold ages up to 155, which are slips of 
 
 
 def view_scores(train: pd.DataFrame, films: pd.DataFrame, label: str) -> np.ndarray:
-    """How often the finding is on training films of the same view.
+    """Prevalence of the finding among training films of the same view, ``(films,)``.
 
-    Args:
-        train: training films, with ``view`` and the label.
-        films: films to score, with ``view``.
-        label: the column of 0 and 1 in ``train``.
-
-    Returns:
-        float ``(films,)`` in [0, 1]; a view that training never saw gets its overall prevalence.
+    A view that training never saw gets the overall prevalence.
     """
     prevalence = train[label].groupby(known(train["view"])).mean()
     return known(films["view"]).map(prevalence).fillna(train[label].mean()).to_numpy(np.float64)
 
 
 def view_sex_age_scores(train: pd.DataFrame, films: pd.DataFrame, label: str) -> np.ndarray:
-    """Logistic regression on view, sex and age, fitted on the training films.
-
-    Args:
-        train: training films, with ``view, sex, age`` and the label, which takes both values.
-        films: films to score, with ``view, sex, age``.
-        label: the column of 0 and 1 in ``train``.
-
-    Returns:
-        float ``(films,)`` in [0, 1].
-    """
+    """Logistic regression on view, sex and age, fitted on the training films, ``(films,)``."""
     middle = plausible_age(train["age"]).median()
 
     def facts(frame: pd.DataFrame) -> pd.DataFrame:

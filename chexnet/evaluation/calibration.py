@@ -16,20 +16,10 @@ _TEMPERATURES = (0.05, 20.0)
 
 
 def fit_temperature(y_true: ArrayLike, y_score: ArrayLike) -> float:
-    """The temperature with the largest likelihood (Guo et al. 2017, section 4.2).
+    """The temperature with the largest likelihood (Guo et al. 2017, section 4.2), in [0.05, 20].
 
     Fit it on validation films. All logits are divided by one number, so their order, and with it
-    the AUROC, stays the same.
-
-    Args:
-        y_true: ``(N,)`` labels, 0 or 1, both present.
-        y_score: ``(N,)`` probabilities in [0, 1].
-
-    Returns:
-        the temperature, in [0.05, 20]; above 1 if the scores were overconfident.
-
-    Raises:
-        ValueError: all labels are equal, or a score is outside [0, 1].
+    the AUROC, stays the same. Above 1 the scores were overconfident.
     """
     y_true, logit = np.asarray(y_true, np.float64), _logit(y_score)
     if len(np.unique(y_true)) < 2:
@@ -113,14 +103,8 @@ def reliability_table(
 ) -> pd.DataFrame:
     """The numbers of a reliability diagram, in bins of equal numbers of films.
 
-    Args:
-        y_true: ``(N,)`` labels, 0 or 1.
-        probability: ``(N,)`` in [0, 1].
-        bins: at most; films with equal probability share a bin.
-
-    Returns:
-        one row a bin: ``n, probability`` (mean), ``observed`` (share positive), and ``low, high``,
-        Wilson's interval of it.
+    One row a bin: ``n, probability`` (mean), ``observed`` (share positive), and ``low, high``,
+    Wilson's interval of it. Films with equal probability share a bin.
     """
     y_true, probability = np.asarray(y_true), np.asarray(probability, np.float64)
     bin_of = _bins(probability, bins)
@@ -147,17 +131,6 @@ def calibration_errors(
     mean and the 97.5 % quantile of its ECE, with labels drawn from the probabilities. An ECE below
     that quantile is no evidence of miscalibration. For the same reason the bootstrap interval of
     the ECE is biased upwards.
-
-    Args:
-        y_true: ``(N,)`` labels, 0 or 1.
-        probability: ``(N,)`` in [0, 1].
-        groups: ``(N,)`` patient ids; ``None`` resamples films.
-        bins: of the ECE.
-        n_bootstrap: bootstrap samples, and sets of labels drawn for ``if_calibrated``.
-        seed: of the bootstrap.
-
-    Returns:
-        ``brier`` and ``ece``, each ``value, low, high``; ``ece`` also ``if_calibrated``.
     """
     y, probability = np.asarray(y_true, np.float64), np.asarray(probability, np.float64)
     bin_of = _bins(probability, bins)

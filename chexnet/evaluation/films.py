@@ -1,4 +1,4 @@
-"""The scored films of a run, and a line of text about a film."""
+"""The scored films of a run."""
 
 import pandas as pd
 
@@ -34,17 +34,3 @@ def scored_films(run: Run, class_name: str | None = None) -> tuple[pd.DataFrame,
     if test.empty:
         raise ValueError(f"{run.folder / 'predictions.csv'}: no test film of {name!r}")
     return val, test
-
-
-def header_text(film: pd.Series | tuple) -> str:
-    """View, sex and age of a film, as far as they are known: ``PA · F · 54 y``.
-
-    Example:
-        >>> import pandas as pd
-        >>> from chexnet.evaluation import header_text
-        >>> header_text(pd.Series({"view": "PA", "sex": "F", "age": 54}))
-        'PA · F · 54 y'
-    """
-    values = [getattr(film, name, None) for name in ("view", "sex", "age")]
-    known = [value for value in values if pd.notna(value)]
-    return " · ".join(value if isinstance(value, str) else f"{value:.0f} y" for value in known)

@@ -102,11 +102,8 @@ def choose_map_threshold(
 ) -> tuple[float, float]:
     """The threshold with the largest mean IoU, and that IoU, for validation films.
 
-    Arguments are those of `localization_scores`. The thresholds tried are 0.02 to 0.98 by 0.02 of
-    normalized maps, and those quantiles of all values of raw maps.
-
-    Raises:
-        ValueError: no film has boxes, and as in `localization_scores`.
+    Takes what `localization_scores` takes. Tried are 0.02 to 0.98 by 0.02 of normalized maps, and
+    those quantiles of all values of raw maps.
     """
     maps, image_ids = _with_boxes(maps, image_ids, boxes)
     if not len(maps):
@@ -198,16 +195,10 @@ _CANVAS = 128  # pixels a side of the map that boxes are extracted from
 
 
 def extract_boxes(values: np.ndarray, threshold: float) -> np.ndarray:
-    """Bounding boxes of the connected regions of a map at or above a threshold.
+    """Bounding boxes of the connected regions of a map ``(H, W)`` at or above a threshold.
 
-    Args:
-        values: ``(H, W)``.
-        threshold: in the units of ``values``.
-
-    Returns:
-        float64 ``(k, 5)``: x, y, width, height as shares of the film, and the confidence, which is
-        the maximum of the region; in descending order. Regions below 0.5 % of the film are left
-        out.
+    Float64 ``(k, 5)``: x, y, width, height as shares of the film, and the confidence, which is the
+    maximum of the region; in descending order. Regions below 0.5 % of the film are left out.
     """
     height, width = values.shape
     number, labels, statistics, _ = cv2.connectedComponentsWithStats(
@@ -225,15 +216,7 @@ def extract_boxes(values: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def box_iou(first: ArrayLike, second: ArrayLike) -> np.ndarray:
-    """IoU of each box of one set with each of another.
-
-    Args:
-        first: ``(a, 4)``: x, y, width, height.
-        second: ``(b, 4)``.
-
-    Returns:
-        float64 ``(a, b)`` in [0, 1].
-    """
+    """IoU of each box ``(a, 4)`` with each of another set ``(b, 4)``, float64 ``(a, b)``."""
     a, b = np.asarray(first, np.float64)[:, np.newaxis], np.asarray(second, np.float64)[np.newaxis]
     near = np.maximum(a[..., :2], b[..., :2])
     far = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
@@ -245,16 +228,9 @@ def box_iou(first: ArrayLike, second: ArrayLike) -> np.ndarray:
 def challenge_score(found: np.ndarray, boxes: np.ndarray) -> float:
     """The RSNA challenge's score of one film: mean over IoU thresholds of TP / (TP + FP + FN).
 
-    Each found box, by descending confidence, is matched with the unmatched true box that it
-    overlaps most. It is a hit if their IoU is above the threshold. A film without true boxes scores
-    0 if a box was found, and is not counted otherwise.
-
-    Args:
-        found: ``(k, 4)`` or more columns, x, y, width, height, by descending confidence.
-        boxes: ``(m, 4)``, the radiologists' boxes.
-
-    Returns:
-        in [0, 1]; NaN for a film that is not counted. The score of a study is the mean over films.
+    Each found box ``(k, 4 or more)``, by descending confidence, is matched with the unmatched true
+    box ``(m, 4)`` that it overlaps most. It is a hit if their IoU is above the threshold. A film
+    without true boxes scores 0 if a box was found, and is not counted (NaN) otherwise.
     """
     found, boxes = np.asarray(found)[:, :4], np.asarray(boxes)[:, :4]
     if not len(boxes):
@@ -281,18 +257,10 @@ def challenge_scores(
     positive: Iterable[bool],
     thresholds: ArrayLike,
 ) -> np.ndarray:
-    """The RSNA challenge's score of boxes extracted from maps, film by film.
+    """The challenge's score of boxes extracted from maps, ``(N, T)``; NaN for films not counted.
 
-    Args:
-        maps: ``(N, h, w)`` raw maps of one class.
-        image_ids: ``(N,)``, their films, with and without boxes.
-        boxes: ``image_id, x, y, width, height``, pixels of the original film.
-        images: ``image_id, rows, columns`` of the films with boxes.
-        positive: bool ``(N,)``, whether the model predicts the finding; other films get no box.
-        thresholds: ``(T,)``, of the upsampled map, min-max normalized.
-
-    Returns:
-        float64 ``(N, T)`` in [0, 1]; NaN for films that are not counted.
+    ``positive`` ``(N,)``: whether the model predicts the finding; other films get no box. The
+    ``thresholds`` ``(T,)`` are of the upsampled map, min-max normalized.
     """
     thresholds, image_ids = np.asarray(thresholds), np.asarray(image_ids)
     true = boxes_by_film(boxes[boxes["image_id"].isin(image_ids)], images)
@@ -317,10 +285,7 @@ def choose_challenge_threshold(
 ) -> float:
     """The threshold, of 0.1 to 0.9 by 0.1, with the largest mean score, for validation films.
 
-    Arguments are those of `challenge_scores`. Of equal thresholds the lowest is chosen.
-
-    Raises:
-        ValueError: no film is counted.
+    Of equal thresholds the lowest is chosen.
     """
     tried = LEVELS[4::5]
     scores = challenge_scores(maps, image_ids, boxes, images, positive, tried)

@@ -109,22 +109,7 @@ def evaluate_maps(
 
 
 def localize_films(run: Run, *, class_name: str | None = None) -> LocalizedFilms:
-    """Compares the maps of a run's test films with their boxes, and with baselines.
-
-    Args:
-        run: with ``maps``, ``predictions``, ``images`` and ``boxes``.
-        class_name: whose maps, on films labelled with it; ``None`` is the run's first class.
-
-    Raises:
-        ValueError: the class is unknown, or a scored film has no map.
-
-    Example:
-        >>> from chexnet.evaluation import localize_films
-        >>> from chexnet.runs import Run
-        >>> films = localize_films(Run("output/demo"))
-        >>> films.map_shape
-        (8, 4)
-    """
+    """Compares the maps of a run's test films with their boxes, and with baselines."""
     name = run.chosen_class(class_name)
     index, images, all_boxes = run.class_names.index(name), run.images, run.boxes
     val, test = scored_films(run, name)
@@ -180,23 +165,8 @@ def localize_films(run: Run, *, class_name: str | None = None) -> LocalizedFilms
 def summarize_localization(rows: pd.DataFrame, **bootstrap: int) -> dict:
     """The mean of each measure over films, with its interval by patient.
 
-    Args:
-        rows: of `localize_films`, of one run or of several with different test films.
-        **bootstrap: ``n_bootstrap`` and ``seed`` of `chexnet.auroc.mean_interval`.
-
-    Returns:
-        ``hit_rate, mean_iou`` (min-max), ``mean_iou_logit, iobb, energy_in_boxes``,
-        ``iou_accuracy`` and ``iobb_accuracy`` by level; the ``baselines`` ``random_point,
-        fixed_point, fixed_mask``, and the paired differences ``hit_rate_minus_fixed_point`` and
-        ``mean_iou_minus_fixed_mask``; ``guided``, the same of the map with the spatial prior. Each
-        number has ``value, low, high, n``.
-
-    Example:
-        >>> from chexnet.evaluation import localize_films, summarize_localization
-        >>> from chexnet.runs import Run
-        >>> rows = localize_films(Run("output/demo")).rows
-        >>> summarize_localization(rows, n_bootstrap=20)["hit_rate"]["n"] == len(rows)
-        True
+    ``rows`` are those of `localize_films`, of one run or of several with different test films.
+    ``guided`` repeats the measures for the map with the spatial prior.
     """
 
     def mean(column: str, *, above: float | None = None, minus: str | None = None) -> dict:

@@ -112,16 +112,10 @@ def chosen_threshold(
 
 
 def rates_at(y_true: ArrayLike, y_score: ArrayLike, threshold: float) -> dict:
-    """Confusion matrix and rates at a threshold.
+    """The four counts at a threshold, and ``sensitivity, specificity, ppv, npv``.
 
-    Args:
-        y_true: ``(N,)`` labels, 0 or 1.
-        y_score: ``(N,)`` scores.
-        threshold: a film is predicted positive if its score is at or above it.
-
-    Returns:
-        the four counts, and ``sensitivity, specificity, ppv, npv``, each with ``value, low, high``
-        (Wilson's interval) and ``n``, the denominator; ``None`` and a ``reason`` if that is 0.
+    Each rate has ``value, low, high`` (Wilson's interval) and ``n``, the denominator; ``None`` and
+    a ``reason`` if that is 0.
     """
     outcomes = outcomes_at(y_true, y_score, threshold)
     tp, fp, fn, tn = (int((outcomes == name).sum()) for name in ("TP", "FP", "FN", "TN"))
@@ -150,17 +144,8 @@ def decision_curve(
     """Net benefit of the model and of treating all patients (Vickers & Elkin 2006).
 
     Net benefit is the rate of true positives minus the rate of false positives, weighted by the
-    odds of the threshold probability. Treating nobody has net benefit 0.
-
-    Args:
-        y_true: ``(N,)`` labels, 0 or 1.
-        probability: ``(N,)`` calibrated probabilities.
-        groups: ``(N,)`` patient ids; ``None`` resamples films.
-        **settings: ``n_bootstrap`` and ``seed`` of `chexnet.auroc.bootstrap`.
-
-    Returns:
-        for each threshold probability of 0.05 to 0.95 by 0.05: ``probability``; ``model`` with its
-        95 % interval ``low, high``; ``treat_all``.
+    odds of the threshold probability. Treating nobody has net benefit 0. ``probability`` must be
+    calibrated. One row for each threshold probability of 0.05 to 0.95 by 0.05.
     """
     positive, odds = np.asarray(y_true) == 1, _PROBABILITIES / (1 - _PROBABILITIES)
     # How many of the threshold probabilities a film reaches.

@@ -26,33 +26,19 @@ _RARE = 0.01  # added to both odds: keeps the logarithm finite where no training
 
 @dataclass(frozen=True)
 class BoxPrior:
-    """The best predictions that are the same for every film.
+    """The best predictions that are the same for every film, fitted on ``n_films`` with boxes."""
 
-    Attributes:
-        point: x, y of the best fixed point, shares of the film's width and height.
-        mask: bool ``(128, 128)``, the best fixed mask.
-        share: float32 ``(128, 128)``, the share of training films with a box there.
-        n_films: training films with boxes that it was fitted on.
-    """
-
-    point: tuple[float, float]
-    mask: np.ndarray
-    share: np.ndarray
+    point: tuple[float, float]  # x, y, shares of the film's width and height
+    mask: np.ndarray  # bool (128, 128)
+    share: np.ndarray  # float32 (128, 128), of the films with a box there
     n_films: int
 
 
 def fit_box_prior(boxes: pd.DataFrame, images: pd.DataFrame) -> BoxPrior:
-    """Fits the prior on training films.
+    """Fits the prior on the training films ``images`` that have boxes.
 
     The point is where most films have a box. The mask is where at least a share of the films has
     one; of the shares, in steps of 2 % of the highest, it is the one with the largest mean IoU.
-
-    Args:
-        boxes: ``image_id, x, y, width, height``, pixels of the original films.
-        images: ``image_id, rows, columns`` of the training films; boxes of others are ignored.
-
-    Raises:
-        ValueError: no training film has a box.
     """
     ids = images.loc[images["image_id"].isin(boxes["image_id"]), "image_id"].to_numpy()
     if not len(ids):
@@ -87,19 +73,8 @@ def fixed_mask_iou(
 def guided_maps(maps: np.ndarray, prior: BoxPrior, weight: float) -> np.ndarray:
     """Maps min-max normalized film by film, plus the weighted log-odds of the prior.
 
-    Args:
-        maps: ``(N, h, w)`` raw maps.
-        prior: fitted on training films.
-        weight: 0 or above.
-
-    Returns:
-        float32 ``(N, 128, 128)``, for one threshold for all films.
-
-    Raises:
-        ValueError: ``weight`` is below 0.
+    Float32 ``(N, 128, 128)``, for one threshold for all films.
     """
-    if weight < 0:
-        raise ValueError(f"weight={weight}: expected 0 or above")
     odds = np.log((prior.share + _RARE) / (1 - prior.share + _RARE))
     return min_max(upsample_map(maps, _CANVAS)) + np.float32(weight) * odds
 
@@ -111,13 +86,7 @@ def choose_guidance(
     images: pd.DataFrame,
     prior: BoxPrior,
 ) -> tuple[float, float]:
-    """The weight (of `WEIGHTS`) and threshold with the largest mean IoU, for validation films.
-
-    Arguments are those of `localization_scores`, and the prior, fitted on training films.
-
-    Raises:
-        ValueError: no film has boxes.
-    """
+    """The weight (of `WEIGHTS`) and threshold with the largest mean IoU, for validation films."""
     found = []
     for weight in WEIGHTS:
         guided = guided_maps(maps, prior, weight)

@@ -14,15 +14,9 @@ _OVERLAPS = {
     "iobb": "mean IoBB",
     "energy_in_boxes": "energy inside boxes",
 }
-_GUIDED = ("hit_rate", "mean_iou")
 _DIFFERENCES = {
     "hit_rate_minus_fixed_point": "Δ hit rate vs. best fixed point",
     "mean_iou_minus_fixed_mask": "Δ mean IoU vs. best fixed mask",
-}
-_BASELINE_METRICS = {
-    "random_point": "hit rate",
-    "fixed_point": "hit rate",
-    "fixed_mask": "mean IoU",
 }
 _PROBABILITIES = (10, 30, 50, 70)  # per cent; the whole decision curve is in metrics.json
 
@@ -136,14 +130,10 @@ def _class_rows(found: dict) -> list[dict]:
         rows.append(_auroc_row(title, block))
         if "model_minus_baseline" in block:
             gap = block["model_minus_baseline"]
-            rows.append(_row(title, "ΔAUROC (model − baseline)", gap, _p_text(gap["p"]), block))
+            p = gap["p"]
+            note = "" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+            rows.append(_row(title, "ΔAUROC (model − baseline)", gap, note, block))
     return rows
-
-
-def _p_text(p: float | None) -> str:
-    if p is None:
-        return ""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _auroc_rows(group: str, block: dict) -> list[dict]:
@@ -175,13 +165,8 @@ def _operating_rows(points: dict) -> list[dict]:
             rows.append(_row(group, "sensitivity", point))
             continue
         note = f"threshold {point['threshold']:.3f}"
-        for key, metric in (
-            ("sensitivity", "sensitivity"),
-            ("specificity", "specificity"),
-            ("ppv", "PPV"),
-            ("npv", "NPV"),
-        ):
-            rows.append(_row(group, metric, point[key], note))
+        for metric in ("sensitivity", "specificity", "PPV", "NPV"):
+            rows.append(_row(group, metric, point[metric.lower()], note))
     return rows
 
 
@@ -213,23 +198,20 @@ def _decision_rows(curve: list[dict] | dict, test: dict) -> list[dict]:
 
 def _location_rows(found: dict) -> list[dict]:
     rows = []
-    for group, block in (
-        ("CAM, all positive films", found),
-        ("CAM, true positives", found.get("true_positives")),
-    ):
-        if block is None:
-            continue
+    blocks = {"CAM, all positive films": found}
+    if "true_positives" in found:
+        blocks["CAM, true positives"] = found["true_positives"]
+    for group, block in blocks.items():
         rows += [_row(group, title, block[key]) for key, title in _OVERLAPS.items()]
         for key, title in (("iou_accuracy", "IoU"), ("iobb_accuracy", "IoBB")):
             for level, share in block[key].items():
                 rows.append(_row(group, f"share of films with {title} > {level}", share))
         for key, title in LOCATION_BASELINES.items():
-            metric = f"{_BASELINE_METRICS[key]}, baseline: {title}"
-            rows.append(_row(group, metric, block["baselines"][key]))
+            metric = "mean IoU" if key == "fixed_mask" else "hit rate"
+            rows.append(_row(group, f"{metric}, baseline: {title}", block["baselines"][key]))
         rows += [_row(group, title, block[key]) for key, title in _DIFFERENCES.items()]
-        guided, titles = block["guided"], {key: _OVERLAPS[key] for key in _GUIDED} | _DIFFERENCES
-        group = group.replace("CAM", "CAM × spatial prior")
-        rows += [_row(group, title, guided[key]) for key, title in titles.items()]
+        group, titles = group.replace("CAM", "CAM × spatial prior"), _OVERLAPS | _DIFFERENCES
+        rows += [_row(group, titles[key], number) for key, number in block["guided"].items()]
     if "challenge_map" in found:
         rows.append(_row("CAM, all films", "mAP of the RSNA challenge", found["challenge_map"]))
     return rows

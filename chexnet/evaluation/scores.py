@@ -125,19 +125,10 @@ def summarize_auroc(
     fewest: int = 1,
     **settings: int,
 ) -> dict:
-    """Number of films, and the AUROC with both intervals.
+    """Number of films, and the AUROC with both intervals; or ``None`` and a ``reason``.
 
-    Args:
-        y_true: ``(N,)`` labels, 0 or 1.
-        y_score: ``(N,)`` scores.
-        groups: ``(N,)`` patient ids.
-        fewest: films of either class below which there is no AUROC but a reason.
-        **settings: ``n_bootstrap`` and ``seed`` of `chexnet.auroc.auroc`.
-
-    Returns:
-        ``n, n_positive, n_patients, prevalence``, ``auroc`` (DeLong) and ``auroc_by_patient``, each
-        ``value, low, high``, or both ``None`` and a ``reason``; a ``note`` where the interval is
-        degenerate.
+    There is none with fewer than ``fewest`` films of either class. A ``note`` says where the
+    interval is degenerate.
     """
     y_true, groups = np.asarray(y_true), np.asarray(groups)
     n, n_positive = len(y_true), int(y_true.sum())
@@ -162,13 +153,8 @@ def summarize_auroc(
 def average_auroc(predictions: pd.DataFrame, **settings: int) -> dict[str, dict]:
     """Macro and micro average of the AUROC over classes, with intervals by patient.
 
-    Args:
-        predictions: ``patient_id, class_name, y_true, y_score``, one row a film and class.
-        **settings: ``n_bootstrap`` and ``seed`` of `chexnet.auroc.auroc`.
-
-    Returns:
-        ``macro`` (mean over the classes with films of both labels) and ``micro`` (AUROC of all
-        pairs of film and class), each ``value, low, high, prevalence, method``, or a ``reason``.
+    ``predictions`` has one row a film and class. ``macro`` is the mean over the classes with films
+    of both labels, ``micro`` the AUROC of all pairs of film and class.
     """
     both = predictions.groupby("class_name")["y_true"].transform("nunique") > 1
     found: dict[str, dict] = {}
@@ -196,14 +182,7 @@ def average_precision(
 ) -> dict[str, float]:
     """Average precision of scikit-learn, with an interval by patient.
 
-    Args:
-        y_true: ``(N,)`` labels, 0 or 1, at least one 1.
-        y_score: ``(N,)`` scores.
-        groups: ``(N,)`` patient ids.
-        **settings: ``n_bootstrap`` and ``seed`` of `chexnet.auroc.bootstrap`.
-
-    Returns:
-        ``value, low, high``, and ``prevalence``: the expected value of random scores.
+    ``prevalence`` beside it is the expected value of random scores.
     """
     y_true, y_score = np.asarray(y_true), np.asarray(y_score)
     order = np.argsort(-y_score, kind="stable")

@@ -11,13 +11,12 @@ from chexnet.cam import CANVAS, shared_scale, upsample_map
 from chexnet.evaluation import (
     OUTCOMES,
     chosen_threshold,
-    header_text,
     localization_scores,
     outcomes_at,
     overlaps,
     scored_films,
 )
-from chexnet.figures import BLUE, BOX_COLOR, OPACITY, RED, blend
+from chexnet.figures import BLUE, BOX_COLOR, OPACITY, RED, blend, header_text
 from chexnet.generator import apply_clahe
 from chexnet.labels import box_masks, scale_boxes
 from chexnet.runs import Run

@@ -4,14 +4,16 @@ from chexnet.figures.curves import (
     BLUE, RED, decision_figure, history_figure, localization_figure, precision_recall_figure,
     reliability_figure, roc_figure, score_histogram, subgroup_figure,
 )  # fmt: skip
-from chexnet.figures.overlay import BOX_COLOR, OPACITY, blend, film_sheet, overlay_cam
+from chexnet.figures.overlay import (
+    BOX_COLOR, OPACITY, blend, film_sheet, header_text, overlay_cam,
+)  # fmt: skip
 from chexnet.figures.page import report_page
 from chexnet.figures.results import results_figure
 from chexnet.figures.sheets import conversion_sheet
 
 __all__ = [
     "BLUE", "BOX_COLOR", "OPACITY", "RED", "blend", "conversion_sheet", "decision_figure",
-    "film_sheet", "history_figure", "localization_figure", "overlay_cam",
+    "film_sheet", "header_text", "history_figure", "localization_figure", "overlay_cam",
     "precision_recall_figure", "reliability_figure", "report_page", "results_figure", "roc_figure",
     "score_histogram", "subgroup_figure",
 ]  # fmt: skip

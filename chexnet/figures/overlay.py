@@ -216,3 +216,17 @@ def show_colors(
     ax.yaxis.tick_right()
     ax.set(xticks=[], yticks=[0, scale / 2, scale])
     ax.set_yticklabels(["0 or less", f"{scale / 2:.2g}", f"{scale:.2g} or more"], fontsize=7.5)
+
+
+def header_text(film: pd.Series | tuple) -> str:
+    """View, sex and age of a film, as far as they are known: ``PA · F · 54 y``.
+
+    Example:
+        >>> import pandas as pd
+        >>> from chexnet.figures import header_text
+        >>> header_text(pd.Series({"view": "PA", "sex": "F", "age": 54}))
+        'PA · F · 54 y'
+    """
+    values = [getattr(film, name, None) for name in ("view", "sex", "age")]
+    known = [value for value in values if pd.notna(value)]
+    return " · ".join(value if isinstance(value, str) else f"{value:.0f} y" for value in known)

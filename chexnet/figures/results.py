@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from chexnet.cam import peak_points, shared_scale
-from chexnet.evaluation import OUTCOMES, header_text, outcome_table
-from chexnet.figures.overlay import OPACITY, overlay_cam, show_colors
+from chexnet.evaluation import OUTCOMES, outcome_table
+from chexnet.figures.overlay import OPACITY, header_text, overlay_cam, show_colors
 from chexnet.labels import points_in_boxes, scale_boxes
 from chexnet.runs import Run
 

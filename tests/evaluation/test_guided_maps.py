@@ -43,11 +43,6 @@ def test_a_heavy_prior_has_the_shape_of_the_training_boxes(prior):
     assert prior.share[top] == prior.share.max()
 
 
-def test_a_negative_weight_is_refused(prior):
-    with pytest.raises(ValueError, match="weight=-1"):
-        guided_maps(np.zeros((1, 8, 8)), prior, -1)
-
-
 def test_dim_maps_find_boxes_better_with_the_prior_and_the_weight_is_chosen_for_that(prior):
     weight, threshold = choose_guidance(*study(80, 3, where=(30, 50)), prior)
     assert weight > 0

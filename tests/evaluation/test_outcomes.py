@@ -1,22 +1,13 @@
-import numpy as np
 import pandas as pd
 import pytest
 
-from chexnet.evaluation import chosen_threshold, header_text, outcome_table, outcomes_at
+from chexnet.evaluation import chosen_threshold, outcome_table, outcomes_at
 from tests.made_up_run import write_run
 
 
 def test_each_outcome_by_hand_and_a_score_at_the_threshold_is_called():
     y_true, y_score = pd.Series([1, 1, 0, 0, 1]), pd.Series([0.9, 0.1, 0.2, 0.8, 0.5])
     assert outcomes_at(y_true, y_score, 0.5).tolist() == ["TP", "FN", "TN", "FP", "TP"]
-
-
-def test_a_header_says_what_is_known_and_nothing_else():
-    film = pd.Series({"view": "PA", "sex": "F", "age": 54})
-    assert header_text(film) == "PA · F · 54 y"
-    assert header_text(film.drop("sex")) == "PA · 54 y"
-    assert header_text(pd.Series({"view": None, "sex": "M", "age": np.nan})) == "M"
-    assert header_text(pd.Series({"image_id": "a"})) == ""
 
 
 def test_the_table_uses_the_threshold_of_its_rule(tmp_path):

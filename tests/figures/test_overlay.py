@@ -4,7 +4,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from chexnet.figures import blend, film_sheet, overlay_cam
+from chexnet.figures import blend, film_sheet, header_text, overlay_cam
 from chexnet.figures.overlay import show_colors, show_film
 
 
@@ -202,3 +202,11 @@ def test_a_mask_is_outlined_where_it_lies_and_the_film_stays_upright():
     # Within the quarter of a cell by which an outline at a half may differ: cells are 5 pixels.
     np.testing.assert_allclose(points.min(axis=0), [5, 10], atol=3.5)
     np.testing.assert_allclose(points.max(axis=0), [20, 30], atol=3.5)
+
+
+def test_a_header_says_what_is_known_and_nothing_else():
+    film = pd.Series({"view": "PA", "sex": "F", "age": 54})
+    assert header_text(film) == "PA · F · 54 y"
+    assert header_text(film.drop("sex")) == "PA · 54 y"
+    assert header_text(pd.Series({"view": None, "sex": "M", "age": np.nan})) == "M"
+    assert header_text(pd.Series({"image_id": "a"})) == ""
