@@ -94,12 +94,15 @@ def run_all(page: Page, server, kind: str) -> Panel:
     page.goto(f"{server.url}{PAGES[kind]}?token={server.token}")
     if kind != "voila":  # it runs the notebook by itself
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=LONG)
-        # Until the kernel has started JupyterLab may do nothing, so a person clicks again.
+        # On a busy machine JupyterLab may ask for a kernel. Until one has started it may do
+        # nothing, so a person clicks again.
+        page.add_locator_handler(
+            page.locator(".jp-Dialog .jp-mod-accept"),
+            lambda button: button.click(),
+            no_wait_after=True,
+        )
         begun = page.locator(".jp-InputPrompt", has_text=re.compile(r"\[(\*|\d+)\]"))
-        select = page.get_by_role("button", name="Select", exact=True)
         for _ in range(LONG // 5000):
-            if select.is_visible():  # JupyterLab asks for the kernel that is not there yet
-                select.click()
             page.get_by_role("menuitem", name="Run", exact=True).click()
             page.get_by_role("menuitem", name=re.compile("^Run All Cells")).first.click()
             try:
