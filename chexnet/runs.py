@@ -34,7 +34,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from chexnet.files import check_image_id, locked, read_image, read_table, write_atomic
+from chexnet.files import check_image_id, locked, read_image, read_table, refuse, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,9 +135,8 @@ class Run:
             missing = [column for column in columns if column not in frame]
             if missing:
                 raise ValueError(f"{name} has no column {missing}; it has {list(frame.columns)}")
-        twice = images["image_id"][images["image_id"].duplicated()]
-        if len(twice):
-            raise ValueError(f"images: duplicate image_id {twice.iloc[0]}")
+        image_ids = images["image_id"]
+        refuse("images", image_ids[image_ids.duplicated()], "duplicate image_ids")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = {
@@ -237,15 +236,10 @@ class Run:
         """
         metrics = self.metrics
         if part not in metrics:
-            missing = part not in self._metrics_json()
+            stale = part in self._metrics_json()
+            reason = "was made from other scores or maps" if stale else "is missing"
             raise ValueError(
-                f"{self.folder / 'metrics.json'}: {part} "
-                + (
-                    "is missing; run evaluate"
-                    if missing
-                    else "was made from other scores or maps; run evaluate again"
-                )
-                + " (notebook 04)"
+                f"{self.folder / 'metrics.json'}: {part} {reason}; run evaluate (notebook 04)"
             )
         return metrics[part]
 
@@ -273,25 +267,13 @@ class Run:
             for name, digest in made_from.items()
         )
 
-    def fingerprint(self, *names: str) -> str:
-        """SHA-256 over the named files of the run, for what is made from them to record.
-
-        Args:
-            names: files of the run folder, such as ``"predictions.csv"``; their order counts.
-
-        Returns:
-            64 hexadecimal digits; they change where a file or a name changes.
+    def fingerprint(self, name: str) -> str:
+        """SHA-256 of a file of the run, recorded by files that are made from it.
 
         Raises:
-            FileNotFoundError: a file is missing.
-
-        Example:
-            >>> from chexnet.runs import Run
-            >>> made_from = Run("output/demo").fingerprint("predictions.csv", "maps.npz")
-            >>> len(made_from)
-            64
+            FileNotFoundError: the file is missing.
         """
-        return _fingerprint({name: self._existing(name).read_bytes() for name in names})
+        return _fingerprint(self._existing(name).read_bytes())
 
     @property
     def map_methods(self) -> list[str]:
@@ -383,7 +365,7 @@ class Run:
             "maps.npz",
             image_id=np.asarray(image_ids, str),
             bias=bias,
-            made_from=np.array(_fingerprint({"predictions.csv": table})),
+            made_from=np.array(_fingerprint(table)),
             **{_MAPS + method: its_maps for method, its_maps in maps.items()},
         )
         _write(self.folder / "predictions.csv", table)
@@ -439,11 +421,8 @@ class Run:
 _MAPS = "maps/"  # before the method, in the names of the arrays of maps.npz
 
 
-def _fingerprint(files: Mapping[str, bytes]) -> str:
-    digest = hashlib.sha256()
-    for name, content in files.items():
-        digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
-    return digest.hexdigest()
+def _fingerprint(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from chexnet.files import read_table, summarize, write_atomic
+from chexnet.files import read_table, refuse, summarize, write_atomic
 
 __all__ = ["check_disjoint", "folds_by_patient", "read_split", "split_by_patient", "write_split"]
 
@@ -238,9 +238,7 @@ def _folds_of_splits(shares: np.ndarray, patients: int) -> np.ndarray:
 
 def _check(images: pd.DataFrame) -> None:
     """Refuses images listed twice; warns of images without patient."""
-    twice = images.loc[images["image_id"].duplicated(), "image_id"].unique()
-    if len(twice):
-        raise ValueError(f"images: duplicate image_id {summarize(twice)}")
+    refuse("images", images.loc[images["image_id"].duplicated(), "image_id"], "duplicate image_ids")
     if "patient_id" not in images or images["patient_id"].isna().all():
         warnings.warn(
             "no patient_id is known, so the split is by image: images of one patient will be in "

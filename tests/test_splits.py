@@ -145,7 +145,7 @@ def test_where_few_patients_cannot_meet_the_shares_the_closest_folds_are_taken()
 
 def test_a_film_listed_once_per_box_is_refused():
     images = study()
-    with pytest.raises(ValueError, match="duplicate image_id film"):
+    with pytest.raises(ValueError, match="duplicate image_ids: film"):
         split_by_patient(pd.concat([images, images[:3]], ignore_index=True))
 
 
