@@ -38,17 +38,10 @@ _THRESHOLDS = ("min-max", "logit", "score", "challenge", "prior_weight", "guided
 class LocalizedFilms:
     """The test films of a run, the map of each compared with its boxes.
 
-    Attributes:
-        rows: one a positive film with boxes: ``image_id, patient_id, y_true, y_score``; the columns
-            of `localization_scores`; and, where validation and training films have boxes,
-            ``iou_logit`` (of the raw map), the baselines ``fixed_point, fixed_mask``, and
-            ``guided_hit, guided_iou`` (of the map with the spatial prior).
-        challenge: ``score, patient_id`` of the test films that the challenge's mAP counts.
-        thresholds: chosen on validation: of the map (``min-max``, ``logit``), of the ``score``, of
-            the ``challenge``, of the ``guided`` map and the ``prior_weight`` in it; None where
-            there was nothing to choose on.
-        prior: fitted on training films; None if none has boxes.
-        map_shape: rows, columns of a map.
+    ``rows`` has one row a positive film with boxes. ``iou_logit`` is of the raw map, ``guided_hit``
+    and ``guided_iou`` are of the map with the spatial prior. These columns and the baselines are
+    missing if no validation or training film has boxes. ``challenge`` has the films that the
+    challenge's mAP counts. ``thresholds`` are None where there was nothing to choose on.
     """
 
     rows: pd.DataFrame

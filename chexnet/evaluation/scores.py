@@ -88,8 +88,7 @@ def _evaluate_class(
     y, score = test["y_true"].to_numpy(), test["y_score"].to_numpy()
     patients = test["patient_id"].to_numpy()
     result: dict[str, Any] = {
-        split: summarize_auroc(films["y_true"], films["y_score"], films["patient_id"], **settings)
-        for split, films in (("val", val), ("test", test))
+        split: summarize_auroc(films, **settings) for split, films in (("val", val), ("test", test))
     }
     if y.any():
         result["average_precision"] = average_precision(y, score, patients, **settings)
@@ -117,25 +116,18 @@ def _evaluate_class(
     return result
 
 
-def summarize_auroc(
-    y_true: ArrayLike,
-    y_score: ArrayLike,
-    groups: ArrayLike,
-    *,
-    fewest: int = 1,
-    **settings: int,
-) -> dict:
+def summarize_auroc(films: pd.DataFrame, *, fewest: int = 1, **settings: int) -> dict:
     """Number of films, and the AUROC with both intervals; or ``None`` and a ``reason``.
 
     There is none with fewer than ``fewest`` films of either class. A ``note`` says where the
     interval is degenerate.
     """
-    y_true, groups = np.asarray(y_true), np.asarray(groups)
-    n, n_positive = len(y_true), int(y_true.sum())
+    y, patients = films["y_true"], films["patient_id"]
+    n, n_positive = len(films), int(y.sum())
     summary: dict[str, Any] = {
         "n": n,
         "n_positive": n_positive,
-        "n_patients": len(set(groups)),
+        "n_patients": patients.nunique(),
         "prevalence": n_positive / n if n else None,
     }
     for count, kind in ((n_positive, "positive"), (n - n_positive, "negative")):
@@ -143,8 +135,8 @@ def summarize_auroc(
             needed = f", fewer than {fewest}" if count else ""
             reason = f"{count or 'no'} {kind} film{'' if count == 1 else 's'}{needed}"
             return summary | {"auroc": None, "auroc_by_patient": None, "reason": reason}
-    for key, units in (("auroc", None), ("auroc_by_patient", groups)):
-        summary[key] = auroc(y_true, y_score, groups=units, **settings).estimate()
+    for key, groups in (("auroc", None), ("auroc_by_patient", patients)):
+        summary[key] = auroc(y, films["y_score"], groups=groups, **settings).estimate()
     if summary["auroc"]["value"] in (0, 1):
         summary["note"] = "perfect separation (interval degenerate)"
     return summary
@@ -232,14 +224,10 @@ def _subgroups(test: pd.DataFrame, **settings: int) -> list[dict]:
             ("negatives", kind, positive | (kinds == kind))
             for kind in sorted(kinds[~positive].unique())
         ]
-    found = []
-    for by, group, inside in tqdm(parts, desc="subgroups", unit=" subgroups", delay=2):
-        films = test[inside]
-        summary = summarize_auroc(
-            films["y_true"], films["y_score"], films["patient_id"], fewest=FEWEST, **settings
-        )
-        found.append({"by": by, "group": group} | summary)
-    return found
+    return [
+        {"by": by, "group": group} | summarize_auroc(test[inside], fewest=FEWEST, **settings)
+        for by, group, inside in tqdm(parts, desc="subgroups", unit=" subgroups", delay=2)
+    ]
 
 
 def _compare_baseline(
@@ -251,9 +239,10 @@ def _compare_baseline(
         return {"auroc": None, "reason": f"images.csv has no column {missing[0]}"}
     if train[name].nunique() < 2 or test["y_true"].nunique() < 2:
         return {"auroc": None, "reason": "training or test films are all of one class"}
-    y, patients = test["y_true"].to_numpy(), test["patient_id"].to_numpy()
     score = baseline.scores(train, test, name)
     if len(np.unique(score)) < 2:
         return {"auroc": None, "reason": "the same for every film"}
-    gap = compare_auroc(y, test["y_score"], score, groups=patients, **settings).estimate()
-    return summarize_auroc(y, score, patients, **settings) | {"model_minus_baseline": gap}
+    groups = test["patient_id"]
+    gap = compare_auroc(test["y_true"], test["y_score"], score, groups=groups, **settings)
+    summary = summarize_auroc(test.assign(y_score=score), **settings)
+    return summary | {"model_minus_baseline": gap.estimate()}

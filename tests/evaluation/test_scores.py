@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
@@ -186,26 +187,29 @@ def test_subgroups_hold_their_films_and_negatives_are_told_apart(run, found):
         assert sum(group["n"] for (of, _), group in groups.items() if of == by) == len(test)
 
 
+def summary_of(y, score, **settings):
+    films = pd.DataFrame({"patient_id": range(len(y)), "y_true": y, "y_score": score})
+    return summarize_auroc(films, **settings)
+
+
 def test_too_few_positives_give_the_reason_and_never_a_number():
     y, score = np.repeat([0, 1], [30, 9]), np.arange(39.0)
-    block = summarize_auroc(y, score, np.arange(39), fewest=10)
+    block = summary_of(y, score, fewest=10)
     assert block["auroc"] is None
     assert block["auroc_by_patient"] is None
     assert block["reason"] == "9 positive films, fewer than 10"
     assert (block["n"], block["n_positive"]) == (39, 9)
-    assert summarize_auroc(1 - y, score, np.arange(39), fewest=10)["reason"].startswith(
-        "9 negative"
-    )
-    assert summarize_auroc(y[:5], score[:5], np.arange(5))["reason"] == "no positive films"
-    assert summarize_auroc([], [], [])["prevalence"] is None
+    assert summary_of(1 - y, score, fewest=10)["reason"].startswith("9 negative")
+    assert summary_of(y[:5], score[:5])["reason"] == "no positive films"
+    assert summary_of([], [])["prevalence"] is None
 
 
 def test_an_interval_without_width_is_not_left_without_a_word():
     y = np.repeat([0, 1], 20)
-    block = summarize_auroc(y, np.arange(40.0), np.arange(40), n_bootstrap=20)
+    block = summary_of(y, np.arange(40.0), n_bootstrap=20)
     assert block["auroc"] == block["auroc_by_patient"] == {"value": 1, "low": 1, "high": 1}
     assert block["note"] == "perfect separation (interval degenerate)"
-    assert "note" not in summarize_auroc(y, np.arange(40) % 19, np.arange(40), n_bootstrap=20)
+    assert "note" not in summary_of(y, np.arange(40) % 19, n_bootstrap=20)
 
 
 def test_calibration_is_told_before_and_after(found):
