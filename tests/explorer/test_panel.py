@@ -301,7 +301,7 @@ def test_a_run_and_its_folder_are_both_explored_and_anything_else_is_refused(run
         explore(tmp_path)
     with pytest.raises(ValueError, match=r"class_name='Mass': expected one of \['Pneumonia'\]"):
         explore(run, class_name="Mass")
-    with pytest.raises(ValueError, match="colormap='rainbow2'"):
+    with pytest.raises(ValueError, match="'rainbow2' is not a valid value"):
         explore(run, colormap="rainbow2")
 
 
