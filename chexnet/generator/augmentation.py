@@ -19,7 +19,7 @@ ORIGINAL_SHIFT = 20 / 512
 class FilmWarp(iaa.Augmenter):
     """Mirror image, rotation, shear, scale and shift of square films in one interpolation.
 
-    About the centre of the film, bilinear, 0 from outside. Carries images and heat maps.
+    About the center of the film, bilinear, 0 from outside. Carries images and heat maps.
     """
 
     # iaa.Fliplr and iaa.Affine do the same, too slowly: 0.60 ms a film of 512 pixels with the blur,
@@ -66,19 +66,16 @@ class FilmWarp(iaa.Augmenter):
 
 
 def _warp(pixels: np.ndarray, inverse: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Moves an image, or a heat map of another size, of a square film.
+    """Moves ``(h, w, channels)`` pixels, the image of a square film or its heat map; any h and w.
 
-    Args:
-        pixels: ``(h, w, channels)``, of the whole film.
-        inverse: ``(2, 2)``, takes (x, y) about the film's centre to where it came from.
-        shift: ``(2,)``, shares of width and height.
+    ``inverse`` takes (x, y) about the center to where it came from; ``shift`` is shares of w and h.
     """
     height, width = pixels.shape[:2]
     size = np.array([width, height])
     matrix = np.empty((2, 3))
     matrix[:, :2] = inverse * size[:, np.newaxis] / size  # in pixels, which need not be square
-    centre = (size - 1) / 2
-    matrix[:, 2] = centre - matrix[:, :2] @ (centre + shift * size)
+    center = (size - 1) / 2
+    matrix[:, 2] = center - matrix[:, :2] @ (center + shift * size)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(pixels, matrix, (width, height), flags=flags).reshape(pixels.shape)
 
@@ -110,8 +107,8 @@ def default_augmenter(
         scale: largest change of size as a share, 0 to 0.9; 0.1 is a factor of 0.9 to 1.1.
         blur: largest sigma of the Gaussian blur of every second film, in pixels of a 512-pixel
             film, 0 to 100.
-        brightness: largest change of all grey values as a share of 255, in both directions, 0 to 1.
-        contrast: largest change of contrast about mid-grey as a share, 0 to 1.
+        brightness: largest change of all gray values as a share of 255, in both directions, 0 to 1.
+        contrast: largest change of contrast about mid-gray as a share, 0 to 1.
 
     Returns:
         an augmenter of uint8 films ``(n, S, S, 1)`` and their heat maps. Pixels from outside the
@@ -148,18 +145,17 @@ def default_augmenter(
         if contrast:
             steps.append(iaa.LinearContrast((1 - contrast, 1 + contrast)))
         if brightness:
-            grey_values = round(brightness * 255)
-            steps.append(iaa.Add((-grey_values, grey_values)))
+            gray_values = round(brightness * 255)
+            steps.append(iaa.Add((-gray_values, gray_values)))
     return iaa.Sequential(steps)
 
 
 class SeededAugmenter:
     """An imgaug augmenter whose result depends on the seed of the batch alone, in any thread.
 
-    Each thread has a copy, which is seeded before each batch. This is enough for
-    `default_augmenter`, and for other augmenters that draw all numbers from their random state. It
-    is not enough for ``imgcorruptlike``, which draws from NumPy's global state, and for
-    ``FrequencyNoise``, which keeps noise of earlier batches.
+    Each thread has a copy, which is seeded before each batch. This is not enough for
+    ``imgcorruptlike``, which draws from NumPy's global state, and for ``FrequencyNoise``, which
+    keeps noise of earlier batches.
     """
 
     def __init__(self, augmenter: iaa.Augmenter) -> None:
@@ -170,15 +166,7 @@ class SeededAugmenter:
     def __call__(
         self, films: np.ndarray, seed: Sequence[int], masks: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Augments a batch.
-
-        Args:
-            films: uint8 ``(n, S, S, 1)``.
-            seed: non-negative integers.
-            masks: float32 ``(n, h, w)`` in [0, 1], each of the whole film; moved as the films are.
-
-        Returns:
-            films uint8 ``(n, S, S, 1)`` and masks float32 ``(n, h, w)`` or None.
+        """Augments films uint8 ``(n, S, S, 1)`` and moves masks float32 ``(n, h, w)`` with them.
 
         Raises:
             ValueError: the augmenter changed the size or dtype of a film.

@@ -145,17 +145,7 @@ class AugmentedImageSequence(keras.utils.PyDataset):
             ``{"predictions": labels, "location": masks}`` with masks float32 ``(n, h, w, 1)``: the
             share of each cell that lies in a box, after the film's own augmentation.
         """
-        return self.examples(self.rows(epoch, index), seed=[self.seed, epoch, index])
-
-    def examples(
-        self, rows: np.ndarray, *, seed: Sequence[int]
-    ) -> tuple[np.ndarray, np.ndarray | dict[str, np.ndarray]]:
-        """Films and labels of any rows of the table, as `batch` returns them.
-
-        Args:
-            rows: int ``(n,)``, positions in ``image_ids``.
-            seed: of their augmentation.
-        """
+        rows = self.rows(epoch, index)
         image_ids = self.image_ids[rows]
         films, labels, masks = self.store[image_ids], self.labels[rows], None
         if self.map_size is not None:
@@ -163,21 +153,15 @@ class AugmentedImageSequence(keras.utils.PyDataset):
             height, width = (side * max(1, MASK_RASTER // side) for side in self.map_size)
             masks = masks_by_film(self.boxes, image_ids, (height, width))
         if self.augmenter is not None:
-            films, masks = self.augmenter(films, [*seed, _AUGMENTATION], masks)
+            seed = [self.seed, epoch, index, _AUGMENTATION]
+            films, masks = self.augmenter(films, seed, masks)
         if masks is None or self.map_size is None:
             return films, labels
         shares = _cell_means(masks, self.map_size)
         return films, {"predictions": labels, "location": shares[..., np.newaxis]}
 
     def rows(self, epoch: int, index: int) -> np.ndarray:
-        """The rows of the table in a batch, in its order.
-
-        Args:
-            epoch: 0 or above.
-            index: 0 to ``len(self) - 1``.
-
-        Returns:
-            int ``(n,)``, positions in ``image_ids`` and ``labels``.
+        """Positions ``(n,)`` in ``image_ids`` and ``labels`` of the films of a batch, in its order.
 
         Raises:
             IndexError: the index is out of range.

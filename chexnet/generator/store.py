@@ -264,7 +264,7 @@ def apply_clahe(film: np.ndarray, clip_limit: float = 2.0, tiles: int = 8) -> np
 
     Args:
         film: uint8 ``(H, W)``, 0 = black = air.
-        clip_limit: contrast limit as OpenCV counts it: the largest count of one grey value in a
+        clip_limit: contrast limit as OpenCV counts it: the largest count of one gray value in a
             tile, as a multiple of the mean count.
         tiles: tiles along each side.
 
@@ -290,25 +290,9 @@ def apply_clahe(film: np.ndarray, clip_limit: float = 2.0, tiles: int = 8) -> np
 def prepare_film(
     film: np.ndarray, image_size: int, clip_limit: float | None = 2.0, tiles: int = 8
 ) -> np.ndarray:
-    """Prepares a film for the network: CLAHE at its own resolution, then a resize by area.
+    """CLAHE at the film's own resolution, then a resize by area to uint8 ``(S, S)``.
 
-    Args:
-        film: uint8 ``(H, W)``, 0 = black = air. A film that is not square is stretched.
-        image_size: side S of the result in pixels.
-        clip_limit: of `apply_clahe`; None leaves CLAHE out.
-        tiles: of `apply_clahe`.
-
-    Returns:
-        uint8 ``(S, S)``.
-
-    Raises:
-        ValueError: the film has another dtype or shape.
-
-    Example:
-        >>> import numpy as np
-        >>> from chexnet.generator import prepare_film
-        >>> prepare_film(np.zeros((64, 80), np.uint8), 32).shape
-        (32, 32)
+    A film that is not square is stretched.
     """
     if clip_limit is not None:
         film = apply_clahe(film, clip_limit, tiles)

@@ -38,37 +38,32 @@ def build_chexnet(
     batchnorm_momentum: float = BATCHNORM_MOMENTUM,
     precision: str = "float32",
 ) -> keras.Model:
-    """Builds the network as one flat graph that normalises its input.
+    """Builds the network as one flat graph that normalizes its input.
 
     Args:
         image_size: side S of the square input, pixels, at least 32.
         class_names: one sigmoid output each, in this order; unique, not empty.
-        weights: where they come from:
-
-            - ``"imagenet"``: downloaded by Keras; random, with a warning, if it cannot,
-            - ``None``: random,
-            - the path of a ``.keras`` or ``.weights.h5`` file of the same architecture,
-            - ``"torchxrayvision:densenet121-res224-rsna"`` (`xrayvision.NAMES` has all) or
-              ``"torchxrayvision:<path of its .pt file>"``. The network then has that library's
-              input scaling, on one channel, and its head for classes of the same name.
+        weights: ``None`` (random), ``"imagenet"`` (random, with a warning, if Keras cannot download
+            them), the path of a ``.keras`` or ``.weights.h5`` file of the same architecture,
+            ``"torchxrayvision:densenet121-res224-rsna"`` (`xrayvision.NAMES` has all), or
+            ``"torchxrayvision:<path of its .pt file>"``. With the last two the network has that
+            library's input scaling, on one channel, and its head for classes of the same name.
         map_stride: pixels between two positions of the last feature map: 32 as published, or 16,
             for which the last transition does not pool.
         dropout: share of the pooled features dropped in training, 0 (as published) to below 1.
-        batchnorm_momentum: share of the moving statistics that a training step keeps, 0 to
-            below 1.
-        precision: Keras' dtype policy of the layers between normalisation and pooling:
-            ``"float32"``, ``"mixed_bfloat16"`` or ``"mixed_float16"``. Weights, scores and the
-            mean of the map are always float32.
+        batchnorm_momentum: share of the moving statistics that a training step keeps, 0 to below 1.
+        precision: dtype policy of the layers from normalization to the map: ``"float32"``,
+            ``"mixed_bfloat16"`` or ``"mixed_float16"``. Weights and scores are always float32.
 
     Returns:
-        A model from grey films ``(N, S, S, 1)`` of any dtype, 0 to 255, to probabilities float32
+        A model from gray films ``(N, S, S, 1)`` of any dtype, 0 to 255, to probabilities float32
         ``(N, C)``.
 
     Raises:
         ValueError: an argument is out of range, or the file at ``weights`` has another
             architecture; each layer that differs is named.
         FileNotFoundError: there is no file at ``weights``.
-        ImportError: TorchXRayVision is needed and not installed.
+        ImportError: TorchXRayVision is not installed.
         ConnectionError: TorchXRayVision cannot download the file.
 
     Example:
@@ -90,9 +85,8 @@ def build_chexnet(
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)  # keras.applications knows no other way
     try:
-        backbone = _backbone(
-            image_size, map_stride, batchnorm_momentum, grey=start is not None and start.grey
-        )
+        gray = start is not None and start.gray
+        backbone = _backbone(image_size, map_stride, batchnorm_momentum, gray=gray)
     finally:
         keras.config.set_dtype_policy(policy)
     features = layers.GlobalAveragePooling2D(name="avg_pool", dtype="float32")(backbone.output)
@@ -106,10 +100,7 @@ def build_chexnet(
 
 
 def load_chexnet(path: str | Path) -> keras.Model:
-    """Loads a saved network in Keras' safe mode: no code in the file is run.
-
-    Args:
-        path: of a ``.keras`` file.
+    """Loads a network from a ``.keras`` file in Keras' safe mode: no code in the file is run.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -137,9 +128,6 @@ def load_chexnet(path: str | Path) -> keras.Model:
 def map_size(model: keras.Model) -> tuple[int, int]:
     """Rows and columns of the last feature map, and so of a class activation map.
 
-    Args:
-        model: from `build_chexnet`.
-
     Example:
         >>> from chexnet.model import build_chexnet, map_size
         >>> map_size(build_chexnet(64, weights=None, map_stride=16))
@@ -148,57 +136,31 @@ def map_size(model: keras.Model) -> tuple[int, int]:
     return tuple(model.get_layer("relu").output.shape[1:3])
 
 
-def set_backbone_trainable(model: keras.Model, trainable: bool) -> None:
-    """Freezes or unfreezes every layer below the head; compile the model afterwards.
-
-    A frozen BatchNormalization does not update its statistics and uses them in training too, so
-    the head is then trained on the features of inference.
-
-    Args:
-        model: from `build_chexnet`.
-        trainable: False freezes.
-
-    Example:
-        >>> from chexnet.model import build_chexnet, set_backbone_trainable
-        >>> model = build_chexnet(32, weights=None)
-        >>> set_backbone_trainable(model, False)
-        >>> [weight.path for weight in model.trainable_weights]
-        ['predictions/kernel', 'predictions/bias']
-    """
-    for layer in model.layers:
-        if layer.name != "predictions":
-            layer.trainable = trainable
-
-
-class LocationLogits(layers.Layer):
-    """The class activation map as a logit at each position: ``scale * map + offset``.
+class _LocationLogits(layers.Layer):
+    """The class activation map as logits ``(N, h, w, 1)``: ``scale * map + offset``.
 
     The map is the head's kernel applied before pooling, so its loss trains the kernel that gives
     the score. The logit of the score is the *mean* of the map, which a small opacity raises only
-    with very high values; the trained scale and offset separate the two. Both are used in training
-    only and are not saved.
+    with very high values; the trained scale and offset separate the two. They are not saved.
     """
 
     def __init__(self, head: layers.Dense, class_index: int, **kwargs: object) -> None:
-        """Uses column ``class_index`` of the kernel of ``head``."""
         super().__init__(**kwargs)
         self.head = head
         self.class_index = class_index
 
     def build(self, input_shape: tuple) -> None:
-        """Adds the scalars, at first 1 and -2: the map unchanged, a prior of 12 % in a box."""
+        # At first the map unchanged, and a prior of 12 % in a box.
         self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
         self.offset = self.add_weight(
             shape=(), initializer=keras.initializers.Constant(-2.0), name="offset"
         )
 
     def call(self, features: keras.KerasTensor) -> keras.KerasTensor:
-        """Features ``(N, h, w, channels)`` to logits ``(N, h, w, 1)``."""
         column = self.head.kernel[:, self.class_index : self.class_index + 1]
         return ops.matmul(features, ops.cast(column, features.dtype)) * self.scale + self.offset
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """One logit a position."""
         return (*input_shape[:-1], 1)
 
 
@@ -210,8 +172,8 @@ def with_location_output(model: keras.Model, *, class_index: int = 0) -> keras.M
         class_index: the class that the boxes belong to.
 
     Returns:
-        A model with outputs ``{"predictions": (N, C) probabilities, "location": (N, h, w, 1)
-        logits}``.
+        A model with outputs ``predictions``: probabilities ``(N, C)``, and ``location``: logits
+        ``(N, h, w, 1)``.
 
     Example:
         >>> from chexnet.model import build_chexnet, with_location_output
@@ -220,32 +182,29 @@ def with_location_output(model: keras.Model, *, class_index: int = 0) -> keras.M
     """
     features = model.get_layer("relu").output
     head = model.get_layer("predictions")
-    location = LocationLogits(head, class_index, name="location", dtype="float32")(features)
+    location = _LocationLogits(head, class_index, name="location", dtype="float32")(features)
     return keras.Model(model.input, {"predictions": model.output, "location": location})
 
 
 def _backbone(
-    image_size: int, map_stride: int, batchnorm_momentum: float, *, grey: bool
+    image_size: int, map_stride: int, batchnorm_momentum: float, *, gray: bool
 ) -> keras.Model:
     film = keras.Input((image_size, image_size, 1), name="film")
-    backbone = keras.applications.DenseNet121(
-        include_top=False,
-        weights=None,
-        input_tensor=_scaled_as_torchxrayvision(film) if grey else _normalised_as_imagenet(film),
-    )
+    scaled = _scaled_as_torchxrayvision(film) if gray else _normalized_as_imagenet(film)
+    backbone = keras.applications.DenseNet121(include_top=False, weights=None, input_tensor=scaled)
     if map_stride == 16:
         backbone = keras.models.clone_model(backbone, clone_function=_without_last_pooling)
     for layer in backbone.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = batchnorm_momentum
-            if grey:
+            if gray:
                 layer.epsilon = BATCHNORM_EPSILON
     return backbone
 
 
-def _normalised_as_imagenet(film: keras.KerasTensor) -> keras.KerasTensor:
-    grey = layers.Rescaling(1 / 255, name="rescaling", dtype="float32")(film)
-    rgb = layers.Concatenate(name="grey_to_rgb", dtype="float32")([grey, grey, grey])
+def _normalized_as_imagenet(film: keras.KerasTensor) -> keras.KerasTensor:
+    gray = layers.Rescaling(1 / 255, name="rescaling", dtype="float32")(film)
+    rgb = layers.Concatenate(name="grey_to_rgb", dtype="float32")([gray, gray, gray])
     return layers.Normalization(
         mean=IMAGENET_MEAN,
         variance=np.square(IMAGENET_STD),

@@ -22,32 +22,22 @@ _IMAGENET_FILE = (
 
 
 class Start(NamedTuple):
-    """What a network starts from.
+    """What a network starts from."""
 
-    Attributes:
-        source: where it comes from, as the user gave it.
-        arrays: of each layer by its name, in the order of ``layer.weights``. Without
-            ``predictions`` the head starts from ``head``.
-        head: by class name, the column ``(1024,)`` of the head's kernel and its bias.
-    """
-
-    source: str
-    arrays: dict[str, list[np.ndarray]]
+    source: str  # as the user gave it
+    arrays: dict[str, list[np.ndarray]]  # by layer name, in the order of ``layer.weights``
+    # Where ``arrays`` has no "predictions": by class name, the head's column (1024,) and bias.
     head: dict[str, tuple[np.ndarray, float]]
 
     @property
-    def grey(self) -> bool:
-        """Whether the first kernel takes one grey channel, as TorchXRayVision's do, not three."""
+    def gray(self) -> bool:
+        """Whether the first kernel takes one gray channel, as TorchXRayVision's do, not three."""
         first = self.arrays.get("conv1_conv")
         return first is not None and first[0].shape[2:3] == (1,)
 
 
 def read_weights(weights: str | Path | None) -> Start | None:
-    """Reads what `chexnet.model.build_chexnet` takes as ``weights``, and documents there.
-
-    Returns:
-        None for random weights: ``weights`` is None, or ``"imagenet"`` is not available.
-    """
+    """Reads the ``weights`` of `chexnet.model.build_chexnet`; None where they are random."""
     if weights is None:
         return None
     if weights == "imagenet":
@@ -81,11 +71,7 @@ def weights_in_reach(weights: str | Path | None) -> str | Path | None:
 def set_start(model: keras.Model, start: Start, class_names: Sequence[str]) -> None:
     """Gives a network the weights to start from.
 
-    Args:
-        model: of the architecture that ``start`` belongs to.
-        start: from `read_weights`.
-        class_names: of the head. A class that ``start.head`` does not know keeps its random
-            column, with a warning where it knows others.
+    A class that ``start.head`` does not know keeps its random column, with a warning.
 
     Raises:
         ValueError: the arrays do not fit; every layer that differs is named, and nothing is set.

@@ -1,7 +1,7 @@
 """Weights of a DenseNet121 of TorchXRayVision, as arrays under the layer names of our network.
 
 The library (Cohen et al. 2022, arXiv:2111.00595) is imported only here and only when asked for;
-``pip install chexnet[torchxrayvision]`` installs it. Its networks take one grey channel scaled to
+``pip install chexnet[torchxrayvision]`` installs it. Its networks take one gray channel scaled to
 -1024..1024 and were trained at 224 pixels.
 """
 
@@ -37,8 +37,7 @@ _PARTS = {"norm1": "0_bn", "conv1": "1_conv", "norm2": "1_bn", "conv2": "2_conv"
 _ROLES = ("weight", "bias", "running_mean", "running_var")
 _NOT_WEIGHTS = ("num_batches_tracked", "op_threshs")
 
-# The first bytes of a file written by torch before 1.6: its magic number, pickled
-# (torch.serialization).
+# How a file written by torch before 1.6 begins: torch.serialization's magic number, pickled.
 _BEFORE_TORCH_1_6 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # What may be called while such a file is read, apart from torch's own kinds of storage.
 _CALLED = {
@@ -52,30 +51,21 @@ _CALLED = {
 def load_xrayvision(
     name: str,
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, tuple[np.ndarray, float]]]:
-    """Reads a network of the library, which downloads it if need be.
+    """Reads one of `NAMES`, downloaded by the library if need be, or the ``.pt`` file of one.
 
-    Args:
-        name: one of `NAMES`, or the path of a ``.pt`` file of one of them.
-
-    Returns:
-        the arrays of each layer below the head, by our layer name, float32, kernels
-        ``(rows, columns, in, out)``; and the head, by the library's name of the class: its column
-        of the kernel ``(1024,)`` and its bias. Classes without training data are left out.
-
-    Raises:
-        ValueError: the name is not one of these, or the file is not such a network.
-        FileNotFoundError: there is no file at the path.
-        ImportError: the library is not installed.
-        ConnectionError: the library cannot download the file.
+    Returns the float32 arrays of each layer below the head, by our layer name; and the head, by
+    class name: its column of the kernel ``(1024,)`` and its bias. `chexnet.model.build_chexnet`
+    documents the errors.
     """
     path = Path(name)
-    if name not in NAMES and path.suffix != ".pt":
-        raise ValueError(
-            f"weights={PREFIX + name}: expected after {PREFIX!r} one of {', '.join(NAMES)}, or the "
-            "path of a .pt file of one of them"
-        )
-    if name not in NAMES and not path.is_file():
-        raise FileNotFoundError(f"weights={PREFIX + name}: no such file")
+    if name not in NAMES:
+        if path.suffix != ".pt":
+            raise ValueError(
+                f"weights={PREFIX + name}: expected after {PREFIX!r} one of {', '.join(NAMES)}, or "
+                "the path of a .pt file of one of them"
+            )
+        if not path.is_file():
+            raise FileNotFoundError(f"weights={PREFIX + name}: no such file")
     models = _library(name)
     if name in NAMES:
         path = _downloaded(models, name)
@@ -96,18 +86,10 @@ def load_xrayvision(
 
 
 def translated(state: Mapping[str, np.ndarray], path: Path) -> dict[str, list[np.ndarray]]:
-    """The library's arrays under our layer names, in Keras' order and layout.
-
-    Args:
-        state: arrays by the library's names, such as ``features.transition1.norm.bias``; kernels
-            ``(out, in, rows, columns)``, of the head ``(classes, 1024)``.
-        path: where they come from, for the error.
-
-    Returns:
-        lists of float32 arrays by layer name, the head as ``predictions``.
+    """The library's arrays under our layer names, in Keras' order and layout, float32.
 
     Raises:
-        ValueError: the arrays are not those of a DenseNet of the library.
+        ValueError: some are not those of a DenseNet121, or the head is missing; names ``path``.
     """
     layers: dict[str, dict[str, np.ndarray]] = {}
     unexpected = []
@@ -115,13 +97,15 @@ def translated(state: Mapping[str, np.ndarray], path: Path) -> dict[str, list[np
         module, _, role = key.rpartition(".")
         layer = _our_layer(module)
         if layer is not None and role in _ROLES:
-            layers.setdefault(layer, {})[role] = _in_keras_layout(np.asarray(array, np.float32))
+            # A kernel is (out, in, rows, columns) in torch, (rows, columns, in, out) in Keras.
+            axes = (2, 3, 1, 0) if array.ndim == 4 else None
+            layers.setdefault(layer, {})[role] = np.asarray(array, np.float32).transpose(axes)
         elif not key.endswith(_NOT_WEIGHTS):
             unexpected.append(key)
     if unexpected or {"weight", "bias"} - set(layers.get("predictions", {})):
         raise ValueError(
-            f"{path}: not a DenseNet121 of TorchXRayVision; {len(unexpected)} of its {len(state)} "
-            f"arrays do not belong to it, such as {unexpected[:3]}"
+            f"{path}: not a DenseNet121 of TorchXRayVision; its classifier is missing, or it has "
+            f"other arrays: {unexpected[:3]}"
         )
     return {
         layer: [arrays[role] for role in _ROLES if role in arrays]
@@ -130,18 +114,11 @@ def translated(state: Mapping[str, np.ndarray], path: Path) -> dict[str, list[np
 
 
 def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of a file written by ``torch.save``; no code in it is run.
+    """Reads the arrays of a file written by ``torch.save``, by their name in ``state_dict``.
 
-    The library publishes whole modules, pickled before torch 1.6. ``weights_only=True`` cannot
-    read these: it refuses the record of each module's source, whatever ``safe_globals`` allows.
-    The library itself runs what they say. Here each class or function that a file names is
-    replaced by `_Inert`, apart from those that make tensors.
-
-    Args:
-        path: such a module, or a dict of tensors as any torch writes it.
-
-    Returns:
-        arrays by their name in ``state_dict``.
+    No code in it is run. The library publishes whole modules, pickled before torch 1.6, which
+    ``weights_only=True`` cannot read, whatever ``safe_globals`` allows. In these, each class or
+    function that does not make tensors is replaced by `_Inert`.
 
     Raises:
         ValueError: the file is damaged or holds something else.
@@ -159,21 +136,12 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
             warnings.simplefilter("ignore", torch.serialization.SourceChangeWarning)
             stored = torch.load(path, map_location="cpu", **how)
         tensors = stored if isinstance(stored, dict) else dict(_tensors(stored))
+        return {str(name): tensor.detach().numpy() for name, tensor in tensors.items()}
     except Exception as error:  # torch has no narrower one: pickle's, zip's, its own RuntimeError
         raise ValueError(
             f"{path}: cannot be read safely as a network; expected a file of TorchXRayVision or "
-            f"a state_dict() written by torch.save ({error})"
-        ) from error
-    named = all(isinstance(key, str) and torch.is_tensor(tensors[key]) for key in tensors)
-    if not tensors or not named:
-        raise ValueError(
-            f"{path}: holds no network, neither a module nor a dict of tensors by their names"
-        )
-    try:
-        return {key: tensor.detach().numpy() for key, tensor in tensors.items()}
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"{path}: expected dense tensors of a type that NumPy has, such as float32 ({error})"
+            "a state_dict() written by torch.save, with dense tensors of a type that NumPy has, "
+            f"such as float32 ({error})"
         ) from error
 
 
@@ -183,10 +151,9 @@ class _Inert:
     dump_patches = False  # torch asks this of every pickled class of a module
 
     def __init__(self, *ignored: object) -> None:
-        """Takes the arguments of the class or function that it replaces."""
+        pass
 
     def __setstate__(self, state: object) -> None:
-        """Keeps the attributes of a module."""
         if isinstance(state, dict):
             self.__dict__.update(state)
 
@@ -195,7 +162,6 @@ class _Reader(pickle.Unpickler):
     """Unpickler as in the manual of the pickle module, 'Restricting Globals'."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Imports only what makes tensors."""
         return super().find_class(module, name) if (module, name) in _CALLED else _Inert
 
 
@@ -205,8 +171,7 @@ class _Restricted:
     Unpickler = _Reader
 
     @staticmethod
-    def load(file: BinaryIO, **options: Any) -> object:
-        """Reads the numbers before and after the network."""
+    def load(file: BinaryIO, **options: Any) -> object:  # the numbers around the network
         return _Reader(file, **options).load()
 
 
@@ -235,12 +200,6 @@ def _our_layer(module: str) -> str | None:
         block, part = transition.groups()
         return f"pool{int(block) + 1}_{'bn' if part == 'norm' else 'conv'}"
     return None
-
-
-def _in_keras_layout(array: np.ndarray) -> np.ndarray:
-    if array.ndim == 4:
-        return array.transpose(2, 3, 1, 0)  # (out, in, rows, columns) to (rows, columns, in, out)
-    return array.T
 
 
 def _library(name: str) -> ModuleType:

@@ -4,6 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import keras
@@ -20,53 +21,31 @@ from chexnet.runs import Run
 from chexnet.training.distribution import single_device_copy
 from chexnet.training.resume import Checkpoint, write_checkpoint
 
-# Callbacks of Keras that count epochs. They start anew in each ``fit``, so a resumed training
-# shows them the epochs before.
+# These count epochs and start anew in each ``fit``: a resumed training shows them those before.
 _COUNTING = (keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau)
 
 
+@dataclass(eq=False)
 class AurocCallback(keras.callbacks.Callback):
     """AUROC on validation after each epoch; the network of the best epoch is saved at once.
 
     Adds ``val_auroc`` (mean over classes), ``val_loss`` (mean cross-entropy) and ``saved`` to the
-    logs that later callbacks see. The file is written under another name and then renamed, so
-    ``model.keras`` is always a whole network, and always of the last epoch whose ``saved`` is 1.
-    With an optimizer that has ``use_ema``, the average of the weights is scored and saved.
-
-    On a small validation split the AUROC moves by some hundredths between epochs. While the
-    learning rate is high, one early epoch can be best by chance. So the search for the best epoch
-    starts again at ``first_epoch``; the files saved before only serve interrupted runs.
+    logs; ``model.keras`` is always of the last epoch whose ``saved`` is 1. While the learning rate
+    is high, one early epoch can be best by chance. So the search for the best epoch starts again
+    at ``first_epoch``, counted from 0; the files saved before only serve interrupted runs.
     """
 
-    def __init__(
-        self,
-        model: keras.Model,
-        val: AugmentedImageSequence,
-        run: Run,
-        *,
-        first_epoch: int = 0,
-        batches: AugmentedImageSequence | None = None,
-    ) -> None:
-        """Checks the validation split.
+    scored: keras.Model  # may be a part of the network that is fitted
+    val: AugmentedImageSequence
+    run: Run
+    batches: AugmentedImageSequence  # of training, to name films in errors
+    first_epoch: int = 0
+    best: float = field(default=-math.inf, init=False)
 
-        Args:
-            model: what is scored; it may be a part of the network that is fitted.
-            val: batches of the validation split.
-            run: gets ``model.keras``.
-            first_epoch: where the search for the best starts again, from 0.
-            batches: of training, to name films in errors.
-
-        Raises:
-            ValueError: validation is shuffled, augmented or has boxes, or has only one value of a
-                class.
-        """
+    def __post_init__(self) -> None:
+        """Checks the validation split."""
         super().__init__()
-        self.scored = model
-        self.val = val
-        self.run = run
-        self.first_epoch = first_epoch
-        self.batches = batches
-        self.best = -math.inf
+        val = self.val
         if val.shuffle or val.augmenter is not None or val.map_size is not None:
             raise ValueError(
                 "validation must be neither shuffled nor augmented nor carry boxes: "
@@ -85,19 +64,14 @@ class AurocCallback(keras.callbacks.Callback):
             if row["epoch"] - 1 == self.first_epoch or row["saved"]:
                 self.best = row["val_auroc"]
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Scores validation, and saves the network if it is the best so far.
-
-        Raises:
-            FloatingPointError: scores are NaN; the films of the epoch's last batch are named.
-        """
-        logs = {} if logs is None else logs
+    def on_epoch_end(self, epoch: int, logs: dict) -> None:
+        """Scores validation, and saves the network if it is the best so far."""
         with ema_weights(self.model), single_device_copy(self.scored) as scored:
             y_score = scored.predict(self.val, verbose=0)
             invalid = int(np.isnan(y_score).sum())
             if invalid:
                 what = f"{invalid} of {y_score.size} scores on validation are NaN"
-                raise _not_finite(what, self.batches, epoch, -1)
+                raise _not_finite(what, self.batches, epoch, len(self.batches) - 1)
             pairs = list(zip(self.val.labels.T, y_score.T, strict=True))
             logs["val_auroc"] = float(np.mean([auroc(*pair).value for pair in pairs]))
             logs["val_loss"] = float(np.mean([log_loss(*pair) for pair in pairs]))
@@ -112,29 +86,17 @@ class AurocCallback(keras.callbacks.Callback):
                 unfinished.replace(self.run.folder / "model.keras")
 
 
+@dataclass(eq=False)
 class EpochLog(keras.callbacks.Callback):
-    """Writes the run's ``history.csv`` after each epoch and moves one progress bar, in films.
+    """Writes the run's ``history.csv`` after each epoch and moves one progress bar, in films."""
 
-    Attributes:
-        rows: of the history.
-        phase: written into each row.
-    """
+    run: Run
+    batches: AugmentedImageSequence
+    rows: list[dict]  # of the history so far
+    max_minutes: float | None = None
+    phase: str = "all"  # written into each row
 
-    def __init__(
-        self,
-        run: Run,
-        batches: AugmentedImageSequence,
-        *,
-        history: Sequence[dict] = (),
-        max_minutes: float | None = None,
-    ) -> None:
-        """Goes on from ``history``; ends training before an epoch would pass ``max_minutes``."""
-        super().__init__()
-        self.run = run
-        self.batches = batches
-        self.rows = list(history)
-        self.max_minutes = max_minutes
-        self.phase = "all"
+    __post_init__ = keras.callbacks.Callback.__init__
 
     @property
     def out_of_time(self) -> bool:
@@ -158,21 +120,17 @@ class EpochLog(keras.callbacks.Callback):
         self.epoch = epoch
         self.started = time.perf_counter()
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Moves the bar.
-
-        Raises:
-            FloatingPointError: the loss is not finite; the films of this batch are named.
-        """
+    def on_train_batch_end(self, batch: int, logs: dict) -> None:
+        """Moves the bar; stops at a loss that is not finite."""
         # Keras gives the mean over the epoch so far: the first that is not finite is this batch's.
-        loss = float((logs or {})["loss"])
+        loss = float(logs["loss"])
         if not math.isfinite(loss):
             raise _not_finite(f"the loss is {loss}", self.batches, self.epoch, batch)
         self.bar.update(len(self.batches.rows(self.epoch, batch)))
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Adds a row."""
-        row = {"epoch": epoch + 1, "phase": self.phase, **(logs or {})}
+    def on_epoch_end(self, epoch: int, logs: dict) -> None:
+        """Adds a row; stops before an epoch would pass ``max_minutes``."""
+        row = {"epoch": epoch + 1, "phase": self.phase, **logs}
         row["learning_rate"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         row["seconds"] = round(time.perf_counter() - self.started, 2)
         self.rows.append(row)
@@ -188,27 +146,18 @@ class EpochLog(keras.callbacks.Callback):
         self.bar.close()
 
 
+@dataclass(eq=False)
 class Checkpoints(keras.callbacks.Callback):
     """Goes on from a checkpoint and writes one after each epoch; the last of all callbacks."""
 
-    def __init__(
-        self,
-        folder: Path,
-        log: EpochLog,
-        variables: Sequence[keras.Variable],
-        settings: dict,
-        *,
-        state: Checkpoint | None,
-        callbacks: Sequence[keras.callbacks.Callback],
-    ) -> None:
-        """Takes the network's variables, the state to go on from and the user's callbacks."""
-        super().__init__()
-        self.folder = folder
-        self.log = log
-        self.variables = variables
-        self.settings = settings
-        self.state = state
-        self.callbacks = callbacks
+    folder: Path
+    log: EpochLog
+    variables: Sequence[keras.Variable]  # of the network
+    settings: dict
+    state: Checkpoint | None  # to go on from
+    callbacks: Sequence[keras.callbacks.Callback]  # the user's
+
+    __post_init__ = keras.callbacks.Callback.__init__
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Restores callbacks and optimizer, if this phase has begun before."""
@@ -262,15 +211,10 @@ def ema_weights(trained: keras.Model) -> Iterator[None]:
 
 
 def _not_finite(
-    what: str, batches: AugmentedImageSequence | None, epoch: int, batch: int
+    what: str, batches: AugmentedImageSequence, epoch: int, batch: int
 ) -> FloatingPointError:
-    """The error that names the films of a batch; -1 is the last."""
-    where = ""
-    if batches is not None:
-        batch = range(len(batches))[batch]
-        named = ", ".join(batches.image_ids[batches.rows(epoch, batch)])
-        where = f" after batch {batch} with the films {named}"
+    named = ", ".join(batches.image_ids[batches.rows(epoch, batch)])
     return FloatingPointError(
-        f"epoch {epoch + 1}: {what}{where}; check these films, or lower learning_rate. model.keras "
-        "holds the best epoch before it, if there was one"
+        f"epoch {epoch + 1}: {what} after batch {batch} with the films {named}; check these films, "
+        "or lower learning_rate. model.keras holds the best epoch before it, if there was one"
     )

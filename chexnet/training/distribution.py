@@ -33,40 +33,33 @@ def data_parallel() -> Iterator[int]:
         ...     model = build_chexnet(32, weights=None)  # then train(model, ...), also in here
         >>> batch_size = 16 * devices  # a multiple of the number of devices
     """
-    with contextlib.ExitStack() as stack:
-        if keras.backend.backend() == "jax":
-            devices = len(keras.distribution.list_devices())
-            if devices > 1:
-                # Keras shards only tf.data itself; `shard` does it here.
-                parallel = keras.distribution.DataParallel(auto_shard_dataset=False)
-                stack.enter_context(parallel.scope())
-        elif keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
+    backend = keras.backend.backend()
+    if backend not in ("jax", "tensorflow"):
+        import torch
 
-            kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-            names = [device.name for device in tf.config.list_logical_devices(kind)]
-            devices = len(names)
-            if devices > 1:
-                stack.enter_context(tf.distribute.MirroredStrategy(names).scope())
-        else:
-            import torch
+        if torch.cuda.device_count() > 1:
+            raise ValueError(
+                f"{torch.cuda.device_count()} devices and KERAS_BACKEND={backend}: Keras shares a "
+                "batch among devices on jax and tensorflow; on torch set CUDA_VISIBLE_DEVICES to "
+                "one of them"
+            )
+        yield 1
+        return
+    names = keras.distribution.list_devices()
+    scope: contextlib.AbstractContextManager = contextlib.nullcontext()
+    if len(names) > 1 and backend == "jax":
+        # Keras shards only tf.data itself; `shard` does it here.
+        scope = keras.distribution.DataParallel(auto_shard_dataset=False).scope()
+    elif len(names) > 1:
+        import tensorflow as tf
 
-            devices = max(1, torch.cuda.device_count())
-            if devices > 1:
-                raise ValueError(
-                    f"{devices} devices and KERAS_BACKEND={keras.backend.backend()}: Keras shares "
-                    "a batch among devices on jax and tensorflow; on torch set "
-                    "CUDA_VISIBLE_DEVICES to one of them"
-                )
-        yield devices
+        scope = tf.distribute.MirroredStrategy(names).scope()
+    with scope:
+        yield len(names)
 
 
 def devices_and_process() -> tuple[int, int, int]:
-    """How batches are shared here.
-
-    Returns:
-        the devices that share a batch, the number of their processes, and which of these this is.
-    """
+    """The devices that share a batch, the number of their processes, and which of these this is."""
     parallel = keras.distribution.distribution()
     if parallel is not None:
         return parallel.num_model_replicas, parallel.num_processes, parallel.data_shard_id
@@ -78,18 +71,9 @@ def devices_and_process() -> tuple[int, int, int]:
 
 
 def shard(sequence: AugmentedImageSequence) -> keras.utils.PyDataset:
-    """The batches to train on, as this process must give them to Keras.
+    """This process' share of each batch, as `shard_rows` gives it; on one device the sequence.
 
-    Args:
-        sequence: the global batches.
-
-    Returns:
-        on one device ``sequence`` itself; otherwise this process' share of each batch, as
-        `shard_rows` gives it. Every process augments the whole batch with the same seed, so the
-        films are those of one device.
-
-    Raises:
-        ValueError: the batch size is not a multiple of the number of devices.
+    Every process augments the whole batch with the same seed, so the films are those of one device.
     """
     devices, processes, process = devices_and_process()
     if devices == 1:
@@ -112,21 +96,11 @@ def all_gather(number: int) -> list[int]:
 
 
 def shard_rows(rows: np.ndarray, devices: int, processes: int, process: int) -> np.ndarray:
-    """One process' share of a batch.
+    """One process' share of the rows ``(n,)`` of a batch; every device gets the same number.
 
-    Every device must get the same number of films. A batch that cannot be divided, such as the
-    last of an epoch, is repeated whole until it can: its mean loss, gradient and batch statistics
-    do not change. A device may then get as many films as the whole batch has, and the ``loss`` of
+    A batch that cannot be divided, such as the last of an epoch, is repeated whole until it can:
+    its mean loss, gradient and batch statistics do not change. But the ``loss`` of
     ``history.csv``, a mean over films, counts this batch more than once.
-
-    Args:
-        rows: int ``(n,)``, the global batch.
-        devices: that share it, a multiple of ``processes``.
-        processes: each with the same number of devices.
-        process: which of them, from 0.
-
-    Returns:
-        int, of the same length in every process, a multiple of its devices.
     """
     repeated = np.tile(rows, devices // math.gcd(len(rows), devices))
     return np.split(repeated, processes)[process]
@@ -134,10 +108,9 @@ def shard_rows(rows: np.ndarray, devices: int, processes: int, process: int) -> 
 
 @contextlib.contextmanager
 def whole_batch_statistics(model: keras.Model) -> Iterator[None]:
-    """Within it, BatchNormalization is trained on the statistics of the whole batch.
+    """Within it, BatchNormalization on TensorFlow is trained on the whole batch, as on JAX.
 
-    JAX does so anyway; on TensorFlow each device would use those of its own share. The setting is
-    taken back, because a network saved with it can be loaded on TensorFlow only.
+    The setting is taken back: a network saved with it can be loaded on TensorFlow only.
     """
     norms = _norms(model)
     synchronized = keras.backend.backend() == "tensorflow" and devices_and_process()[0] > 1
@@ -154,9 +127,8 @@ def whole_batch_statistics(model: keras.Model) -> Iterator[None]:
 def single_device_copy(model: keras.Model) -> Iterator[keras.Model]:
     """Within it, a network that scores batches of any size and can be saved.
 
-    Yields:
-        on one device ``model`` itself; otherwise a copy of its present state: on JAX on one device
-        of this process, so that other processes need not take part; on TensorFlow on all devices.
+    With several devices it is a copy: on JAX on one device of this process, so that other
+    processes need not take part; on TensorFlow on all devices.
     """
     if devices_and_process()[0] == 1:
         yield model

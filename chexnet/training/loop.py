@@ -8,7 +8,7 @@ import pandas as pd
 
 from chexnet.files import check_number, remove_unfinished
 from chexnet.generator import AugmentedImageSequence
-from chexnet.model import load_chexnet, map_size, set_backbone_trainable, with_location_output
+from chexnet.model import load_chexnet, map_size, with_location_output
 from chexnet.runs import Run
 from chexnet.training.callbacks import AurocCallback, Checkpoints, EpochLog, assign
 from chexnet.training.distribution import devices_and_process, shard, whole_batch_statistics
@@ -17,7 +17,6 @@ from chexnet.training.resume import (
     as_json,
     checkpoint_to_resume,
     data_settings,
-    forget,
     has_ended,
     optimizer_settings,
 )
@@ -43,10 +42,9 @@ def train(
 ) -> pd.DataFrame:
     """Trains in two phases, keeps the epoch with the best validation AUROC, and records each epoch.
 
-    First ``head_epochs`` with the backbone frozen, then ``epochs`` with all layers. After each
-    epoch ``history.csv`` and a checkpoint are written, and ``model.keras`` if the AUROC on
-    validation (mean over classes) is the best so far. At the end ``model`` has the weights of that
-    epoch, ``training.json`` says why training ended, and the checkpoints are removed.
+    After each epoch ``history.csv`` and a checkpoint are written, and ``model.keras`` if the AUROC
+    on validation (mean over classes) is the best so far. At the end ``model`` has the weights of
+    the best epoch, ``training.json`` says why training ended, and the checkpoints are removed.
 
     Args:
         model: from `chexnet.model.build_chexnet`; trained in place. ``model.jit_compile``, where
@@ -55,23 +53,21 @@ def train(
         val: batches of the validation split, neither shuffled nor augmented.
         run: the run folder.
         epochs: epochs with all layers, at least 1.
-        head_epochs: epochs with the backbone frozen, 0 or above.
+        head_epochs: epochs before these with the backbone frozen, 0 or above.
         learning_rate: peak rate of the default optimizer, above 0; not used with ``optimizer``.
         head_learning_rate: rate of Adam in the first phase, above 0.
-        optimizer: of the second phase; new, not used before. None is
-            `chexnet.training.default_optimizer`: AdamW with warm-up and a cosine. With ``use_ema``
-            the average of the weights is validated and saved.
+        optimizer: of the second phase, not used before; None is `default_optimizer`. With
+            ``use_ema`` the average of the weights is validated and saved.
         loss: of the scores, as for ``keras.Model.compile``; None is ``BinaryCrossentropy``.
         box_weight: weight of a second loss, 0 or above: cross-entropy between each position of
             the map of class 0 and the share of it that is inside a radiologist's box.
-        callbacks: of Keras, such as ``TensorBoard`` or ``EarlyStopping(monitor="val_auroc",
-            mode="max", patience=5)``; in both phases, epochs counted over both. One that sets
-            ``stop_training`` ends the training.
-        best_from: share of the second phase, 0 to below 1; epochs before it are not kept in the
-            end (`chexnet.training.callbacks.AurocCallback` says why).
+        callbacks: of Keras, such as ``EarlyStopping(monitor="val_auroc", mode="max")``; in both
+            phases, epochs counted over both. One that sets ``stop_training`` ends the training.
+        best_from: share of the second phase, 0 to below 1. Epochs before it are not kept in the
+            end: while the learning rate is high, one can be best by chance.
         max_minutes: training ends before an epoch would pass this time, above 0, earlier sessions
             included; for one process only. With more time it can be resumed. The learning rate
-            has not come down by then, so choose ``epochs`` for the time instead where you can.
+            has not come down by then, so prefer fewer ``epochs``.
         resume: go on after the last epoch of an interrupted training of this run with the same
             settings. On the CPU the result is that of a training without interruption;
             ``EarlyStopping`` and ``ReduceLROnPlateau`` go on too.
@@ -82,8 +78,7 @@ def train(
 
     Raises:
         ValueError: an argument is out of range, arguments contradict each other, validation has
-            one value only of a class, or the training to resume had other settings, films, boxes,
-            augmentation or layers.
+            one value only of a class, or the training to resume had other settings or data.
         FloatingPointError: the loss or a score is not finite; the films of the batch are named.
         BlockingIOError: another process is training into this run.
 
@@ -101,10 +96,10 @@ def train(
         >>> validation = AugmentedImageSequence(store, parts["val"], shuffle=False, **options)
         >>> run = Run.create("output/small", settings=options, images=images, boxes=boxes)
         >>> film = keras.Input((32, 32, 1))  # a small network; yours is build_chexnet(...)
-        >>> features = keras.layers.Conv2D(4, 3, activation="relu", name="relu")(film)
-        >>> pooled = keras.layers.GlobalAveragePooling2D()(features)
-        >>> score = keras.layers.Dense(1, activation="sigmoid", name="predictions")(pooled)
-        >>> model = keras.Model(film, score)
+        >>> x = keras.layers.Conv2D(4, 3, activation="relu", name="relu")(film)
+        >>> x = keras.layers.GlobalAveragePooling2D()(x)
+        >>> x = keras.layers.Dense(1, activation="sigmoid", name="predictions")(x)
+        >>> model = keras.Model(film, x)
         >>> history = train(model, batches, validation, run, epochs=1)
         >>> history[["epoch", "phase", "saved"]].values.tolist()
         [[1, 'all', 1]]
@@ -142,7 +137,11 @@ def train(
     if model.get_layer("relu").compute_dtype == "float16":
         # Without scaling of the loss, small gradients vanish. Keras does so by itself only where
         # the whole network has that precision; our head has not.
-        optimizers = {phase: _with_loss_scale(one) for phase, one in optimizers.items()}
+        scaling = keras.optimizers.LossScaleOptimizer
+        optimizers = {
+            phase: one if isinstance(one, scaling) else scaling(one)
+            for phase, one in optimizers.items()
+        }
 
     # Network and loss: with boxes a second output, the map, has a loss of its own.
     if train.map_size is None:
@@ -158,7 +157,7 @@ def train(
 
     variables = trained.variables  # before compile, which adds those of the metrics
     first_best = head_epochs + int(best_from * epochs)
-    scores = AurocCallback(model, val, run, first_epoch=first_best, batches=train)
+    scores = AurocCallback(model, val, run, train, first_epoch=first_best)
 
     with run.lock():
         # Where to start: at the end, at a checkpoint, or at epoch 0.
@@ -170,12 +169,13 @@ def train(
             return run.history
         state = checkpoint_to_resume(run, settings) if resume else None
         if state is None:
-            forget(run)
+            (run.folder / "training.json").unlink(missing_ok=True)
+            shutil.rmtree(checkpoints, ignore_errors=True)
         else:
             assign(variables, state.network)  # the optimizer follows when it is built
             scores.recall(state.history)
-        log = EpochLog(run, train, history=state.history if state else (), max_minutes=max_minutes)
-        saved = Checkpoints(checkpoints, log, variables, settings, state=state, callbacks=callbacks)
+        log = EpochLog(run, train, list(state.history) if state else [], max_minutes)
+        saved = Checkpoints(checkpoints, log, variables, settings, state, callbacks)
         stopped = log.out_of_time or (state is not None and state.stopped)
 
         # The two phases.
@@ -187,7 +187,7 @@ def train(
             if done >= last or stopped:
                 continue
             log.phase = phase
-            set_backbone_trainable(model, phase == "all")
+            _set_backbone_trainable(model, phase == "all")
             trained.compile(optimizers[phase], jit_compile=model.jit_compile, **losses)
             with whole_batch_statistics(trained):
                 trained.fit(
@@ -201,7 +201,7 @@ def train(
             stopped = trained.stop_training
 
         # The end: the best epoch's network, and why training ended.
-        set_backbone_trainable(model, True)
+        _set_backbone_trainable(model, True)
         model.set_weights(load_chexnet(run.folder / "model.keras").get_weights())
         if len(log.rows) == head_epochs + epochs:
             ended = "all epochs done"
@@ -215,10 +215,11 @@ def train(
     return run.history
 
 
-def _with_loss_scale(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return optimizer
-    return keras.optimizers.LossScaleOptimizer(optimizer)
+def _set_backbone_trainable(model: keras.Model, trainable: bool) -> None:
+    # A frozen BatchNormalization does not update its statistics and uses them in training too.
+    for layer in model.layers:
+        if layer.name != "predictions":
+            layer.trainable = trainable
 
 
 def _check_data(
@@ -228,7 +229,6 @@ def _check_data(
     *,
     box_weight: float,
 ) -> None:
-    """Raises a ValueError where the batches do not belong to the model or to each other."""
     if train.class_names != val.class_names:
         raise ValueError(
             f"train has class_names={train.class_names}, val has {val.class_names}: expected the "
@@ -248,7 +248,6 @@ def _check_data(
 
 
 def _check_devices(optimizer: keras.optimizers.Optimizer | None, max_minutes: float | None) -> None:
-    """Raises a ValueError for a used optimizer, or one or a time that these devices cannot do."""
     devices, processes, _ = devices_and_process()
     if max_minutes is not None and processes > 1:
         raise ValueError(

@@ -1,16 +1,14 @@
 """Checkpoints, and what must be the same for a training to go on from one.
 
-Keras' ``BackupAndRestore`` writes in place, so a process that is killed while it writes leaves a
-damaged or mixed state. It deletes its file after each ``fit``, keeps no history and compares no
-settings, and ``save_weights`` leaves out the random state of Dropout. So a checkpoint here is an
-``.npz`` file of all variables. It is written atomically, ends with a checksum (those of a zip file
-do not cover its directory), and nothing in it is unpickled.
+Keras' ``BackupAndRestore`` does not write atomically, deletes its file after each ``fit``, keeps no
+history and compares no settings; ``save_weights`` leaves out the random state of Dropout. So a
+checkpoint here is an ``.npz`` file of all variables, written atomically. It ends with a checksum
+(those of a zip file do not cover its directory), and nothing in it is unpickled.
 """
 
 import hashlib
 import io
 import json
-import shutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,24 +30,14 @@ _FREE = ("name", "trainable")  # of a layer: the first counts up, the second cha
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of a training after an epoch.
+    """The state of a training after an epoch."""
 
-    Attributes:
-        epoch: epochs done, over both phases.
-        phase: ``"head"`` or ``"all"``, that of the last of them.
-        history: the rows of ``history.csv`` so far.
-        settings: of the training, JSON values.
-        stopped: whether a callback ended training after this epoch.
-        network: the values of the network's variables, in its order.
-        optimizer: those of the optimizer.
-    """
-
-    epoch: int
-    phase: str
-    history: list[dict]
-    settings: dict
-    stopped: bool
-    network: list[np.ndarray] = field(repr=False)
+    epoch: int  # epochs done, over both phases
+    phase: str  # "head" or "all", that of the last of them
+    history: list[dict]  # the rows of history.csv so far
+    settings: dict  # JSON values
+    stopped: bool  # whether a callback ended training after this epoch
+    network: list[np.ndarray] = field(repr=False)  # in the order of the network's variables
     optimizer: list[np.ndarray] = field(repr=False)
 
 
@@ -59,21 +47,13 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def write_checkpoint(folder: Path, state: Checkpoint) -> Path:
-    """Writes ``epoch-<n>.npz`` atomically and removes all but the newest two.
-
-    Args:
-        folder: made if need be.
-        state: what to write.
-
-    Returns:
-        the path of the file.
-    """
+    """Writes ``epoch-<n>.npz`` atomically, removes all but the newest two, and returns its path."""
     fields = dict(vars(state))
     arrays: dict[str, Any] = {}
     for kind in ("network", "optimizer"):
         arrays |= {f"{kind}-{index}": array for index, array in enumerate(fields.pop(kind))}
     buffer = io.BytesIO()
-    np.savez(buffer, fields=np.array(json.dumps(fields, default=_as_python)), **arrays)
+    np.savez(buffer, fields=np.array(json.dumps(fields, default=np.generic.item)), **arrays)
     content = buffer.getvalue()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"epoch-{state.epoch:04d}.npz"
@@ -84,11 +64,7 @@ def write_checkpoint(folder: Path, state: Checkpoint) -> Path:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint and compares its checksum.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
+    """Reads a checkpoint and compares its checksum; a ValueError says that it is damaged."""
     try:
         content = path.read_bytes()
         content, checksum = content[:-_SHA256], content[-_SHA256:]
@@ -104,15 +80,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def newest_checkpoint(folder: Path, *, up_to: int | None = None) -> Checkpoint | None:
-    """Reads the newest checkpoint that is whole; a warning names each damaged one.
-
-    Args:
-        folder: of the checkpoints.
-        up_to: largest epoch that is read; None is any.
-
-    Returns:
-        ``None`` where there is no such checkpoint.
-    """
+    """The newest whole checkpoint, at most of epoch ``up_to``; a warning names each damaged one."""
     for path in checkpoint_files(folder):
         try:
             state = read_checkpoint(path)
@@ -125,11 +93,7 @@ def newest_checkpoint(folder: Path, *, up_to: int | None = None) -> Checkpoint |
 
 
 def checkpoint_to_resume(run: Run, settings: dict) -> Checkpoint | None:
-    """The checkpoint to go on from: the newest that every process has.
-
-    Raises:
-        ValueError: the training there had other settings.
-    """
+    """The checkpoint to go on from: the newest that every process has."""
     state = newest_checkpoint(run.folder / "checkpoints")
     if state is not None:
         _check_same(run, state.settings, settings)
@@ -140,11 +104,7 @@ def checkpoint_to_resume(run: Run, settings: dict) -> Checkpoint | None:
 
 
 def has_ended(run: Run, settings: dict) -> bool:
-    """Whether the training of this run has ended; while it has checkpoints, it can go on.
-
-    Raises:
-        ValueError: it had other settings, or has ended in some processes only.
-    """
+    """Whether the training of this run has ended; while it has checkpoints, it can go on."""
     record = run.folder / "training.json"
     ended = record.is_file() and not checkpoint_files(run.folder / "checkpoints")
     if ended:
@@ -157,27 +117,14 @@ def has_ended(run: Run, settings: dict) -> bool:
     return ended
 
 
-def forget(run: Run) -> None:
-    """Removes what an earlier training left to go on from."""
-    (run.folder / "training.json").unlink(missing_ok=True)
-    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
-
-
 def data_settings(
     model: keras.Model, train: AugmentedImageSequence, val: AugmentedImageSequence
 ) -> dict[str, str | int]:
     """What a training works on, the same in every process.
 
-    Args:
-        model: what is trained.
-        train: batches of the training split.
-        val: batches of the validation split.
-
-    Returns:
-        ``batch_size``, ``seed``, ``image_size``, and SHA-256 digests: ``films`` (ids, labels, and
-        the pixels of the first film, which show how all were prepared), ``boxes``, ``augmenter``
-        (by the first batch, which depends on the seed alone) and ``network`` (its layers; neither
-        weights nor names, which Keras numbers anew).
+    Beside three numbers, SHA-256 digests: ``films`` (ids, labels, and the pixels of the first,
+    which show how all were prepared), ``boxes``, ``augmenter`` (by the first batch, which depends
+    on the seed alone) and ``network`` (its layers; neither weights nor names).
     """
     films = [
         [batches.class_names, batches.image_ids.tolist(), batches.labels.tolist()]
@@ -193,9 +140,9 @@ def data_settings(
         "batch_size": train.batch_size,
         "seed": train.seed,
         "image_size": train.store.image_size,
-        "films": _digest(films, train.store[train.image_ids[:1]]),
+        "films": _digest(films, train.store[train.image_ids[:1]].tobytes()),
         "boxes": _digest([train.map_size, boxes]),
-        "augmenter": _digest([], augmented),
+        "augmenter": _digest([], augmented.tobytes()),
         "network": _digest(layers),
     }
 
@@ -210,7 +157,7 @@ def optimizer_settings(optimizer: keras.optimizers.Optimizer) -> dict:
 
 def as_json(settings: dict) -> dict:
     """The settings as they are after they were written as JSON: no tuples, no NumPy scalars."""
-    return json.loads(json.dumps(settings, default=_as_python))
+    return json.loads(json.dumps(settings, default=np.generic.item))
 
 
 def _layers(model: keras.Model) -> Iterator[keras.Layer]:
@@ -218,15 +165,9 @@ def _layers(model: keras.Model) -> Iterator[keras.Layer]:
         yield from _layers(layer) if isinstance(layer, keras.Model) else [layer]
 
 
-def _digest(facts: list, pixels: np.ndarray | None = None) -> str:
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
-    if pixels is not None:
-        digest.update(pixels.tobytes())
-    return digest.hexdigest()
-
-
-def _as_python(number: np.generic) -> object:
-    return number.item()
+def _digest(facts: list, pixels: bytes = b"") -> str:
+    text = json.dumps(facts, sort_keys=True, default=str).encode()
+    return hashlib.sha256(text + pixels).hexdigest()
 
 
 def _check_same(run: Run, there: dict, settings: dict) -> None:

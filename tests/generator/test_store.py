@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from chexnet.dicom import read_film
-from chexnet.generator import ImageStore, apply_clahe, prepare_film
+from chexnet.generator import ImageStore, apply_clahe
 from chexnet.generator import store as images
-from chexnet.generator.store import CACHES_KEPT, UNFINISHED_SECONDS
+from chexnet.generator.store import CACHES_KEPT, UNFINISHED_SECONDS, prepare_film
 
 IDS = [f"film{index}" for index in range(6)]
 

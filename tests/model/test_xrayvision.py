@@ -206,7 +206,7 @@ class Ruin:
 
 def test_code_in_an_old_checkpoint_is_not_run(torch, tmp_path):
     old_style(torch, {"weight": Ruin(tmp_path / "ruined")}, tmp_path / "evil.pt")
-    with pytest.raises(ValueError, match=r"evil\.pt: holds no network"):
+    with pytest.raises(ValueError, match=r"evil\.pt: cannot be read safely"):
         read_checkpoint(tmp_path / "evil.pt")
     module = torch.nn.Linear(2, 1)
     module.hook = Ruin(tmp_path / "ruined")
@@ -234,11 +234,11 @@ def test_a_damaged_checkpoint_is_refused_by_name(torch, tmp_path, content):
 @pytest.mark.parametrize(
     ("stored", "told"),
     [
-        (lambda torch: {1: torch.zeros(2)}, "holds no network.*by their names"),
-        (lambda torch: {"a": torch.zeros(2, dtype=torch.bfloat16)}, "expected dense.*float32"),
-        (lambda torch: {"a": torch.zeros(2, 2).to_sparse()}, "expected dense.*float32"),
+        (lambda torch: {"a": 1}, "cannot be read safely.*detach"),
+        (lambda torch: {"a": torch.zeros(2, dtype=torch.bfloat16)}, ".*dense.*float32"),
+        (lambda torch: {"a": torch.zeros(2, 2).to_sparse()}, ".*dense.*float32"),
     ],
-    ids=["numbers for names", "bfloat16", "sparse"],
+    ids=["no tensor", "bfloat16", "sparse"],
 )
 def test_tensors_that_are_no_arrays_are_refused_by_name(torch, tmp_path, stored, told):
     torch.save(stored(torch), tmp_path / "odd.pt")

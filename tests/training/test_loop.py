@@ -119,7 +119,7 @@ def test_the_callback_keeps_the_epoch_with_the_best_auroc(study, tmp_path):
     chance = np.full(len(truth), 0.5)
     right = np.where(truth == 1, 0.9, 0.1)
     network = Scripted([chance, right, 1 - right])
-    callback = AurocCallback(network, val, run)
+    callback = AurocCallback(network, val, run, batches=val)
     callback.set_model(compiled_network())
     seen, saved = [], []
     for epoch in range(3):
@@ -140,7 +140,9 @@ def test_a_lucky_early_epoch_does_not_win(study, tmp_path):
     truth = np.concatenate([val[k][1] for k in range(len(val))])[:, 0]
     right = np.where(truth == 1, 0.9, 0.1)
     nearly = np.where(np.arange(len(truth)) == truth.argmax(), 0.05, right)  # one film is missed
-    callback = AurocCallback(Scripted([right, nearly, nearly]), val, run, first_epoch=1)
+    callback = AurocCallback(
+        Scripted([right, nearly, nearly]), val, run, batches=val, first_epoch=1
+    )
     callback.set_model(compiled_network())
     saved = []
     for epoch in range(3):
@@ -158,7 +160,7 @@ def test_validation_with_one_class_only_is_refused_before_any_training(study, tm
         store, negatives, class_names=("Pneumonia",), batch_size=8, shuffle=False, seed=0, workers=1
     )
     with pytest.raises(ValueError, match="all with the same Pneumonia"):
-        AurocCallback(tiny_network(), val, new_run(study, tmp_path / "run"))
+        AurocCallback(tiny_network(), val, new_run(study, tmp_path / "run"), batches=val)
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(study, tmp_path):

@@ -8,7 +8,7 @@ import imgaug.parameters as iap
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 from chexnet.generator import AugmentedImageSequence, ImageStore, default_augmenter
 from chexnet.training import WeightedCrossentropy, default_optimizer, loop, train
@@ -80,11 +80,26 @@ def test_what_keras_does_not_know_is_refused_before_anything_is_touched(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("epochs", 0), ("warmup_epochs", -1), ("warmup_epochs", 0.5), ("weight_decay", "0.01")],
+    [
+        *(("learning_rate", 0.0), ("steps_per_epoch", 0), ("epochs", 0), ("warmup_epochs", -1)),
+        *(("warmup_epochs", 0.5), ("weight_decay", "0.01")),
+    ],
 )
 def test_the_default_optimizer_checks_its_numbers(name, value):
     with pytest.raises(ValueError, match=f"{name}={value!r}: expected"):
         default_optimizer(**{"steps_per_epoch": 5, "epochs": 2} | {name: value})
+
+
+def test_the_default_learning_rate_rises_linearly_and_falls_by_cosine():
+    rate = default_optimizer(1e-3, steps_per_epoch=10, epochs=12)._learning_rate
+    values = np.array([float(ops.convert_to_numpy(rate(step))) for step in range(121)])
+    assert values[0] == pytest.approx(1e-5)
+    np.testing.assert_allclose(np.diff(values[:20]), np.diff(values[:20])[0], rtol=1e-3)
+    assert values.argmax() == 20
+    assert values[20] == pytest.approx(1e-3)
+    # Half-way through the 100 falling steps the cosine stands at (1 + 0.01) / 2 of the peak.
+    assert values[70] == pytest.approx(0.505e-3, rel=1e-3)
+    assert values[120] == pytest.approx(1e-5, rel=1e-3)
 
 
 def test_the_default_optimizer_decays_kernels_only():
