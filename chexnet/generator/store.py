@@ -141,14 +141,10 @@ class ImageStore:
             KeyError: an id is not in this store.
         """
         image_ids = list(image_ids)
-        unknown = [image_id for image_id in image_ids if image_id not in self]
+        unknown = [image_id for image_id in image_ids if image_id not in self._row]
         if unknown:
             raise KeyError(f"not in this store of {len(self)} films: {summarize(unknown)}")
         return [self._row[image_id] for image_id in image_ids]
-
-    def __contains__(self, image_id: str) -> bool:
-        """Whether a film of this id is in the store."""
-        return image_id in self._row
 
     def _cache_path(self, cache: Path) -> Path:
         sources, missing = [], []

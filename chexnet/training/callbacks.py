@@ -96,7 +96,9 @@ class EpochLog(keras.callbacks.Callback):
     max_minutes: float | None = None
     phase: str = "all"  # written into each row
 
-    __post_init__ = keras.callbacks.Callback.__init__
+    def __post_init__(self) -> None:
+        """Prepares the attributes of Keras."""
+        super().__init__()
 
     @property
     def out_of_time(self) -> bool:
@@ -157,7 +159,9 @@ class Checkpoints(keras.callbacks.Callback):
     state: Checkpoint | None  # to go on from
     callbacks: Sequence[keras.callbacks.Callback]  # the user's
 
-    __post_init__ = keras.callbacks.Callback.__init__
+    def __post_init__(self) -> None:
+        """Prepares the attributes of Keras."""
+        super().__init__()
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Restores callbacks and optimizer, if this phase has begun before."""

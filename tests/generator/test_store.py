@@ -130,8 +130,6 @@ def test_the_store_says_what_it_holds(folder):
     assert len(store) == 6
     assert store.image_ids == IDS
     assert store.image_size == 16
-    assert "film0" in store
-    assert "film9" not in store
 
 
 def test_a_batch_is_a_copy_that_may_be_changed(folder):
