@@ -1,68 +1,73 @@
 # Every command a user needs; `make help` lists them.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The first Python of 3.11 to 3.13 that runs (a version manager's shim may exist and not run).
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 STUDY := data/phantom/study
-# TensorFlow's log says "oneDNN is on" and "no GPU" once a process; its errors still show.
-export TF_CPP_MIN_LOG_LEVEL := 2
 export MPLBACKEND := agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo rsna test test-browser test-backends lab bench notebooks model-card clean
+.PHONY: help demo rsna lint test test-browser test-backends lab bench notebooks model-card constraints clean
 
-help: ## lists these commands
+help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
 
-.venv/installed: requirements.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+.venv/installed: requirements.txt constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Python 3.11, 3.12 or 3.13 is needed, found %d.%d: make PYTHON=/path/to/python3.11" % v)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --requirement requirements.txt
+	$(BIN)/pip install --quiet --requirement requirements.txt --constraint constraints.txt
 	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $@
 
-demo: .venv/installed ## the five notebooks on a synthetic study, from nothing to the results figure
+demo: .venv/installed ## run the five notebooks on synthetic data, from nothing to the results figure
 	$(BIN)/python -c 'from chexnet.phantom import write_phantom_study; write_phantom_study("$(STUDY)", film_size=512)'
 	$(BIN)/python notebooks/execute.py --run demo
 
 rsna: .venv/installed ## the same on real films: make rsna RSNA=<folder in Kaggle's layout>
-	@test -n "$(RSNA)" || { echo "Say where the films are: make rsna RSNA=<folder with stage_2_train_images>"; exit 2; }
+	@test -n "$(RSNA)" || { echo "Missing RSNA=<folder>: the folder that contains stage_2_train_images"; exit 2; }
 	$(BIN)/python notebooks/execute.py --run rsna -p STUDY rsna -p SOURCE "$(RSNA)" -p IMAGE_SIZE 160 -p EPOCHS null -p WEIGHTS imagenet $(ARGS)
 
-test: .venv/installed ## ruff and the whole test suite
+lint: .venv/installed ## check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint ## run lint, all tests and the examples in the docstrings
 	$(BIN)/python -m pytest --numprocesses 2
 
 .venv/browser-installed: .venv/installed tests/browser/requirements.txt
 	$(BIN)/pip install --quiet --requirement tests/browser/requirements.txt
 	touch $@
 
-test-browser: .venv/browser-installed ## the explorer in a real browser (Chromium, installed if need be)
+test-browser: .venv/browser-installed ## test the explorer in Chromium (installed if it is missing)
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
 		root=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); \
 		$$root apt-get update -qq && $$root apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
-		|| { echo "No Chromium here, and apt-get could not install it: install the package chromium, or Chrome"; exit 1; }
+		|| { echo "Chromium is missing and apt-get could not install it: install the package chromium, or Chrome"; exit 1; }
 	$(BIN)/python -m pytest tests/browser
 
-.venv/backends: .venv/installed requirements-backends.txt
-	$(BIN)/pip install --quiet --requirement requirements-backends.txt
+.venv/backends: .venv/installed pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[backends]'
 	touch $@
 
-test-backends: .venv/backends ## the tests that need JAX and PyTorch
+test-backends: .venv/backends ## run the tests that need JAX and PyTorch
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/test_backends.py tests/training/test_distribution.py tests/model/test_xrayvision.py
 	KERAS_BACKEND=jax $(BIN)/python -m pytest --numprocesses 2 tests/training/test_resume.py -k "interrupted_and_resumed and (gradient or schedule)"
 
-lab: .venv/installed ## opens JupyterLab on the notebooks
-	$(BIN)/jupyter lab notebooks
+lab: .venv/installed ## open JupyterLab at the project's root
+	MPLBACKEND= $(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" $(if $(filter 0,$(shell id -u)),--allow-root)
 
-bench: .venv/installed ## how fast it is, as Markdown tables, also in output/benchmarks.md
+bench: .venv/installed ## measure speeds; Markdown tables, also in output/benchmarks.md
 	bash -o pipefail -c 'for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done | tee output/benchmarks.md'
 
-notebooks: demo ## make demo, then put the executed notebooks where git keeps them
+notebooks: demo ## run make demo, then copy the executed notebooks to notebooks/
 	$(BIN)/python notebooks/execute.py --run demo --publish
 	$(BIN)/ruff format notebooks
 
-model-card: .venv/installed ## fills MODEL_CARD.md from a run: make model-card RUN=rsna
+model-card: .venv/installed ## fill MODEL_CARD.md from a run: make model-card RUN=rsna
 	$(BIN)/python -m studies.model_card output/$(or $(RUN),rsna)
 
-clean: ## removes what runs made; the virtual environment and real data stay
-	rm -rf data/phantom output/demo .pytest_cache .ruff_cache
+constraints: .venv/backends ## pin every installed package, after the tests passed with them
+	$(BIN)/pip freeze --exclude-editable | sed "s/+cpu//" > constraints.txt
+
+clean: ## remove what make demo wrote; the virtual environment and real data stay
+	rm -rf data/phantom output/demo .pytest_cache .ruff_cache .mypy_cache
