@@ -85,13 +85,12 @@ def execute(
     check_image_id(run, "--run")
     check_parameters(given, notebooks)
     given = {**given, "RUN": run}
-    for name in ("SOURCE", "WEIGHTS"):  # notebooks run in a folder of their own
+    for name in ("SOURCE", "WEIGHTS"):  # notebooks run in the project's folder
         if given.get(name) and Path(str(given[name])).exists():
             given[name] = str(Path(str(given[name])).resolve())
     folder = root / "output" / run
     unfinished, executed = folder / "notebooks.part", folder / "notebooks"
     unfinished.mkdir(parents=True, exist_ok=True)
-    (root / "notebooks").mkdir(exist_ok=True)
     for notebook in notebooks:
         started = time.perf_counter()
         print(f"{notebook.stem} ...", flush=True)
@@ -99,7 +98,7 @@ def execute(
             str(notebook),
             str(unfinished / notebook.name),
             parameters={name: given[name] for name in parameters_of(notebook) if name in given},
-            cwd=str(root / "notebooks"),
+            cwd=str(root),
             kernel_name="python3",
             progress_bar=False,
             config=LOCAL_SOCKET,
@@ -119,7 +118,7 @@ def summary(run: Run) -> str:
     lines = [f"results figure: {(run.folder / 'figures' / 'results.png').relative_to(ROOT)}"]
     for title, number, films in (
         (f"test AUROC of {name}, 95 % interval", test["auroc"] or test, test["n"]),
-        ("localisation hit rate, 95 % interval", maps["hit_rate"], maps["hit_rate"]["n"]),
+        ("localization hit rate, 95 % interval", maps["hit_rate"], maps["hit_rate"]["n"]),
     ):
         reason = f" ({number['reason']})" if number.get("reason") else ""
         lines.append(f"{title}: {interval_text(number)}{reason}, {films} films")

@@ -108,7 +108,7 @@ def test_the_last_lines_are_the_figure_the_auroc_and_the_hit_rate():
     figure, auroc, hits = execute.summary(run).splitlines()
     assert figure.endswith("output/demo/figures/results.png")
     assert auroc == "test AUROC of Pneumonia, 95 % interval: 0.85 (0.70-0.95), 60 films"
-    assert hits == "localisation hit rate, 95 % interval: 0.85 (0.70-0.95), 18 films"
+    assert hits == "localization hit rate, 95 % interval: 0.85 (0.70-0.95), 18 films"
 
 
 def test_what_cannot_be_measured_is_a_dash_with_its_reason():
