@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-__all__ = ["check_image_id", "locked", "read_image", "read_table", "write_atomic"]
+__all__ = [
+    "check_image_id", "enter_project", "locked", "read_image", "read_table", "write_atomic",
+]  # fmt: skip
 
 UNFINISHED = ".part"  # ends the name of a file that is being written
 _IMAGE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -163,6 +165,29 @@ def read_table(path: Path) -> pd.DataFrame:
     """
     ids = {"image_id": str, "patient_id": str}
     return pd.read_csv(path, dtype=ids, keep_default_na=False, na_values=[""])
+
+
+def enter_project() -> Path:
+    """Makes the project's folder the current one, wherever below it a notebook is run.
+
+    Returns:
+        the nearest folder, from the current one upwards, that holds both ``data`` and ``output``.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+
+    Example:
+        >>> from chexnet.files import enter_project
+        >>> project = enter_project()
+        >>> (project / "data").is_dir()
+        True
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "data").is_dir() and (folder / "output").is_dir():
+            os.chdir(folder)
+            return folder
+    raise FileNotFoundError(f"{here}: expected a folder below one that holds data/ and output/")
 
 
 def summarize(names: Iterable[object], most: int = 5) -> str:

@@ -91,6 +91,7 @@ def execute(
     folder = root / "output" / run
     unfinished, executed = folder / "notebooks.part", folder / "notebooks"
     unfinished.mkdir(parents=True, exist_ok=True)
+    (root / "data").mkdir(exist_ok=True)
     for notebook in notebooks:
         started = time.perf_counter()
         print(f"{notebook.stem} ...", flush=True)

@@ -13,6 +13,7 @@ import pytest
 
 from chexnet.files import (
     check_image_id,
+    enter_project,
     locked,
     read_image,
     read_table,
@@ -205,3 +206,17 @@ def test_a_lock_that_cannot_be_had_for_another_reason_says_so(tmp_path, monkeypa
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with pytest.raises(OSError, match="No locks available"), locked(tmp_path / "other", "taken"):
         pass
+
+
+def test_a_notebook_finds_the_project_from_anywhere_below_it(tmp_path, monkeypatch):
+    lies = tmp_path / "output" / "demo" / "notebooks"
+    lies.mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(lies)
+    assert enter_project() == tmp_path == Path.cwd()
+
+
+def test_outside_a_project_the_missing_folders_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="data/ and output/"):
+        enter_project()
