@@ -109,13 +109,16 @@ def test_two_processes_on_loopback_train_as_one_does_on_augmented_films(study, t
         assert_alike(result, one)
 
 
-def test_the_readme_s_train_py_goes_on_after_a_kill_where_both_processes_were(tmp_path):
+def test_train_py_of_the_docs_goes_on_after_a_kill_where_both_processes_were(tmp_path):
     two_processes()
     (tmp_path / "films").mkdir()
     _, images, boxes, _ = make_study(tmp_path / "films")
     images.to_csv(tmp_path / "images.csv", index=False)
     boxes.to_csv(tmp_path / "boxes.csv", index=False)
-    program = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    programs = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/training.md").read_text(), re.DOTALL
+    )
+    (program,) = [one for one in programs if "keras.distribution.initialize" in one]
     for there, here in (
         ("SIZE, settings = 160,", "SIZE, settings = 32,"),
         ("data/rsna/jpg", f"{tmp_path}/films"),
