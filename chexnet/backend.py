@@ -2,7 +2,8 @@
 
 TensorFlow's libraries write to the error stream while they load, before any setting can silence
 them: TF_CPP_MIN_LOG_LEVEL is read later. So the error stream is held back while they load and
-until the devices are known, and everything but the lines below is passed on.
+until the devices are known, and everything but the lines below is passed on. After that the level
+hides information and shows warnings and errors.
 """
 
 import contextlib
@@ -41,6 +42,7 @@ def without_startup_messages() -> Iterator[None]:
                     os.write(2, line)
 
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 with without_startup_messages():
     import keras
 

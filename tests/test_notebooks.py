@@ -59,7 +59,7 @@ def test_executed_notebooks_of_the_previous_run_are_kept_with_it(tmp_path):
         "images = pd.DataFrame({'image_id': ['a'], 'split': ['test']})",
         "boxes = pd.DataFrame(columns=['image_id', 'x', 'y', 'width', 'height'])",
         "settings = {'class_names': ['Pneumonia'], 'seed': SEED}",
-        "Run.create(f'../output/{RUN}', settings=settings, images=images, boxes=boxes)",
+        "Run.create(f'output/{RUN}', settings=settings, images=images, boxes=boxes)",
     ]
     notebooks = []
     for name, code in (("01_before.ipynb", "print(SEED)"), ("03_start.ipynb", "\n".join(lines))):
