@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from chexnet.cam.gradient import gradient_forward
 
 if TYPE_CHECKING:
-    import keras
+    from chexnet.backend import keras
 
 # Each method and the layer that it maps by default. At the last layer, "relu", Grad-CAM is the
 # exact map times a positive number, because the head is linear in the mean. The gradient methods
@@ -128,7 +128,7 @@ def _check_head(model: "keras.Model") -> int:
 
 def _exact_forward(model: "keras.Model", columns: Sequence[int]) -> Callable:
     # Imported here: figures and the explorer use the geometry of maps without a model.
-    import keras
+    from chexnet.backend import keras
 
     head = model.get_layer("predictions")
     if model not in _with_features:

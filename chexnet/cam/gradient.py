@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    import keras
+    from chexnet.backend import keras
 
 # For each model and layer, the network below and above the layer, so that a second call does not
 # compile again. An entry goes when its model goes.
@@ -38,7 +38,7 @@ def gradient_forward(
     Raises:
         ValueError: there is no such layer, or part of the network bypasses it.
     """
-    import keras
+    from chexnet.backend import keras
 
     head = model.get_layer("predictions")
     below, above = _split_at(model, layer)
@@ -58,7 +58,7 @@ def gradient_forward(
 
 def _split_at(model: "keras.Model", layer: str) -> tuple["keras.Model", "keras.Model"]:
     """The network from films to the layer's features, and from those to the head's input."""
-    import keras
+    from chexnet.backend import keras
 
     known = _halves.setdefault(model, {})
     if layer in known:
@@ -85,7 +85,7 @@ def _logits_and_gradients(
     logits_of: Callable, activations: np.ndarray, columns: Sequence[int]
 ) -> tuple[object, list[np.ndarray]]:
     """Logits ``(n, C)`` as a tensor, and d logit[c] / d activations ``(n, h, w, channels)``."""
-    import keras
+    from chexnet.backend import keras
 
     if keras.backend.backend() == "jax":
         import jax

@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING
 
 from chexnet.generator.augmentation import augmented_examples, default_augmenter
-from chexnet.generator.store import ImageStore, apply_clahe
+from chexnet.generator.store import ImageStore, apply_clahe, prepare_film
 
 if TYPE_CHECKING:
     from chexnet.generator.sequence import AugmentedImageSequence
 
 __all__ = [
     "AugmentedImageSequence", "ImageStore", "apply_clahe", "augmented_examples",
-    "default_augmenter",
+    "default_augmenter", "prepare_film",
 ]  # fmt: skip
 
 

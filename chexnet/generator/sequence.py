@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 
 import imgaug.augmenters as iaa
-import keras
 import numpy as np
 import pandas as pd
 
+from chexnet.backend import keras
 from chexnet.files import check_number, refuse
 from chexnet.generator.augmentation import SeededAugmenter
 from chexnet.generator.store import ImageStore

@@ -286,9 +286,22 @@ def apply_clahe(film: np.ndarray, clip_limit: float = 2.0, tiles: int = 8) -> np
 def prepare_film(
     film: np.ndarray, image_size: int, clip_limit: float | None = 2.0, tiles: int = 8
 ) -> np.ndarray:
-    """CLAHE at the film's own resolution, then a resize by area to uint8 ``(S, S)``.
+    """Prepares a film for the network: CLAHE at its own resolution, then a resize by area.
 
-    A film that is not square is stretched.
+    Args:
+        film: uint8 ``(H, W)``, 0 = black; stretched where it is not square.
+        image_size: side S of the result in pixels.
+        clip_limit: of CLAHE; None leaves the gray values as they are.
+        tiles: CLAHE's tiles along each side.
+
+    Returns:
+        uint8 ``(S, S)``.
+
+    Example:
+        >>> import numpy as np
+        >>> from chexnet.generator import prepare_film
+        >>> prepare_film(np.zeros((1024, 900), np.uint8), 160).shape
+        (160, 160)
     """
     if clip_limit is not None:
         film = apply_clahe(film, clip_limit, tiles)

@@ -6,8 +6,10 @@ from chexnet.model.network import (
     map_size,
     with_location_output,
 )
+from chexnet.model.schedule import warmup_schedule
 from chexnet.model.weights import weights_in_reach
 
 __all__ = [
-    "build_chexnet", "load_chexnet", "map_size", "weights_in_reach", "with_location_output",
+    "build_chexnet", "load_chexnet", "map_size", "warmup_schedule", "weights_in_reach",
+    "with_location_output",
 ]  # fmt: skip

@@ -8,13 +8,14 @@ arXiv:1711.05225, section 2.1) on DenseNet121 (Huang et al. 2017, arXiv:1608.069
 from collections.abc import Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
-from keras import layers, ops
 
+from chexnet.backend import keras
 from chexnet.files import check_number
 from chexnet.model.weights import read_weights, set_start
 from chexnet.model.xrayvision import BATCHNORM_EPSILON
+
+layers, ops = keras.layers, keras.ops
 
 # The channel statistics of ImageNet, as keras.applications.densenet.preprocess_input uses them
 # ("torch" mode), for pixels in 0..1.
@@ -92,7 +93,9 @@ def build_chexnet(
     features = layers.GlobalAveragePooling2D(name="avg_pool", dtype="float32")(backbone.output)
     if dropout:
         features = layers.Dropout(dropout, name="dropout", dtype="float32")(features)
-    head = layers.Dense(len(class_names), activation="sigmoid", name="predictions", dtype="float32")
+    head = keras.layers.Dense(
+        len(class_names), activation="sigmoid", name="predictions", dtype="float32"
+    )
     model = keras.Model(backbone.input, head(features), name="chexnet")
     if start is not None:
         set_start(model, start, class_names)
@@ -136,7 +139,7 @@ def map_size(model: keras.Model) -> tuple[int, int]:
     return tuple(model.get_layer("relu").output.shape[1:3])
 
 
-class _LocationLogits(layers.Layer):
+class _LocationLogits(keras.layers.Layer):
     """The class activation map as logits ``(N, h, w, 1)``: ``scale * map + offset``.
 
     The map is the head's kernel applied before pooling, so its loss trains the kernel that gives
@@ -144,7 +147,7 @@ class _LocationLogits(layers.Layer):
     with very high values; the trained scale and offset separate the two. They are not saved.
     """
 
-    def __init__(self, head: layers.Dense, class_index: int, **kwargs: object) -> None:
+    def __init__(self, head: keras.layers.Dense, class_index: int, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.head = head
         self.class_index = class_index
@@ -219,7 +222,7 @@ def _scaled_as_torchxrayvision(film: keras.KerasTensor) -> keras.KerasTensor:
     return layers.Rescaling(2 * 1024 / 255, offset=-1024, name="rescaling", dtype="float32")(film)
 
 
-def _without_last_pooling(layer: layers.Layer) -> layers.Layer:
+def _without_last_pooling(layer: keras.layers.Layer) -> keras.layers.Layer:
     if layer.name == "pool4_pool":
         return layers.Identity(name=layer.name)
     return layer.__class__.from_config(layer.get_config())

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
 
-import keras
 import numpy as np
 
+from chexnet.backend import keras
 from chexnet.model.xrayvision import PREFIX, load_xrayvision
 
 # Where Keras downloads from (keras/src/applications/densenet.py).

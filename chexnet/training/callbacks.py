@@ -7,19 +7,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
-from keras import ops
 from sklearn.metrics import log_loss
 from tqdm.auto import tqdm
 
 from chexnet.auroc import auroc
+from chexnet.backend import keras
 from chexnet.files import UNFINISHED
 from chexnet.generator import AugmentedImageSequence
 from chexnet.runs import Run
 from chexnet.training.distribution import single_device_copy
 from chexnet.training.resume import Checkpoint, write_checkpoint
+
+ops = keras.ops
 
 # These count epochs and start anew in each ``fit``: a resumed training shows them those before.
 _COUNTING = (keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau)

@@ -10,9 +10,9 @@ import contextlib
 import math
 from collections.abc import Iterator
 
-import keras
 import numpy as np
 
+from chexnet.backend import keras
 from chexnet.generator import AugmentedImageSequence
 
 

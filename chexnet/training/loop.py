@@ -3,9 +3,9 @@
 import shutil
 from collections.abc import Sequence
 
-import keras
 import pandas as pd
 
+from chexnet.backend import keras
 from chexnet.files import check_number, remove_unfinished
 from chexnet.generator import AugmentedImageSequence
 from chexnet.model import load_chexnet, map_size, with_location_output

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-import keras
-from keras import ops
-
+from chexnet.backend import keras
 from chexnet.files import check_number
+
+ops = keras.ops
 
 
 @keras.saving.register_keras_serializable("chexnet")

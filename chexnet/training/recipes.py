@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import keras
-
+from chexnet.backend import keras
 from chexnet.files import check_number
+from chexnet.model import warmup_schedule
 
 
 def recipe(weights: str | Path | None) -> dict:
@@ -57,8 +57,8 @@ def default_optimizer(
 ) -> keras.optimizers.AdamW:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with warm-up and a cosine.
 
-    The learning rate rises linearly from 1 % to its peak, then falls by a cosine to 1 %. Biases
-    and the scales and offsets of normalization layers are not decayed.
+    The learning rate is that of `chexnet.model.warmup_schedule`. Biases and the scales and offsets
+    of normalization layers are not decayed.
 
     Args:
         learning_rate: the peak, above 0.
@@ -78,19 +78,14 @@ def default_optimizer(
         >>> optimizer.use_ema, round(optimizer.weight_decay, 6)
         (True, 0.01)
     """
-    check_number("learning_rate", learning_rate, above=0)
-    check_number("steps_per_epoch", steps_per_epoch, integer=True, least=1)
     check_number("weight_decay", weight_decay, least=0)
     check_number("epochs", epochs, integer=True, least=1)
     check_number("warmup_epochs", warmup_epochs, integer=True, least=0)
-    warmup_epochs = min(warmup_epochs, epochs - 1)
-    peak, lowest = float(learning_rate), 0.01 * float(learning_rate)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=lowest if warmup_epochs else peak,
-        warmup_target=peak if warmup_epochs else None,
-        warmup_steps=int(warmup_epochs * steps_per_epoch),
-        decay_steps=int((epochs - warmup_epochs) * steps_per_epoch),  # after the warm-up
-        alpha=0.01,  # of the peak, at the end and after it
+    schedule = warmup_schedule(
+        learning_rate,
+        steps_per_epoch=steps_per_epoch,
+        epochs=epochs,
+        warmup_epochs=min(warmup_epochs, epochs - 1),
     )
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=float(weight_decay), **options)
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias", "scale", "offset"])

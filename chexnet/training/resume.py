@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
+from chexnet.backend import keras
 from chexnet.files import write_atomic
 from chexnet.generator import AugmentedImageSequence
 from chexnet.runs import Run

@@ -3,15 +3,16 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import keras
 import pandas as pd
-from keras import ops
 from tqdm.auto import tqdm
 
+from chexnet.backend import keras
 from chexnet.cam import class_activation_map
 from chexnet.files import read_image
 from chexnet.generator import AugmentedImageSequence, ImageStore
 from chexnet.runs import Run
+
+ops = keras.ops
 
 
 def record_scores(

@@ -338,6 +338,23 @@ def test_training_ends_before_it_would_pass_its_time(study, tmp_path):
     assert (run.folder / "model.keras").is_file()
 
 
+def test_the_first_phase_trains_the_head_alone_and_the_second_everything(study, tmp_path):
+    training, validation = sequences(study)
+    network = tiny_network()
+    at_start = [np.array(weight) for weight in network.get_weights()]
+    changed = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            now = [np.array(weight) for weight in network.get_weights()]
+            same = [np.array_equal(a, b) for a, b in zip(at_start, now, strict=True)]
+            changed.append(same.count(False))
+
+    run = new_run(study, tmp_path / "run")
+    train(network, training, validation, run, head_epochs=1, epochs=1, callbacks=[Watch()])
+    assert changed == [2, len(at_start)]  # the head's kernel and bias, then every weight
+
+
 def test_the_films_of_a_batch_without_a_finite_loss_are_named(study, tmp_path):
     training, validation = sequences(study)
     run = new_run(study, tmp_path / "run")
