@@ -1,6 +1,6 @@
 """A folder of films to 8-bit JPGs, with any executor and although processes may die.
 
-A film whose file already holds the right JPG is copied out of it (``jpeg.py``); others are decoded
+A film whose file already holds the right JPG is copied out of it; others are decoded
 and encoded (``film.py``). Of a header only view, sex, age and size reach a JPG, the table
 (``table.py``) or a message.
 """
@@ -30,9 +30,8 @@ import cv2
 import pandas as pd
 from tqdm.auto import tqdm
 
-from chexnet.dicom.film import Film, film_of
+from chexnet.dicom.film import Film, film_of, stored_jpeg
 from chexnet.dicom.header import FilmError, read_bytes
-from chexnet.dicom.jpeg import stored_jpeg
 from chexnet.dicom.table import (
     Row,
     Source,

@@ -1,49 +1,109 @@
-"""The data set of a DICOM file, read by pydicom within bounds.
+"""The header of a DICOM film, read by pydicom within bounds and checked.
 
-pydicom believes what a file says of itself, and a few bytes can say a great deal. Here a file that
-would cost more to read than any film does is refused while it is being read.
+pydicom believes what a file says of itself, and a few bytes can claim a lot. A file that would cost
+more to read than any film does is refused while it is being read.
 
-The bytes of a DICOM Part 10 file: where the data set begins, and the few facts taken from it.
-
-A header holds names, dates and numbers of a person. What leaves this module is a short list of
-facts, each checked against the values it may have, so that nothing else can travel on in its place.
+A header holds names, dates and numbers of a person. Only the facts of ``public_facts`` leave this
+package, each checked against the values it may have. No error message quotes text of a header.
 """
 
+import contextlib
 import io
+import logging
+import math
 import re
 import stat
-import struct
+import threading
+import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
-import pydicom
-from pydicom.dataset import FileMetaDataset
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
-from pydicom.tag import BaseTag, Tag
+from pydicom.multival import MultiValue
+from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import Decoder
+from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import UID, UID_dictionary
 
-MAX_FILE = 256 * 2**20  # bytes; the largest plain chest plate takes 30 MB
-MAX_SAMPLES = 36_000_000  # values of one frame, 6,000 x 6,000 in grey: twice that plate
+MAX_FILE = 256 * 2**20  # bytes; the largest uncompressed chest film takes 30 MB
+MAX_SAMPLES = 36_000_000  # values of one frame, 6,000 x 6,000 in grey: twice that film
+MAX_SIDE = 65535  # pixels; Rows and Columns have 16 bits (PS3.3 C.7.6.3)
+# A film takes some hundreds of reads, one with groups for 1,000 frames some ten thousands.
+MAX_READS = 200_000
+# Bytes of one value by its kind: pixels; sequences and tables, of which the largest has 128 KiB
+# (PS3.3 C.11.1); numbers and text, which pydicom makes some hundred times larger.
+MAX_BYTES = {bytes: MAX_FILE, Dataset: 2**21, object: 2**21, int: 2**16, float: 2**16, str: 2**16}
 
+GREYS = ("MONOCHROME1", "MONOCHROME2")  # PS3.3 C.7.6.3.1.2
+COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
+# Elements that change how stored values are displayed (PS3.3 C.7.5.1.1.2, C.11.1, C.11.2).
+DISPLAY = frozenset(
+    Tag(keyword)
+    for keyword in (
+        *("PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept"),
+        *("ModalityLUTSequence", "VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth"),
+    )
+)
+FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 # PS3.3 C.8.1.3 View Position, and what MIMIC-CXR and others write for a lateral film.
-VIEWS = frozenset(["AP", "PA", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LAT", "LATERAL"])
-SEXES = frozenset("MFO")  # PS3.3 C.7.1.1
+_VIEWS = frozenset(["AP", "PA", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LAT", "LATERAL"])
+_SEXES = frozenset("MFO")  # PS3.3 C.7.1.1
 _YEARS_PER_UNIT = {"Y": 1.0, "": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # PS3.5 6.2
-_PIECE = 1 << 16  # bytes inflated at a time
-_MOST_META = 1000  # elements; PS3.10 7.1 knows fifteen
-_OLDEST = 120  # RSNA's table has 148 and 155: slips of the pen, not ages
+_OLDEST = 120  # RSNA's table has 148 and 155: data-entry errors
 
-PIXEL_DATA = 0x7FE00010
-UNDEFINED_LENGTH = 0xFFFFFFFF
-_LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # PS3.5 7.1.2
-_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
-_ELEMENT = struct.Struct("<HH2sH")
-_LENGTH = struct.Struct("<I")
+_PREFIX_END = 132  # bytes of preamble and prefix (PS3.10 7.1)
+_tag_of = cache(Tag)  # pydicom finds an element much faster by its tag than by its keyword
+_Kind = TypeVar("_Kind")
+# Warnings and pydicom's log are switched off for the whole process, so one thread reads at a time.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 class FilmError(ValueError):
-    """A file that gives no film. The message says why, and quotes nothing private."""
+    """A file that gives no film. The message says why, and quotes nothing private.
+
+    Example:
+        >>> from chexnet.dicom import FilmError, read_film
+        >>> try:
+        ...     read_film("data/phantom/images.csv")
+        ... except FilmError as error:
+        ...     print(error)
+        data/phantom/images.csv: not a DICOM file (no 'DICM' after its first 128 bytes)
+    """
+
+
+@contextlib.contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Silences pydicom's warnings and log, which quote values of the header."""
+    logger = logging.getLogger("pydicom")
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        level = logger.level
+        logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def library_errors(reason: str) -> Iterator[None]:
+    """Turns what a library raises on damaged data into a ``FilmError`` with this reason.
+
+    Only calls of a library belong inside, so that an error of our own code surfaces as what it is.
+    """
+    try:
+        yield
+    except (FilmError, MemoryError):
+        raise
+    except Exception:
+        raise FilmError(reason) from None  # the library's own message may quote the header
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -53,124 +113,21 @@ def read_bytes(path: str | Path) -> bytes:
         FilmError: a folder, pipe or device; empty; or larger than ``MAX_FILE``.
         OSError: the file cannot be opened or read.
     """
-    facts = Path(path).stat()
+    path = Path(path)
+    facts = path.stat()
     if not stat.S_ISREG(facts.st_mode):
         raise FilmError("not a regular file")
     if facts.st_size > MAX_FILE:
-        raise FilmError(f"{facts.st_size} bytes; a file of at most {MAX_FILE} is read")
-    data = Path(path).read_bytes()
-    if not data:
+        raise FilmError(f"{facts.st_size} bytes; expected at most {MAX_FILE}")
+    if not (data := path.read_bytes()):
         raise FilmError("empty file")
     return data
 
 
-def elements(data: bytes, start: int) -> Iterator[tuple[int, int, int]]:
-    """Steps through explicit little-endian elements without interpreting them.
-
-    Args:
-        data: the whole file.
-        start: offset of the first element in bytes.
-
-    Yields:
-        Tag (group << 16 | element), offset and length of the value as the file says them. It ends
-        at the first thing out of the ordinary: an unknown VR, a length past the end.
-    """
-    offset, end = start, len(data)
-    while offset + 12 <= end:
-        group, element, vr, length = _ELEMENT.unpack_from(data, offset)
-        if vr in _SHORT_VRS:
-            offset += 8
-        elif vr in _LONG_VRS:
-            (length,) = _LENGTH.unpack_from(data, offset + 8)
-            offset += 12
-        else:
-            return
-        yield group << 16 | element, offset, length
-        offset += length
-
-
-def file_meta(data: bytes) -> tuple[str, int]:
-    """Transfer syntax and start of the data set (PS3.10 7.1).
-
-    Returns:
-        The Transfer Syntax UID, ``""`` if the file names none, and the offset in bytes.
-
-    Raises:
-        FilmError: the file is not DICOM Part 10, or its meta information has no end.
-    """
-    if data[128:132] != b"DICM":
-        raise FilmError("not a DICOM file (no 'DICM' after its first 128 bytes)")
-    syntax, start = "", 132
-    for number, (tag, offset, length) in enumerate(elements(data, 132)):
-        if tag >> 16 != 2:
-            break
-        if number == _MOST_META:
-            raise FilmError(f"more than {_MOST_META} elements of meta information")
-        if tag == 0x00020010:
-            syntax = data[offset : offset + length].decode("ascii", "replace").strip(" \0")
-        start = offset + length
-    return syntax, start
-
-
-def inflated(data: bytes, start: int) -> bytearray:
-    """What a deflated data set holds (PS3.5 A.5).
-
-    Raises:
-        FilmError: more than ``MAX_FILE`` bytes, or no deflated data at all.
-    """
-    inflater, whole = zlib.decompressobj(-zlib.MAX_WBITS), bytearray()
-    for offset in range(start, len(data), _PIECE):
-        piece = data[offset : offset + _PIECE]
-        while piece and not inflater.eof:
-            try:
-                whole += inflater.decompress(piece, 64 * _PIECE)
-            except zlib.error:
-                raise FilmError("damaged: what should be deflated is not") from None
-            piece = inflater.unconsumed_tail
-            if len(whole) > MAX_FILE:
-                raise FilmError(f"inflates to more than {MAX_FILE} bytes")
-    return whole
-
-
-def public_facts(values: Mapping[str, object]) -> dict[str, object]:
-    """The facts of a header that may be passed on.
-
-    Args:
-        values: ``view`` (0018,5101), ``sex`` (0010,0040), ``age`` (0010,1010) as the file has them,
-            ``rows`` and ``columns`` as integers.
-
-    Returns:
-        The same five keys. A view or sex that is none of the Standard's, and an age that is none
-        (or outside 0 to 120), becomes None. Age is in whole years.
-    """
-    view, sex, age = (
-        str(values.get(key) or "").strip(" \0").upper() for key in ("view", "sex", "age")
-    )
-    parts = re.fullmatch(r"(\d{1,3})([YMWD]?)", age, re.ASCII)
-    years = int(int(parts[1]) * _YEARS_PER_UNIT[parts[2]]) if parts else None
-    return {
-        "view": view if view in VIEWS else None,
-        "sex": sex if sex in SEXES else None,
-        "age": years if years is not None and years <= _OLDEST else None,
-        "rows": values["rows"],
-        "columns": values["columns"],
-    }
-
-
-_DEFLATED = "1.2.840.10008.1.2.1.99"  # PS3.5 A.5
-# Of a file: a film takes some hundreds, one with groups for 1,000 frames some ten thousands.
-MAX_READS = 200_000
-# Bytes of all that is kept but the pixels. The largest lookup table has 128 KiB (PS3.3 C.11.1).
-MAX_KEPT = 2**21
-_PIXELS = frozenset((PIXEL_DATA, 0x7FE00008, 0x7FE00009))  # integer, float, double float
-
-
-class _Bounded(io.BytesIO):
+class _BoundedFile(io.BytesIO):
     """Bytes that can be read a limited number of times: every element and item takes a read."""
 
-    def __init__(self, data: bytes | bytearray) -> None:
-        super().__init__(data)
-        self.reads = 0
+    reads = 0
 
     def read(self, size: int | None = -1) -> bytes:
         self.reads += 1
@@ -179,50 +136,184 @@ class _Bounded(io.BytesIO):
         return super().read(size)
 
 
-def read_elements(data: bytes, keywords: list[str]) -> pydicom.Dataset:
-    """Some elements of a file, not yet interpreted where pydicom can leave that for later.
+def bounded(data: bytes) -> io.BytesIO:
+    """A file of these bytes. Counting reads takes time, so only a large file's are counted."""
+    return _BoundedFile(data) if len(data) > 8 * MAX_READS else io.BytesIO(data)
+
+
+def read_elements(data: bytes) -> tuple[Dataset, Decoder]:
+    """Reads the elements of a DICOM file, not yet converted where pydicom can leave that for later.
 
     Args:
-        data: the whole file.
-        keywords: of the elements; the others are stepped over.
+        data: the whole file (PS3.10 7).
 
     Returns:
-        The elements that are there, and ``file_meta`` with the transfer syntax alone.
+        The elements, to be had through ``read_value``, and the decoder for its transfer syntax.
 
     Raises:
-        FilmError: not a DICOM file, a syntax that is none, pixel data without an end, or a header
-            that is larger or has more parts than a film's.
+        FilmError: not a DICOM file, damaged, out of bounds, or there is no such decoder.
     """
-    name, start = file_meta(data)
-    if not name:
+    if data[_PREFIX_END - 4 : _PREFIX_END] != b"DICM":
+        raise FilmError("not a DICOM file (no 'DICM' after its first 128 bytes)")
+    file = bounded(data)
+    file.seek(_PREFIX_END)
+    with library_errors("damaged: its file meta information cannot be read"):
+        # Explicit VR, little endian, all of group 2 (PS3.10 7.1).
+        meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    syntax = UID(read_value(meta, "TransferSyntaxUID", str) or "")
+    if not syntax:
         raise FilmError("its header names no transfer syntax")
-    syntax = UID(name)
     if syntax not in UID_dictionary or not syntax.is_transfer_syntax:
-        raise FilmError("a transfer syntax that the Standard does not name")
-    if syntax == _DEFLATED:
-        data, start = inflated(data, start), 0
-    file = _Bounded(data)
-    file.seek(start)
-    wanted = {Tag(keyword) for keyword in keywords}
-    kept, met, began = 0, 0, start
-
-    def stop_when(tag: BaseTag, vr: str | None, length: int) -> bool:
-        # Called before a value is read. What a value of undefined length took shows at the next.
-        nonlocal kept, met, began
-        if met in wanted and met not in _PIXELS:
-            kept += file.tell() - began
-        ahead = 0 if length == UNDEFINED_LENGTH or tag not in wanted or tag in _PIXELS else length
-        if kept + ahead > MAX_KEPT:
-            raise FilmError(f"a header of more than {MAX_KEPT} bytes without the pixels")
-        met, began = tag, file.tell()
-        return False
-
+        raise FilmError("unknown transfer syntax")
+    reason = f"no decoder for {syntax.name} is installed"
+    with library_errors(reason):
+        decoder = get_decoder(syntax)
+    if not decoder.is_available:
+        raise FilmError(reason)
+    if syntax.is_deflated:  # PS3.5 A.5
+        with library_errors("damaged: its deflated data cannot be inflated"):
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), MAX_FILE + 1)
+        if len(data) > MAX_FILE:
+            raise FilmError(f"inflates to more than {MAX_FILE} bytes")
+        file = bounded(data)
     coding = syntax.is_implicit_VR, syntax.is_little_endian
-    ds = read_dataset(file, *coding, stop_when=stop_when, specific_tags=list(wanted))
-    if met in wanted and met in _PIXELS and met not in ds:
-        # pydicom leaves out everything if the last value has no end.
-        raise FilmError("truncated: no whole pixel data")
-    stop_when(BaseTag(0), None, 0)  # what the last one took
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = syntax
-    return ds
+    with library_errors("damaged: its header cannot be read"):
+        # (0000,0000) begins the zeros that fill some files behind the data set.
+        ds = read_dataset(file, *coding, stop_when=lambda tag, vr, length: not tag)
+    if not ds:  # pydicom leaves out everything if a value has no end
+        raise FilmError("truncated: its data set has no end")
+    # PS3.3 C.7.6.16: enhanced files keep the display elements for all frames or for each.
+    for groups in FUNCTIONAL_GROUPS:
+        group = read_value(ds, groups, Dataset)
+        for macro in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
+            if group and (item := read_value(group, macro, Dataset)):
+                ds.update({tag: item.get_item(tag) for tag in DISPLAY & item.keys()})
+    return ds, decoder
+
+
+def read_value(ds: Dataset, keyword: str, kind: type[_Kind]) -> _Kind | None:
+    """The value of an element, None if it is missing or empty.
+
+    Args:
+        ds: the header, or an item of a sequence in it.
+        keyword: of the element.
+        kind: expected type. Of several ``float`` (which may be integers too) and of the items of a
+            sequence (``Dataset``) the first is returned.
+
+    Raises:
+        FilmError: the value is too large, damaged, of another type, or not finite.
+    """
+    tag = _tag_of(keyword)
+    if tag not in ds:
+        return None
+    with library_errors(f"damaged: {keyword} cannot be read"):
+        element = ds.get_item(tag)  # not yet converted: that can cost a hundred times its size
+        if isinstance(element, RawDataElement) and len(element.value or b"") > MAX_BYTES[kind]:
+            raise FilmError(f"{keyword}: more than {MAX_BYTES[kind]} bytes")
+        value = ds[tag].value
+    if isinstance(value, MultiValue):
+        value = list(value)
+    if isinstance(value, Sequence) or (isinstance(value, list) and kind is float):
+        value = value[0] if value else None
+    if kind is float and isinstance(value, int):
+        value = float(value)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, kind):
+        raise FilmError(f"{keyword}: expected one value of type {kind.__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise FilmError(f"{keyword}: expected a finite number")
+    return value
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """How the pixels of a film are stored (PS3.3 C.7.6.3), in the words of pydicom's decoders."""
+
+    rows: int
+    columns: int
+    samples_per_pixel: int
+    photometric_interpretation: str
+    planar_configuration: int
+    bits_allocated: int
+    bits_stored: int
+    pixel_representation: int
+    number_of_frames: int
+
+    @property
+    def value_range(self) -> tuple[int, int]:
+        """The lowest and highest value that the stored bits can hold."""
+        lowest = -(2 ** (self.bits_stored - 1)) if self.pixel_representation else 0
+        return lowest, lowest + 2**self.bits_stored - 1
+
+
+def read_pixel_format(ds: Dataset) -> PixelFormat:
+    """Reads how the pixels are stored, and refuses what cannot be converted before it is decoded.
+
+    Raises:
+        FilmError: no pixels, or pixels of a kind that cannot be converted.
+    """
+    if any(_tag_of(name) in ds for name in ("FloatPixelData", "DoubleFloatPixelData")):
+        raise FilmError("floating-point pixels; expected integers of 8 to 16 bits")
+    if _tag_of("PixelData") not in ds:
+        raise FilmError("no pixel data")
+
+    def integer(keyword: str, default: int | None = None) -> int:
+        value = read_value(ds, keyword, int)
+        value = default if value is None else value
+        if value is None:
+            raise FilmError(f"its header lacks {keyword}")
+        return int(value)
+
+    rows, columns, samples = integer("Rows"), integer("Columns"), integer("SamplesPerPixel", 1)
+    allocated, frames = integer("BitsAllocated"), integer("NumberOfFrames", 1) or 1
+    bits = integer("BitsStored", allocated) or allocated
+    high, sign = integer("HighBit", bits - 1), integer("PixelRepresentation", 0)
+    planar = integer("PlanarConfiguration", 0)
+    photometric = (read_value(ds, "PhotometricInterpretation", str) or "").strip()
+    sides = min(rows, columns), max(rows, columns)
+    if sides[0] < 1 or sides[1] > MAX_SIDE or rows * columns * samples > MAX_SAMPLES:
+        raise FilmError(
+            f"{rows} x {columns} pixels of {samples} values; expected 1 to {MAX_SAMPLES} values"
+        )
+    if allocated not in (8, 16) or not 1 < bits <= allocated:
+        raise FilmError(f"{bits} bits in {allocated} per value; expected 2 to 16 in 8 or 16")
+    if high != bits - 1:
+        raise FilmError(f"high bit {high} for {bits} bits; expected {bits - 1}")
+    if photometric not in GREYS + COLOURS:
+        raise FilmError(f"photometric interpretation: expected {', '.join(GREYS + COLOURS)}")
+    if samples != (1 if photometric in (*GREYS, "PALETTE COLOR") else 3):
+        raise FilmError(f"{samples} values per pixel do not go with {photometric}")
+    if photometric in COLOURS and bits != 8:
+        raise FilmError(f"colour of {bits} bits; expected 8")
+    if frames < 1:
+        raise FilmError(f"{frames} frames; expected at least 1")
+    if sign not in (0, 1) or planar not in (0, 1):
+        raise FilmError(
+            f"pixel representation {sign}, planar configuration {planar}; expected 0, 1"
+        )
+    return PixelFormat(
+        *(rows, columns, samples, photometric, planar, allocated, bits, sign, frames)
+    )
+
+
+def public_facts(ds: Dataset, rows: int, columns: int) -> dict[str, object]:
+    """The facts of a header that may be passed on.
+
+    Returns:
+        ``view`` (0018,5101) and ``sex`` (0010,0040), None if not one of the Standard's; ``age``
+        (0010,1010) in whole years, None if invalid or above 120; ``rows`` and ``columns``.
+    """
+    view, sex, age = (
+        str(read_value(ds, keyword, object) or "").strip(" \0").upper()
+        for keyword in ("ViewPosition", "PatientSex", "PatientAge")
+    )
+    parts = re.fullmatch(r"(\d{1,3})([YMWD]?)", age, re.ASCII)
+    years = int(int(parts[1]) * _YEARS_PER_UNIT[parts[2]]) if parts else None
+    return {
+        "view": view if view in _VIEWS else None,
+        "sex": sex if sex in _SEXES else None,
+        "age": years if years is not None and years <= _OLDEST else None,
+        "rows": rows,
+        "columns": columns,
+    }

@@ -14,7 +14,10 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.pixels import apply_modality_lut, apply_windowing, get_decoder
 
-from benchmarks.fuzz_convert import (
+from chexnet.dicom import FilmError, convert_folder, read_film
+from chexnet.dicom.film import film_of
+from tests.dicom.damaged import for_damaged_films
+from tests.dicom.films import (
     BIG,
     DEFLATED,
     IMPLICIT,
@@ -25,16 +28,15 @@ from benchmarks.fuzz_convert import (
     SECRET,
     bombs,
     film_bytes,
-    for_damaged_films,
     jpeg_bytes,
     lut,
     rle_film,
 )
-from chexnet.dicom import FilmError, read_film
-from chexnet.dicom.film import film_of
 
 RAMP = np.arange(48 * 64).reshape(48, 64)
 ALL_16_BITS = np.arange(65536).reshape(256, 256).astype(np.uint16)
+WITHOUT_TABLE = pydicom.Dataset()
+WITHOUT_TABLE.LUTExplanation = "no table"
 
 
 def fixture(name):
@@ -284,10 +286,10 @@ def test_a_palette_is_looked_up_before_it_becomes_grey():
         ("meta_missing_tsyntax.dcm", "its header names no transfer syntax"),
         ("test-SR.dcm", "no pixel data"),
         ("waveform_ecg.dcm", "no pixel data"),
-        ("MR_truncated.dcm", "truncated: 8130 bytes of pixels, 8192 needed"),
-        ("rtdose_1frame.dcm", "32 bits in 32 per value; 2 to 16 in 8 or 16 are read"),
+        ("MR_truncated.dcm", "truncated: 8130 bytes do not fill 64 x 64 pixels"),
+        ("rtdose_1frame.dcm", "32 bits in 32 per value; expected 2 to 16 in 8 or 16"),
         ("liver_1frame.dcm", "1 bits in 1 per value"),
-        ("SC_rgb_rle_16bit.dcm", "colour of 16 bits; 8 bits are read"),
+        ("SC_rgb_rle_16bit.dcm", "colour of 16 bits; expected 8"),
     ],
 )
 def test_what_cannot_be_shown_is_refused_with_file_and_reason(name, reason):
@@ -301,16 +303,23 @@ def test_what_cannot_be_shown_is_refused_with_file_and_reason(name, reason):
     ("change", "reason"),
     [
         ({"Rows": 0}, "0 x 64 pixels"),
-        ({"Rows": 96}, "truncated: 3072 bytes of pixels, 6144 needed"),
+        ({"Rows": 96}, "truncated: 3072 bytes do not fill 96 x 64 pixels"),
         ({"SamplesPerPixel": 3}, "3 values per pixel do not go with MONOCHROME2"),
-        ({"PhotometricInterpretation": SECRET}, "photometric interpretation none of"),
-        ({"HighBit": 3}, "high bit 3 for 8 bits; 7 is read"),
+        (
+            {"PhotometricInterpretation": SECRET},
+            "photometric interpretation: expected MONOCHROME1, ",
+        ),
+        ({"HighBit": 3}, "high bit 3 for 8 bits; expected 7"),
         ({"BitsStored": 9}, "9 bits in 8"),
-        ({"WindowCenter": 5, "WindowWidth": 0}, "window width 0; at least 1"),
-        ({"WindowCenter": 5, "WindowWidth": 5, "VOILUTFunction": SECRET}, "VOI LUT function none"),
+        ({"WindowCenter": 5, "WindowWidth": 0}, "window width 0; expected at least 1"),
+        (
+            {"WindowCenter": 5, "WindowWidth": 5, "VOILUTFunction": SECRET},
+            "VOI LUT function: expected LINEAR, ",
+        ),
         ({"RescaleSlope": 0, "RescaleIntercept": 5}, "rescale slope 0 leaves no picture"),
         ({"VOILUTSequence": lut(np.arange(9), 0, 7)}, "a lookup table of 9 entries, 7 bits"),
-        ({"VOILUTSequence": [pydicom.Dataset()]}, "a lookup table without"),
+        ({"VOILUTSequence": [WITHOUT_TABLE]}, "a lookup table without a descriptor"),
+        ({"PixelPaddingValue": [0, 5]}, "PixelPaddingValue: expected one value of type int"),
         ({"NumberOfFrames": -3}, "-3 frames"),
     ],
     ids=str,
@@ -343,48 +352,113 @@ def test_a_film_cut_anywhere_is_refused_and_told_from_one_without_pixels(syntax)
         if length >= pixels:
             assert str(caught.value).startswith("truncated")
         else:
-            assert str(caught.value) in ("no pixel data", "its header names no transfer syntax")
+            assert str(caught.value) in (
+                *("no pixel data", "its header names no transfer syntax"),
+                *("unknown transfer syntax", "truncated: its data set has no end"),
+            )
 
 
 BOMBS = {
-    "many pixels": "65535 x 65535 pixels of 1 values; 1 to 36000000 values are read",
-    "many pixels, JPEG": "65535 x 65535 pixels of 1 values; 1 to 36000000 values are read",
-    "a larger JPEG": "its JPEG is 65535 x 65535; 8 x 8 pixels expected",
-    "a larger JPEG 2000": "its JPEG is damaged; 8 x 8 pixels expected",
-    "many pixels, JPEG 2000": "60000 x 60000 pixels of 1 values; 1 to 36000000 values are read",
-    "many scans": "its JPEG has 3006 scans; at most 32 are read",
+    "many pixels": "65535 x 65535 pixels of 1 values; expected 1 to 36000000 values",
+    "many pixels, JPEG": "65535 x 65535 pixels of 1 values; expected 1 to 36000000 values",
+    "a larger JPEG": "its JPEG is 65535 x 65535; expected 8 x 8 pixels",
+    "a larger JPEG 2000": "damaged: its JPEG 2000 stream cannot be read",
+    "many pixels, JPEG 2000": "60000 x 60000 pixels of 1 values; expected 1 to 36000000 values",
+    "many scans": "its JPEG has 3006 scans; expected at most 32",
     "many fragments": "compressed pixels in more than 100000 parts",
     "deflated zeros": "inflates to more than 268435456 bytes",
     "deflated elements": "its header takes more than 200000 reads",
-    "deflated items": "a header of more than 2097152 bytes without the pixels",
-    "deflated items without a length": "its header takes more than 200000 reads",
+    "deflated items without a length": "damaged: its header cannot be read",
     "many elements": "its header takes more than 200000 reads",
-    "much meta information": "more than 1000 elements of meta information",
-    "two transfer syntaxes": "no pixel data",
-    "a long window": "a header of more than 2097152 bytes without the pixels",
+    "much meta information": "its header takes more than 200000 reads",
     "RLE that unpacks to more": "its RLE unpacks to more than 128 bytes",
     "RLE from beyond its end": "damaged: its RLE segments are not where it says",
 }
+# Refused before the value is converted, after the few pixels have been decoded.
+LARGE_VALUES = {
+    "deflated items": "VOILUTSequence: more than 2097152 bytes",
+    "a long window": "WindowCenter: more than 65536 bytes",
+}
 
 
-def test_bombs_are_refused_before_they_are_decoded(monkeypatch):
-    def never(*_, **__):
-        raise AssertionError("decoded")
-
-    monkeypatch.setattr("chexnet.dicom.film._decoded", never)
+def refusals(names):
     made, reasons = bombs(), {}
-    for name in BOMBS:
+    for name in names:
         with pytest.raises(FilmError) as caught:
             film_of(made[name])
         reasons[name] = str(caught.value)
-    assert reasons == BOMBS
-    assert made.keys() - BOMBS.keys() == {"many frames"}  # its first frame is a film
+    return reasons
+
+
+def test_bombs_are_refused():
+    assert refusals(BOMBS | LARGE_VALUES) == BOMBS | LARGE_VALUES
+    assert bombs().keys() - BOMBS.keys() - LARGE_VALUES.keys() == {"many frames"}  # a film is first
+
+
+def test_bombs_of_pixels_are_refused_before_they_are_decoded(monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.as_array", never)
+    assert refusals(BOMBS) == BOMBS
+
+
+def raise_key_error(*_, **__):
+    raise KeyError("a mistake of ours")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("film.read_elements", "film.read_pixel_format", "film._first_frame", "film._decode"),
+        *("film.public_facts", "film.apply_display_pipeline", "display.find_padding"),
+        *("display.apply_modality_lut", "display.apply_voi_lut", "display._look_up"),
+        *("header.read_value", "film.check_jpeg", "film.grey_baseline"),
+    ],
+)
+def test_an_error_of_our_own_code_surfaces(name, monkeypatch, tmp_path):
+    stored = (RAMP % 256).astype(np.uint8)
+    curve = lut(np.arange(256), 0, 8)
+    more = {} if name == "film.grey_baseline" else {"VOILUTSequence": curve}
+    film = tmp_path / "films" / "film.dcm"
+    film.parent.mkdir()
+    film.write_bytes(film_bytes(stored, syntax=JPEG, **more))
+    monkeypatch.setattr(f"chexnet.dicom.{name}", raise_key_error)
+    with pytest.raises(KeyError, match="a mistake of ours"):
+        read_film(film)
+    with pytest.raises(KeyError, match="a mistake of ours"):
+        convert_folder(film.parent, tmp_path / "jpg", workers=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("header.read_dataset", "damaged: its file meta information cannot be read"),
+        ("film.generate_fragments", "truncated or damaged: its compressed pixels have no whole"),
+        ("film.encapsulate", "truncated, damaged, or beyond the decoders installed"),
+    ],
+)
+def test_an_error_of_a_library_is_that_of_a_damaged_film(name, reason, monkeypatch):
+    monkeypatch.setattr(f"chexnet.dicom.{name}", raise_key_error)
+    with pytest.raises(FilmError, match=f"^{reason}"):
+        film_of(film_bytes((RAMP % 256).astype(np.uint8), syntax=JPEG))
+
+
+def test_a_value_that_pydicom_cannot_convert_is_named():
+    film = film_bytes((RAMP % 256).astype(np.uint8), BitsStored=8)
+    damaged = film.replace(b"\x28\0\x01\x01US", b"\x28\0\x01\x01XY")
+    assert damaged != film
+    with pytest.raises(NotImplementedError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _ = pydicom.dcmread(io.BytesIO(damaged)).BitsStored
+    with pytest.raises(FilmError, match=r"^damaged: BitsStored cannot be read$"):
+        film_of(damaged)
 
 
 def test_the_fuzzer_keeps_its_bounds_of_time_and_memory_and_its_seed(tmp_path):
-    script = Path(__file__).parents[2] / "benchmarks" / "fuzz_convert.py"
-    run = [sys.executable, str(script), "--films", "60"]
-    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    run = [sys.executable, "-m", "benchmarks.fuzz_convert", "--films", "60"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(run, capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 0, done.stdout + done.stderr
     films = [[], []]
     for kept in films:
@@ -412,7 +486,7 @@ def test_nothing_private_is_warned_of_logged_or_raised(caplog):
         warnings.simplefilter("always")
         seen = film_of(odd)
         with pytest.raises(FilmError) as error:
-            film_of(odd.replace(b"US\x02\0", b"IS\x02\0"))
+            film_of(odd.replace(b"US\x02\0", b"XY\x02\0"))
     assert seen.header["age"] is None
     assert not caught and not caplog.records
     assert error.value.__suppress_context__

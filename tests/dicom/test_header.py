@@ -1,6 +1,7 @@
-"""Tests of the bytes of a DICOM file."""
+"""Tests of reading a header: within bounds, and nothing private passed on."""
 
-import zlib
+import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,23 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
-from benchmarks.fuzz_convert import IMPLICIT, RAW, film_bytes, whole_films
 from chexnet.dicom import FilmError, header
-from chexnet.dicom.header import elements, file_meta, public_facts, read_bytes
+from chexnet.dicom.film import film_of
+from chexnet.dicom.header import (
+    public_facts,
+    read_bytes,
+    read_elements,
+    read_value,
+)
+from tests.dicom.films import DEFLATED, IMPLICIT, RAW, data_set_start, film_bytes, lut, whole_films
+
+SMALL = np.arange(64, dtype=np.uint8).reshape(8, 8)
+NAMES = ["Rows", "Columns", "BitsAllocated", "WindowCenter", "VOILUTSequence", "PixelData"]
 
 
-def facts(**given):
-    return public_facts({"rows": 4, "columns": 5, **given})
+def facts(**elements):
+    ds, _ = read_elements(film_bytes(SMALL, **elements))
+    return public_facts(ds, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -31,68 +42,139 @@ def facts(**given):
         ("364D", 0),
         ("120", 120),
         ("121", None),
-        ("155", None),  # stands in RSNA's table
+        ("155", None),  # in RSNA's table
         ("", None),
         (None, None),
         ("-5", None),
         ("51 years", None),
         ("Y051", None),
-        ("٥١", None),
         ("19330221", None),
     ],
 )
 def test_an_age_is_in_whole_years_whatever_its_unit(text, years):
-    assert facts(age=text)["age"] == years
+    assert facts(PatientAge=text)["age"] == years
 
 
 def test_only_views_and_sexes_that_the_standard_knows_are_passed_on():
-    assert facts(view="PA", sex="F", age="7") == {
-        "view": "PA",
-        "sex": "F",
+    assert facts(ViewPosition=" ap ", PatientSex="m", PatientAge="7") == {
+        "view": "AP",
+        "sex": "M",
         "age": 7,
-        "rows": 4,
-        "columns": 5,
+        "rows": 8,
+        "columns": 8,
     }
-    assert facts(view=" ap ", sex="m\0")["view"] == "AP"
-    assert facts(view="Smith^John", sex="Smith") == facts()
+    unknown = facts(ViewPosition="Smith^John", PatientSex="Smith")
+    assert unknown["view"] is None and unknown["sex"] is None
 
 
-def test_transfer_syntax_and_start_are_those_that_pydicom_finds():
+def test_the_transfer_syntax_is_the_one_that_pydicom_finds():
     for film in whole_films():
-        ds = pydicom.dcmread(pydicom.filebase.DicomBytesIO(film))
-        syntax, start = file_meta(film)
-        assert syntax == ds.file_meta.TransferSyntaxUID
-        assert start == 144 + ds.file_meta.FileMetaInformationGroupLength
+        ds = pydicom.dcmread(io.BytesIO(film))
+        assert ds.file_meta.TransferSyntaxUID == read_elements(film)[1].UID
 
 
 def test_a_file_without_group_length_or_syntax_is_read_as_far_as_it_goes():
     plain = Path(get_testdata_file("no_meta_group_length.dcm", download=False)).read_bytes()
     missing = Path(get_testdata_file("meta_missing_tsyntax.dcm", download=False)).read_bytes()
-    assert file_meta(plain)[0] == IMPLICIT
-    assert file_meta(missing)[0] == ""
+    assert read_elements(plain)[1].UID == IMPLICIT
+    with pytest.raises(FilmError, match="its header names no transfer syntax"):
+        read_elements(missing)
     with pytest.raises(FilmError, match="not a DICOM file"):
-        file_meta(b"a letter to the editor" * 20)
+        read_elements(b"a letter to the editor" * 20)
 
 
-def test_elements_are_those_that_pydicom_finds(rsna_dir):
-    path = sorted((rsna_dir / "stage_2_train_images").iterdir())[0]
-    data, ds = path.read_bytes(), pydicom.dcmread(path)
-    found = list(elements(data, file_meta(data)[1]))
-    assert [tag for tag, _, _ in found] == [int(element.tag) for element in ds]
-    values = {tag: data[offset : offset + length] for tag, offset, length in found}
-    assert values[0x00080060] == b"CR"
-    assert values[0x00280010] == (1024).to_bytes(2, "little")
+@pytest.mark.parametrize("name", [b"1.2.3", b"1.2.840.10008.1.1"])
+def test_an_unknown_transfer_syntax_is_refused(name):
+    film = film_bytes(SMALL).replace(b"1.2.840.10008.1.2.1\0", name.ljust(20, b"\0"))
+    with pytest.raises(FilmError, match="unknown transfer syntax"):
+        read_elements(film)
 
 
-def test_elements_end_where_the_file_does_not_make_sense():
-    film = film_bytes(np.zeros((4, 4), np.uint8), syntax=RAW)
-    start = file_meta(film)[1]
-    assert list(elements(film, start))[-1][0] == header.PIXEL_DATA
-    assert list(elements(film[: start + 4], start)) == []
-    assert list(elements(film[:start] + b"\x08\x00\x05\x00??" + bytes(20), start)) == []
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("CT_small", "MR_small_implicit", "MR_small_bigendian", "MR_small_RLE", "JPEG2000"),
+        *("image_dfl", "SC_rgb_small_odd_jpeg", "examples_overlay", "examples_palette"),
+    ],
+)
+def test_values_are_those_that_pydicom_reads(name):
+    path = get_testdata_file(f"{name}.dcm", download=False)
+    expected = pydicom.dcmread(path)
+    found, _ = read_elements(Path(path).read_bytes())
+    present = [name for name in NAMES if name in expected]
+    assert len(present) >= 4
+    for keyword in present:
+        kind = {"WindowCenter": float, "PixelData": bytes}.get(keyword, object)
+        value = expected[keyword].value
+        value = value[0] if keyword == "WindowCenter" and expected[keyword].VM > 1 else value
+        assert read_value(found, keyword, kind) == value
 
 
-def test_what_is_no_plain_file_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize("undefined", [False, True])
+def test_a_film_of_a_thousand_frames_with_groups_for_each_is_read(undefined):
+    groups = []
+    for number in range(1000):
+        window, group = pydicom.Dataset(), pydicom.Dataset()
+        window.WindowCenter, window.WindowWidth = number, 5
+        group.FrameVOILUTSequence = [window]
+        group.is_undefined_length_sequence_item = undefined
+        groups.append(group)
+    film = film_bytes(SMALL, frames=1000, PerFrameFunctionalGroupsSequence=groups)
+    ds, _ = read_elements(film)
+    assert len(ds.PerFrameFunctionalGroupsSequence) == 1000
+    assert (read_value(ds, "WindowCenter", float), ds.WindowWidth) == (0, 5)
+
+
+def test_a_value_is_of_one_kind_or_missing_and_never_too_large(monkeypatch):
+    film = film_bytes(SMALL, WindowCenter=[3, 4], WindowWidth=[], RescaleSlope="1e400")
+    ds, _ = read_elements(film)
+    assert read_value(ds, "WindowCenter", float) == 3
+    assert read_value(ds, "Rows", float) == 8
+    assert read_value(ds, "WindowWidth", float) is None
+    assert read_value(ds, "RescaleIntercept", float) is None
+    for keyword, kind in (("WindowCenter", int), ("Rows", str), ("Rows", pydicom.Dataset)):
+        with pytest.raises(FilmError, match=f"{keyword}: expected one value of type"):
+            read_value(ds, keyword, kind)
+    monkeypatch.setitem(header.MAX_BYTES, bytes, 63)
+    with pytest.raises(FilmError, match="PixelData: more than 63 bytes"):
+        read_value(ds, "PixelData", bytes)
+    with pytest.raises(FilmError, match="RescaleSlope: expected a finite number"):
+        read_value(ds, "RescaleSlope", float)
+
+
+def test_several_lookup_tables_of_the_largest_size_are_read():
+    tables = [item for _ in range(8) for item in lut(np.arange(65536), 0, 16)]
+    ds, _ = read_elements(film_bytes(SMALL, VOILUTSequence=tables))
+    assert len(read_value(ds, "VOILUTSequence", pydicom.Dataset).LUTData) == 131072
+    ds, _ = read_elements(film_bytes(SMALL, VOILUTSequence=tables * 3))
+    with pytest.raises(FilmError, match="VOILUTSequence: more than 2097152 bytes"):
+        read_value(ds, "VOILUTSequence", pydicom.Dataset)
+
+
+@pytest.mark.parametrize("syntax", [RAW, DEFLATED])
+def test_what_nobody_asked_for_may_be_large(syntax):
+    film = film_bytes(SMALL, syntax=syntax, EncapsulatedDocument=bytes(5_000_000))
+    assert read_elements(film)[0].Rows == 8
+
+
+def test_zeros_behind_the_data_set_are_not_read():
+    film = film_bytes(SMALL)
+    assert np.array_equal(film_of(film + bytes(10_000_000)).pixels, SMALL)
+
+
+def test_a_large_table_behind_the_pixels_counts_too():
+    film = film_bytes(SMALL)
+    table = struct.pack("<HH2sHHHH", 0x28, 0x3002, b"US", 6, 0, 0, 16)
+    table += struct.pack("<HH2sHI", 0x28, 0x3006, b"OW", 0, 3_000_000) + bytes(3_000_000)
+    item = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF) + table
+    ends = struct.pack("<HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+    behind = struct.pack("<HH2sHI", 0x28, 0x3010, b"SQ", 0, 0xFFFFFFFF) + item + ends
+    assert len(pydicom.dcmread(io.BytesIO(film + behind)).VOILUTSequence) == 1
+    with pytest.raises(FilmError, match="LUTData: more than 2097152 bytes"):
+        film_of(film + behind)
+
+
+def test_what_is_not_a_plain_file_is_refused(tmp_path, monkeypatch):
     (tmp_path / "empty").touch()
     (tmp_path / "large").write_bytes(bytes(100))
     monkeypatch.setattr(header, "MAX_FILE", 99)
@@ -104,11 +186,12 @@ def test_what_is_no_plain_file_is_refused(tmp_path, monkeypatch):
 
 
 def test_deflated_data_are_measured_while_they_are_inflated(monkeypatch):
-    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    packed = deflate.compress(bytes(5_000_000)) + deflate.flush()
-    assert header.inflated(b"meta" + packed, 4) == bytes(5_000_000)
-    monkeypatch.setattr(header, "MAX_FILE", 4_999_999)
-    with pytest.raises(FilmError, match="inflates to more than 4999999 bytes"):
-        header.inflated(packed, 0)
-    with pytest.raises(FilmError, match="should be deflated"):
-        header.inflated(b"\xff" * 100, 0)
+    film = film_bytes(SMALL, syntax=DEFLATED)
+    assert np.array_equal(film_of(film).pixels, SMALL)
+    start = data_set_start(film)
+    with pytest.raises(FilmError, match="its deflated data cannot be inflated"):
+        film_of(film[:start] + b"\xff" * 100)
+    monkeypatch.setattr(header, "MAX_FILE", 300)
+    assert len(film) - start < 600
+    with pytest.raises(FilmError, match="inflates to more than 300 bytes"):
+        film_of(film)

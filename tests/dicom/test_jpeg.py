@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from pydicom.encaps import encapsulate
 
-from benchmarks.fuzz_convert import J2K, JPEG, RAW, SECRET, film_bytes, jpeg_bytes, lut
-from chexnet.dicom.film import film_of
-from chexnet.dicom.jpeg import frame_size, grey_baseline, stored_jpeg
+from chexnet.dicom import FilmError
+from chexnet.dicom.film import film_of, stored_jpeg
+from chexnet.dicom.jpeg import check_jpeg, grey_baseline
+from tests.dicom.films import J2K, JPEG, RAW, SECRET, film_bytes, jpeg_bytes, lut
 
 GREY = np.arange(48 * 64, dtype=np.uint32).reshape(48, 64).astype(np.uint8)
 FRAME = jpeg_bytes(GREY)
@@ -94,14 +95,35 @@ def test_a_frame_with_restarts_is_taken():
     assert grey_baseline(restarting, 48, 64) == restarting
 
 
-def test_the_size_is_the_one_that_the_stream_itself_declares():
-    assert frame_size(FRAME) == (48, 64)
-    assert frame_size(jpeg_bytes(GREY, progressive=True)) == (48, 64)
-    assert frame_size(jpeg_bytes(GREY, codec="JPEG2000")) == (48, 64)
-    assert frame_size(jpeg_bytes(GREY, codec="JPEG2000", no_jp2=True)) == (48, 64)
-    assert frame_size(FRAME[:2] + b"\xff" + FRAME[2:]) == (48, 64)  # a fill byte
-    assert frame_size(FRAME[:20]) is None
-    assert frame_size(b"no picture") is None
+@pytest.mark.parametrize(
+    "stream",
+    [
+        FRAME,
+        jpeg_bytes(GREY, progressive=True),
+        jpeg_bytes(GREY, codec="JPEG2000"),
+        jpeg_bytes(GREY, codec="JPEG2000", no_jp2=True),
+        FRAME[:2] + b"\xff" + FRAME[2:],  # a fill byte
+    ],
+    ids=["baseline", "progressive", "JPEG 2000", "JPEG 2000 stream", "fill byte"],
+)
+def test_the_size_is_the_one_that_the_stream_itself_declares(stream):
+    check_jpeg(stream, 48, 64)
+    with pytest.raises(FilmError, match="its JPEG is 48 x 64; expected 64 x 48 pixels"):
+        check_jpeg(stream, 64, 48)
+
+
+@pytest.mark.parametrize(
+    ("stream", "reason"),
+    [
+        (FRAME[:20], "damaged: its JPEG declares no size"),
+        (b"no picture", "damaged: its JPEG 2000 stream cannot be read"),
+        (FRAME[:-2], "truncated: its JPEG has no end"),
+        (FRAME + b"\xff\xda" * 32, "its JPEG has 33 scans; expected at most 32"),
+    ],
+)
+def test_a_stream_that_should_not_be_decoded_is_refused(stream, reason):
+    with pytest.raises(FilmError, match=f"^{reason}$"):
+        check_jpeg(stream, 48, 64)
 
 
 def test_a_film_gives_the_same_here_and_when_it_is_decoded():
@@ -127,14 +149,19 @@ def test_a_film_gives_the_same_here_and_when_it_is_decoded():
         {"ModalityLUTSequence": lut(np.arange(256)[::-1], 0, 8)},
         {"NumberOfFrames": 2},
         {"Rows": 47},
-        {"Rows": 0},
-        {"PixelData": encapsulate([FRAME[:100], FRAME[100:]], fragments_per_frame=1)},
     ],
     ids=lambda change: "+".join(change),
 )
 def test_whatever_may_change_the_pixels_is_left_to_a_closer_look(change):
-    assert stored_jpeg(film_bytes(GREY, syntax=JPEG)) is not None
     assert stored_jpeg(film_bytes(GREY, syntax=JPEG, **change)) is None
+
+
+def test_a_frame_in_several_fragments_is_put_together_whatever_the_table_of_offsets_says():
+    fragments = encapsulate([FRAME[:100], FRAME[100:]], fragments_per_frame=1)
+    assert fragments[4:8] == b"\x08\0\0\0"  # offsets of two frames
+    film = film_bytes(GREY, syntax=JPEG, PixelData=fragments)
+    assert stored_jpeg(film) is None
+    assert film_of(film).jpg == FRAME
 
 
 @pytest.mark.parametrize("syntax", [RAW, J2K])
@@ -146,3 +173,8 @@ def test_a_film_that_ends_early_is_left_to_a_closer_look():
     film = film_bytes(GREY, syntax=JPEG)
     for length in range(200, len(film) - 8, 17):
         assert stored_jpeg(film[:length]) is None
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 64), (65535, 65535)])
+def test_a_size_that_a_film_cannot_have_is_left_to_a_closer_look(rows, columns):
+    assert stored_jpeg(film_bytes(GREY, syntax=JPEG, Rows=rows, Columns=columns)) is None

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.fuzz_convert import film_bytes
 from chexnet.dicom import read_films
 from chexnet.dicom.table import COLUMNS, Source, as_table, find_files, row_of, write_films
+from tests.dicom.films import film_bytes
 
 FILM = film_bytes(np.zeros((4, 4), np.uint8))
 SOURCE = Source("a/b.dcm", "/films/a/b.dcm", "b", 12, 1795372201959539379)
