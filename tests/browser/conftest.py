@@ -27,7 +27,7 @@ def write_films(run: Run) -> None:
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory) -> Path:
-    """A folder as a clone has it: notebooks/, output/demo/."""
+    """A folder as a clone has it: notebooks/, data/, output/demo/."""
     folder = tmp_path_factory.mktemp("home")
     run = write_run(folder / "output" / "demo", films=240, signal=0.5)
     write_films(run)
@@ -37,7 +37,8 @@ def home(tmp_path_factory) -> Path:
     for cell in book.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    (folder / "notebooks").mkdir()
+    for name in ("notebooks", "data"):
+        (folder / name).mkdir()
     nbformat.write(book, folder / "notebooks" / "05_visualize.ipynb")
     return folder
 
