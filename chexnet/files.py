@@ -1,10 +1,12 @@
 """Files: atomic writing, locks, image ids as file names, reading a table or an image."""
 
 import contextlib
+import hashlib
 import math
 import os
 import re
 import secrets
+import unicodedata
 from collections.abc import Iterable, Iterator
 from numbers import Integral, Real
 from pathlib import Path
@@ -16,11 +18,13 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 __all__ = [
-    "check_image_id", "enter_project", "locked", "read_image", "read_table", "write_atomic",
+    "check_image_id", "enter_project", "locked", "path_id", "read_image", "read_table",
+    "write_atomic",
 ]  # fmt: skip
 
 UNFINISHED = ".part"  # ends the name of a file that is being written
-_IMAGE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_LONGEST_ID = 128  # characters; a file name has at most 255 bytes
+_IMAGE_ID = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,{_LONGEST_ID - 1}}}")
 _START_OF_IMAGE, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"  # ITU-T T.81 table B.1, SOI and EOI
 _PNG = b"\x89PNG\r\n\x1a\n"  # PNG specification 5.2
 
@@ -47,6 +51,47 @@ def check_image_id(image_id: object, source: object) -> str:
         f"{source}: invalid image_id {str(image_id)[:40]!r}; expected 1 to 128 of A-Z a-z 0-9 . _ "
         "-, not beginning with . or -"
     )
+
+
+def path_id(relative: str, *, unique: bool = False) -> str:
+    """Makes a safe image id of a file's path below a folder.
+
+    The path without suffix, with "_" for each "/". A hash of the path is appended where that
+    would change or shorten the text: accents and umlauts lose their marks, other characters than
+    ``A-Z a-z 0-9 . _ -`` become "_".
+
+    Args:
+        relative: the path, with "/" between folders.
+        unique: append the hash in any case, since other paths may give the same text: "a/b_c" and
+            "a_b/c", "a.dcm" and "a.png".
+
+    Returns:
+        An id that ``check_image_id`` accepts; the same for the same path, on every machine.
+
+    Example:
+        >>> from chexnet.files import path_id
+        >>> path_id("patient00001/study1/view1_frontal.jpg")
+        'patient00001_study1_view1_frontal'
+        >>> path_id("Müller, Änne/IM 1.dcm")
+        'Muller_Anne_IM_1-d266c98a'
+    """
+    # Some file systems store "ä" as one character, others as "a" and its dots.
+    relative = unicodedata.normalize("NFC", relative)
+    folders, _, name = relative.rpartition("/")
+    wanted = f"{folders}/{stem(name)}".lstrip("/").replace("/", "_")
+    letters = unicodedata.normalize("NFKD", wanted)
+    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    safe = re.sub(r"^[.-]", "_", re.sub(r"[^A-Za-z0-9._-]+", "_", plain)) or "_"
+    if safe == wanted and _IMAGE_ID.fullmatch(safe) and not unique:
+        return safe
+    digest = hashlib.sha256(relative.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+    return f"{safe[: _LONGEST_ID - 9]}-{digest}"
+
+
+def stem(name: str) -> str:
+    """A file's name without its suffix; the last part of a UID, as in 1.2.840.10008, is none."""
+    front, _, suffix = name.rpartition(".")
+    return name if not front or suffix.isdecimal() else front
 
 
 def write_atomic(path: Path, data: bytes, *, sync: bool = False) -> None:

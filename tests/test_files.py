@@ -15,6 +15,7 @@ from chexnet.files import (
     check_image_id,
     enter_project,
     locked,
+    path_id,
     read_image,
     read_table,
     refuse,
@@ -99,6 +100,41 @@ def test_what_a_killed_process_left_unfinished_is_removed_and_nothing_else(tmp_p
     assert len(list(tmp_path.iterdir())) == 2
     remove_unfinished(tmp_path)
     assert list(tmp_path.iterdir()) == [tmp_path / "mine.part"]
+
+
+def test_the_id_of_a_path_is_the_path_where_that_is_safe():
+    assert path_id("a.dcm") == path_id("a") == "a"
+    assert path_id("p10/s50.1/x.jpg") == "p10_s50.1_x"
+    assert path_id("PAT1/1.2.840.10008") == "PAT1_1.2.840.10008"
+
+
+@pytest.mark.parametrize(
+    ("path", "begins"),
+    [
+        ("Müller/Øre.dcm", "Muller__re-"),
+        ("PAT 1/IM0001", "PAT_1_IM0001-"),
+        (".hidden", "_hidden-"),
+        ("-x", "_x-"),
+        ("日本.dcm", "_-"),
+        ("", "_-"),
+        ("..", "_-"),
+        ("a\nb", "a_b-"),
+        ("\udcff.dcm", "_-"),
+        ("x" * 500, "x" * 119 + "-"),
+    ],
+)
+def test_the_id_of_another_path_ends_with_its_hash(path, begins):
+    image_id = path_id(path)
+    assert image_id.startswith(begins)
+    assert len(image_id) == len(begins) + 8
+    assert check_image_id(image_id, "path_id") == image_id
+
+
+def test_paths_that_lose_the_same_characters_keep_different_ids():
+    assert len({path_id(path) for path in ("a b", "a  b", "a?b", "ä b", "a_b")}) == 5
+    composed, decomposed = "M\u00fcller", "Mu\u0308ller"
+    assert path_id(composed) == path_id(decomposed) != path_id("Muller")
+    assert path_id("a.dcm", unique=True) != path_id("a.png", unique=True)
 
 
 def jpeg(pixels, suffix=".jpg"):

@@ -3,6 +3,6 @@
 from chexnet.dicom.convert import convert_folder
 from chexnet.dicom.film import Film, read_film
 from chexnet.dicom.header import FilmError
-from chexnet.dicom.table import read_films
+from chexnet.dicom.table import image_ids, read_films
 
-__all__ = ["Film", "FilmError", "convert_folder", "read_film", "read_films"]
+__all__ = ["Film", "FilmError", "convert_folder", "image_ids", "read_film", "read_films"]

@@ -38,8 +38,8 @@ from chexnet.dicom.table import (
     as_table,
     find_files,
     known_rows,
+    may_have_id,
     row_of,
-    stem,
     write_films,
 )
 from chexnet.files import locked, remove_unfinished, write_atomic
@@ -60,6 +60,7 @@ def convert_folder(
     source: str | Path,
     target: str | Path,
     *,
+    ids: str = "name",
     executor: Executor | None = None,
     workers: int | None = None,
     quality: int = 95,
@@ -67,15 +68,20 @@ def convert_folder(
 ) -> pd.DataFrame:
     """Makes a JPG of every film below a folder, and a table with one row for each file.
 
-    Writes ``target/<image_id>.jpg`` (``image_id`` is the name of the film's file without suffix)
-    and ``target/films.csv``, the table. If a run was stopped in any way, the next one continues it.
-    Films that are converted and unchanged are skipped; failed ones are tried again. The JPG of a
-    film that now fails is removed. If a film is gone from ``source``, its row is removed but its
-    JPG stays: a wrong or unmounted folder must not delete results.
+    Writes ``target/<image_id>.jpg`` and ``target/films.csv``, the table. If a run was stopped in
+    any way, the next one continues it. Films that are converted and unchanged are skipped; failed
+    ones are tried again. The JPG of a film that now fails or has another id is removed. If a film
+    is gone from ``source``, its row is removed but its JPG stays: a wrong or unmounted folder must
+    not delete results.
 
     Args:
         source: folder of DICOM files; subfolders are searched, links out of it are not followed.
         target: folder for the JPGs, made if missing; may be inside ``source``.
+        ids: what ``image_id`` is. "name": the file's name without suffix, where that is a valid id
+            and no other film has it, upper and lower case being the same; else as "path".
+            "path": `chexnet.files.path_id` of the file's path below ``source``, with a hash where
+            two films would get the same. "uid": the film's SOP Instance UID; a film without one,
+            and films with the same, fail. `image_ids` lists them.
         executor: where to convert, such as ``Client(...).get_executor()`` of a Dask cluster that
             sees both folders. By default this process, and more processes if it would take long.
         workers: number of those processes, by default one a core; 1 stays in this process.
@@ -94,8 +100,8 @@ def convert_folder(
     Raises:
         NotADirectoryError: ``source`` is not a folder.
         FileNotFoundError: ``source`` holds no files.
-        ValueError: ``target`` is ``source``, ``quality`` is invalid, or ``target`` holds a
-            ``films.csv`` of somebody else.
+        ValueError: ``target`` is ``source``, ``ids`` or ``quality`` is invalid, or ``target`` holds
+            a ``films.csv`` of somebody else.
         BlockingIOError: another process is converting into ``target``.
 
     Warns:
@@ -116,7 +122,7 @@ def convert_folder(
         raise ValueError(f"{target}: expected a folder for the JPGs other than that of the films")
     if not isinstance(quality, numbers.Integral) or not 1 <= quality <= 100:
         raise ValueError(f"quality={quality!r}: expected an integer from 1 to 100")
-    films, rows = find_files(source, target)
+    films, rows = find_files(source, target, ids)
     if not films and not rows:
         raise FileNotFoundError(f"{source}: holds no files")
     target.mkdir(parents=True, exist_ok=True)
@@ -126,6 +132,7 @@ def convert_folder(
         remove_unfinished(target)
         sizes = {e.name: e.stat().st_size for e in os.scandir(target) if e.name.endswith(".jpg")}
         done = {f.file for f in films if _is_done(known.get(f.file), f, sizes, quality)}
+        _remove_renamed(films, done, known, target)
         rows += [known[file] for file in done]
         todo = [film for film in films if film.file not in done]
         batches = map_films(todo, partial(_convert, target, quality), executor, workers)
@@ -164,15 +171,34 @@ def _is_done(row: Row | None, film: Source, sizes: dict[str, int], quality: int)
     )
 
 
+def _remove_renamed(
+    films: list[Source], done: set[str], known: dict[str, Row], target: Path
+) -> None:
+    """Removes JPGs of files that now have another id, before another film may get the old one."""
+    kept = {film.image_id.casefold() for film in films if film.file in done}
+    for film in films:
+        before = known.get(film.file)
+        if before and before["image_id"] != film.image_id and before["status"] in _MADE:
+            _remove_jpg(before, kept, target)
+
+
 def _remove_outdated(rows: list[Row], known: dict[str, Row], target: Path) -> None:
     """Removes the JPGs that earlier runs made of files which now give none."""
-    made = {row["image_id"] for row in rows if row["status"] in _MADE}
+    made = {row["image_id"].casefold() for row in rows if row["status"] in _MADE}
     for row in rows:
-        before, image_id = known.get(row["file"], row), stem(row["file"].rpartition("/")[2])
-        # The table may have been edited, so it must agree with the file's name.
-        if before["status"] in _MADE and before["image_id"] == image_id and image_id not in made:
-            with contextlib.suppress(OSError):  # such as a folder of that name
-                (target / f"{image_id}.jpg").unlink()
+        before = known.get(row["file"], row)
+        if row["status"] not in _MADE and before["status"] in _MADE:
+            _remove_jpg(before, made, target)
+
+
+def _remove_jpg(row: Row, kept: set[str], target: Path) -> None:
+    """Removes the JPG of a row, unless its id is among those to keep.
+
+    The table may have been edited, so the id must be one that the file can have.
+    """
+    if row["image_id"].casefold() not in kept and may_have_id(row["file"], row["image_id"]):
+        with contextlib.suppress(OSError):  # such as a folder of that name
+            (target / f"{row['image_id']}.jpg").unlink()
 
 
 def map_films(

@@ -59,6 +59,7 @@ _SEXES = frozenset("MFO")  # PS3.3 C.7.1.1
 _YEARS_PER_UNIT = {"Y": 1.0, "": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # PS3.5 6.2
 _OLDEST = 120  # RSNA's table has 148 and 155: data-entry errors
 
+HEAD = 2**16  # bytes of a file that say whether it is a film and which
 _PREFIX_END = 132  # bytes of preamble and prefix (PS3.10 7.1)
 _tag_of = cache(Tag)  # pydicom finds an element much faster by its tag than by its keyword
 # Values that need no other element to be converted. ``convert_value`` alone takes a third of the
@@ -145,6 +146,61 @@ def bounded(data: bytes) -> io.BytesIO:
     return _BoundedFile(data) if len(data) > 8 * MAX_READS else io.BytesIO(data)
 
 
+def looks_like_dicom(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of a DICOM file."""
+    return head[_PREFIX_END - 4 : _PREFIX_END] == b"DICM"
+
+
+def read_uid(path: str | Path) -> str:
+    """The SOP Instance UID of a DICOM file, from its first bytes.
+
+    Raises:
+        FilmError: not a DICOM file, damaged, or there is no valid UID.
+        OSError: the file cannot be opened or read.
+    """
+    with Path(path).open("rb") as file:
+        head = file.read(HEAD)
+    uid_tag = _tag_of("SOPInstanceUID")
+    with quiet_pydicom():
+        data, syntax = _data_set(head, HEAD)
+        with library_errors("damaged: its header cannot be read"):
+            coding = syntax.is_implicit_VR, syntax.is_little_endian
+            ds = read_dataset(data, *coding, stop_when=lambda tag, vr, length: tag > uid_tag)
+        uid = UID(read_value(ds, "SOPInstanceUID", str) or "")
+    if not uid or not uid.is_valid:
+        raise FilmError("no valid SOP Instance UID")
+    return str(uid)
+
+
+def _data_set(data: bytes, most: int) -> tuple[io.BytesIO, UID]:
+    """The data set of a DICOM file (PS3.10 7), inflated if need be, and its transfer syntax.
+
+    Args:
+        data: the file, or its first part.
+        most: bytes that it may inflate to; of a part of a file it inflates no more.
+
+    Raises:
+        FilmError: not a DICOM file, damaged, or of an unknown transfer syntax.
+    """
+    if not looks_like_dicom(data):
+        raise FilmError("not a DICOM file (no 'DICM' after its first 128 bytes)")
+    file = bounded(data)
+    file.seek(_PREFIX_END)
+    with library_errors("damaged: its file meta information cannot be read"):
+        # Explicit VR, little endian, all of group 2 (PS3.10 7.1).
+        meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    syntax = UID(read_value(meta, "TransferSyntaxUID", str) or "")
+    if not syntax:
+        raise FilmError("its header names no transfer syntax")
+    if syntax not in UID_dictionary or not syntax.is_transfer_syntax:
+        raise FilmError("unknown transfer syntax")
+    if syntax.is_deflated:  # PS3.5 A.5
+        with library_errors("damaged: its deflated data cannot be inflated"):
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), most)
+        file = bounded(data)
+    return file, syntax
+
+
 def read_elements(data: bytes) -> tuple[Dataset, Decoder]:
     """Reads the elements of a DICOM file, not yet converted where pydicom can leave that for later.
 
@@ -157,29 +213,14 @@ def read_elements(data: bytes) -> tuple[Dataset, Decoder]:
     Raises:
         FilmError: not a DICOM file, damaged, out of bounds, or there is no such decoder.
     """
-    if data[_PREFIX_END - 4 : _PREFIX_END] != b"DICM":
-        raise FilmError("not a DICOM file (no 'DICM' after its first 128 bytes)")
-    file = bounded(data)
-    file.seek(_PREFIX_END)
-    with library_errors("damaged: its file meta information cannot be read"):
-        # Explicit VR, little endian, all of group 2 (PS3.10 7.1).
-        meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
-    syntax = UID(read_value(meta, "TransferSyntaxUID", str) or "")
-    if not syntax:
-        raise FilmError("its header names no transfer syntax")
-    if syntax not in UID_dictionary or not syntax.is_transfer_syntax:
-        raise FilmError("unknown transfer syntax")
+    file, syntax = _data_set(data, MAX_FILE + 1)
+    if file.getbuffer().nbytes > MAX_FILE:
+        raise FilmError(f"inflates to more than {MAX_FILE} bytes")
     reason = f"no decoder for {syntax.name} is installed"
     with library_errors(reason):
         decoder = get_decoder(syntax)
     if not decoder.is_available:
         raise FilmError(reason)
-    if syntax.is_deflated:  # PS3.5 A.5
-        with library_errors("damaged: its deflated data cannot be inflated"):
-            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), MAX_FILE + 1)
-        if len(data) > MAX_FILE:
-            raise FilmError(f"inflates to more than {MAX_FILE} bytes")
-        file = bounded(data)
     coding = syntax.is_implicit_VR, syntax.is_little_endian
     with library_errors("damaged: its header cannot be read"):
         # (0000,0000) begins the zeros that fill some files behind the data set.
@@ -262,6 +303,8 @@ def read_pixel_format(ds: Dataset) -> PixelFormat:
     """
     if any(_tag_of(name) in ds for name in ("FloatPixelData", "DoubleFloatPixelData")):
         raise FilmError("floating-point pixels; expected integers of 8 to 16 bits")
+    if _tag_of("DirectoryRecordSequence") in ds:  # PS3.3 F.3.2.2
+        raise FilmError("a DICOMDIR, the table of contents of a disc; no film")
     if _tag_of("PixelData") not in ds:
         raise FilmError("no pixel data")
 

@@ -5,16 +5,19 @@ The table also lets ``convert_folder`` resume: it says which JPG was made from w
 
 import contextlib
 import os
+import re
 import stat
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from chexnet.files import check_image_id, write_atomic
+from chexnet.dicom.header import HEAD, FilmError, looks_like_dicom, read_uid
+from chexnet.files import check_image_id, path_id, stem, write_atomic
 
 TABLE = "films.csv"
 # Rows, columns in pixels; age in years; sizes in bytes; time of the last change in ns since 1970.
@@ -35,6 +38,7 @@ COLUMNS = {
     "source_time_ns": "Int64",
     "version": "Int64",
 }
+_UID = re.compile(r"[0-9][0-9.]{0,63}")  # PS3.5 9.1
 _NEVER_MISSING = ("image_id", "file", "status", "reason", "stored")
 
 Row = dict[str, Any]
@@ -57,18 +61,56 @@ def row_of(film: Source, status: str, reason: str = "", **facts: object) -> Row:
     return row | known | facts
 
 
-def find_files(folder: Path, leave_out: Path) -> tuple[list[Source], list[Row]]:
+def image_ids(folder: str | Path, ids: str = "name") -> dict[str, str]:
+    """The image id of every file below a folder, as ``convert_folder`` gives them.
+
+    A table of labels that names files is matched to their JPGs with this.
+
+    Args:
+        folder: the films, as given to ``convert_folder``.
+        ids: the rule, as given to ``convert_folder``.
+
+    Returns:
+        Image id by file (its path below ``folder``, with "/"). No id occurs twice. Files that
+        cannot be read or get no id are left out.
+
+    Raises:
+        NotADirectoryError: ``folder`` is not a folder.
+        ValueError: ``ids`` is not one of the rules.
+
+    Example:
+        >>> from chexnet.dicom import image_ids
+        >>> ids = image_ids("data/phantom/study/stage_2_train_images")
+        >>> file = min(ids)
+        >>> file == f"{ids[file]}.dcm"
+        True
+    """
+    if not Path(folder).is_dir():
+        raise NotADirectoryError(f"{folder}: not a folder")
+    found, _ = find_files(Path(folder).resolve(), None, ids)
+    return {source.file: source.image_id for source in found}
+
+
+def find_files(
+    folder: Path, leave_out: Path | None, ids: str = "name"
+) -> tuple[list[Source], list[Row]]:
     """Every file below a folder, sorted by its path there.
 
     Args:
         folder: where to look; resolved.
         leave_out: a folder that is not searched; resolved.
+        ids: "name", "path" or "uid", see ``convert_folder``.
 
     Returns:
-        The files that may be films, and rows of those that are not read: an invalid image_id, a
-        link that leads out of the folder or to a folder, a pipe or device, a folder that cannot be
-        listed, and DICOM files with the same image_id.
+        The files that may be films, and rows of what is not read: a link that leads out of the
+        folder or to a folder, a pipe or device, a folder that cannot be listed or holds JPGs of
+        ``convert_folder``, and files that get no image id.
+
+    Raises:
+        ValueError: ``ids`` is another rule.
     """
+    if ids not in ("name", "path", "uid"):
+        raise ValueError(f"ids={ids!r}: expected 'name', 'path' or 'uid'")
     found, failed, pending = [], [], [(str(folder), "")]
     while pending:
         path, prefix = pending.pop()
@@ -76,6 +118,9 @@ def find_files(folder: Path, leave_out: Path) -> tuple[list[Source], list[Row]]:
             entries = list(os.scandir(path))
         except OSError as error:
             failed.append(_failed(prefix, error))
+            continue
+        if prefix and any(entry.name == TABLE for entry in entries) and _is_target(Path(path)):
+            failed.append(_failed(prefix, ValueError("JPGs of convert_folder; not searched")))
             continue
         for entry in entries:
             # Bytes that are not text, and a bare CR, would be changed by writing them to a table.
@@ -89,8 +134,15 @@ def find_files(folder: Path, leave_out: Path) -> tuple[list[Source], list[Row]]:
                 found.append(_source(entry, file, folder))
             except (OSError, ValueError) as error:
                 failed.append(_failed(file, error))
-    found, duplicates = _without_duplicates(sorted(found))
-    return found, failed + duplicates
+    named, unnamed = (_named_by_uid if ids == "uid" else _named_by_path)(sorted(found), ids)
+    return named, failed + unnamed
+
+
+def _is_target(folder: Path) -> bool:
+    """Whether ``convert_folder`` has written into a folder."""
+    with contextlib.suppress(OSError), (folder / TABLE).open("rb") as file:
+        return file.readline().startswith(b"image_id,file,status,reason,")
+    return False
 
 
 def _failed(file: str, error: Exception) -> Row:
@@ -101,7 +153,7 @@ def _failed(file: str, error: Exception) -> Row:
 
 
 def _source(entry: os.DirEntry, file: str, folder: Path) -> Source:
-    """Checks that an entry is a regular file inside the folder and that its name is an image_id."""
+    """A file that has no id yet; checks that it is a regular one inside the folder."""
     if entry.is_symlink():
         if not Path(os.path.realpath(entry.path)).is_relative_to(folder):
             raise ValueError("a link that leads out of the folder; not followed")
@@ -110,35 +162,84 @@ def _source(entry: os.DirEntry, file: str, folder: Path) -> Source:
     facts = entry.stat()
     if not stat.S_ISREG(facts.st_mode):
         raise ValueError("not a regular file")
-    image_id = check_image_id(stem(entry.name), "file name")
-    return Source(file, entry.path, image_id, facts.st_size, facts.st_mtime_ns)
+    return Source(file, entry.path, "", facts.st_size, facts.st_mtime_ns)
 
 
-def stem(name: str) -> str:
-    """A file's name without its suffix; the last part of a UID, as in 1.2.840.10008, is none."""
-    front, _, suffix = name.rpartition(".")
-    return name if not front or suffix.isdecimal() else front
+def _possible_ids(file: str, ids: str = "name") -> list[str]:
+    """The ids that a file can get from its path, in the order in which they are tried."""
+    possible = [path_id(file), path_id(file, unique=True)]
+    if ids == "name":
+        with contextlib.suppress(ValueError):
+            possible.insert(0, check_image_id(stem(file.rpartition("/")[2]), file))
+    return possible
 
 
-def _without_duplicates(found: list[Source]) -> tuple[list[Source], list[Row]]:
-    """Leaves out DICOM files with the same image_id, upper and lower case being the same."""
-    same = defaultdict(list)
-    for source in found:
-        same[source.image_id.casefold()].append(source)
+def may_have_id(file: str, image_id: str) -> bool:
+    """Whether an id that an edited table may name could have been given to a file."""
+    return image_id in _possible_ids(file) or bool(_UID.fullmatch(image_id))
+
+
+def _named_by_path(found: list[Source], ids: str) -> tuple[list[Source], list[Row]]:
+    """Gives each file the first of its possible ids that no other has.
+
+    Upper and lower case are the same here, as on the disks of Windows and macOS. Of files with the
+    same id the only film keeps it; if several are films, each gets its next possible id.
+    """
+    possible = {source.file: _possible_ids(source.file, ids) for source in found}
+    is_film = cache(_looks_like_film)
+    pending = True
+    while pending:
+        pending = False
+        clashing: list[tuple[Source, Source]] = []
+        same = defaultdict(list)
+        for source in found:
+            same[possible[source.file][0].casefold()].append(source)
+        for sources in same.values():
+            if len(sources) == 1:
+                continue
+            films = [source for source in sources if is_film(source.path)]
+            for source in sources:
+                if films == [source]:
+                    continue
+                if len(possible[source.file]) > 1:
+                    possible[source.file].pop(0)
+                    pending = True
+                else:
+                    other = sources[1] if source is sources[0] else sources[0]
+                    clashing.append((source, other))
+    failed = [
+        row_of(source, "failed", f"same image_id as {other.file}; neither is converted")
+        for source, other in clashing
+    ]
+    without = {row["file"] for row in failed}
+    named = [s._replace(image_id=possible[s.file][0]) for s in found if s.file not in without]
+    return named, failed
+
+
+def _named_by_uid(found: list[Source], ids: str) -> tuple[list[Source], list[Row]]:
+    """Gives each film its SOP Instance UID; films without one, or with the same one, fail."""
+    same: dict[str, list[Source]] = defaultdict(list)
     failed = []
-    for sources in same.values():
-        films = [s for s in sources if len(sources) > 1 and _looks_like_dicom(s.path)]
-        for film in films if len(films) > 1 else ():
-            other = films[1] if film is films[0] else films[0]
-            reason = f"same image_id as {other.file}; neither is converted"
-            failed.append(row_of(film, "failed", reason))
-    left_out = {row["file"] for row in failed}
-    return [source for source in found if source.file not in left_out], failed
+    for source in found:
+        try:
+            same[read_uid(source.path)].append(source)
+        except (OSError, FilmError) as error:
+            failed.append(row_of(source, "failed", _failed(source.file, error)["reason"]))
+    named = []
+    for uid, sources in same.items():
+        if len(sources) == 1:
+            named.append(sources[0]._replace(image_id=uid))
+            continue
+        for source in sources:
+            other = sources[1] if source is sources[0] else sources[0]
+            reason = f"same SOP Instance UID as {other.file}; neither is converted"
+            failed.append(row_of(source, "failed", reason))
+    return sorted(named), failed
 
 
-def _looks_like_dicom(path: str) -> bool:
+def _looks_like_film(path: str) -> bool:
     with contextlib.suppress(OSError), Path(path).open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        return looks_like_dicom(file.read(HEAD))
     return False
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from chexnet.dicom import convert as converting
-from chexnet.dicom import convert_folder, read_film, read_films
+from chexnet.dicom import convert_folder, image_ids, read_film, read_films
 from chexnet.files import locked
 from tests.dicom.damaged import check, for_damaged_films, fuzz
 from tests.dicom.films import (
@@ -211,10 +211,106 @@ def test_a_film_that_no_longer_gives_a_picture_loses_its_old_one(films, tmp_path
     convert(films, tmp_path / "jpg")
     (tmp_path / "jpg" / "mine.jpg").write_bytes(b"not the converter's")
     (films / "plain.dcm").write_bytes(b"overwritten")
-    (films / "deep" / "frames.dcm").write_bytes(film_bytes(GREY))
     table = convert(films, tmp_path / "jpg").set_index("file")
-    assert table.loc[["plain.dcm", "frames.dcm", "deep/frames.dcm"], "status"].eq("failed").all()
-    assert sorted(content(tmp_path / "jpg")) == ["films.csv", "mine.jpg", "raw.jpg", "wide.jpg"]
+    assert table.loc["plain.dcm", "status"] == "failed"
+    assert sorted(content(tmp_path / "jpg")) == [
+        *("films.csv", "frames.jpg", "mine.jpg", "raw.jpg", "wide.jpg")
+    ]
+
+
+def only(folder, file, data):
+    """A folder with one film."""
+    (folder / file).parent.mkdir(parents=True)
+    (folder / file).write_bytes(data)
+    return folder
+
+
+def test_a_new_film_of_the_same_name_gives_both_another_id_and_leaves_no_old_jpg(tmp_path):
+    source, target = only(tmp_path / "films", "one/a.dcm", film_bytes(GREY)), tmp_path / "jpg"
+    assert convert(source, target)["image_id"].tolist() == ["a"]
+    only(source, "two/a.dcm", film_bytes(255 - GREY))
+    again = convert(source, target)
+    assert again["image_id"].tolist() == ["one_a", "two_a"] and again["new"].all()
+    assert sorted(content(target)) == ["films.csv", "one_a.jpg", "two_a.jpg"]
+    assert not convert(source, target)["new"].any()
+    shutil.rmtree(source / "two")
+    assert convert(source, target)["image_id"].tolist() == ["a"]
+    assert sorted(content(target)) == ["a.jpg", "films.csv", "two_a.jpg"]
+
+
+def test_an_id_that_goes_to_another_film_never_shows_the_earlier_one(tmp_path, monkeypatch):
+    source, target = only(tmp_path / "films", "one/a.dcm", film_bytes(GREY)), tmp_path / "jpg"
+    convert(source, target)
+    (source / "a.dcm").write_bytes(film_bytes(GREY)[:-500])
+    table = convert(source, target).set_index("file")
+    assert table.loc["a.dcm", ["image_id", "status"]].tolist() == ["a", "failed"]
+    assert sorted(content(target)) == ["films.csv", "one_a.jpg"]
+    # The same if the run is killed before it converts anything.
+    shutil.rmtree(target)
+    (source / "a.dcm").unlink()
+    convert(source, target)
+    (source / "a.dcm").write_bytes(film_bytes(255 - GREY))
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(converting, "map_films", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        convert(source, target)
+    assert sorted(content(target)) == ["films.csv"]
+    convert(source, target)
+    assert sorted(content(target)) == ["a.jpg", "films.csv", "one_a.jpg"]
+
+
+def test_another_rule_for_ids_replaces_the_jpgs(films, tmp_path):
+    target = tmp_path / "jpg"
+    convert(films, target)
+    table = convert(films, target, ids="path").set_index("file")
+    assert table.index[table["new"]].tolist() == ["deep/wide.dcm"]
+    assert sorted(content(target)) == [
+        *("deep_wide.jpg", "films.csv", "frames.jpg", "plain.jpg", "raw.jpg")
+    ]
+    for number, file in enumerate(["plain.dcm", "raw", "frames.dcm", "deep/wide.dcm"]):
+        film = pydicom.dcmread(films / file)
+        film.SOPInstanceUID = film.file_meta.MediaStorageSOPInstanceUID = f"1.2.{number}"
+        film.save_as(films / file)
+    table = convert(films, target, ids="uid").set_index("file")
+    assert table.loc["raw", "image_id"] == "1.2.1" and table.loc["raw", "status"] == "encoded"
+    assert table.loc["letter.txt", "reason"].startswith("not a DICOM file")
+    assert len(list(target.glob("*.jpg"))) == 4 and not (target / "raw.jpg").exists()
+    assert not convert(films, target, ids="uid")["new"].any()
+    convert(films, target)
+    assert sorted(content(target)) == [
+        "films.csv",
+        "frames.jpg",
+        "plain.jpg",
+        "raw.jpg",
+        "wide.jpg",
+    ]
+    with pytest.raises(ValueError, match="ids='stem': expected 'name', 'path' or 'uid'"):
+        convert(films, target, ids="stem")
+
+
+def test_a_hospitals_disc_is_converted_whole(tmp_path):
+    """A DICOMDIR, files without suffix, one name in each folder, spaces, umlauts, a viewer."""
+    disc, target = tmp_path / "disc", tmp_path / "jpg"
+    names = ["PAT1/IM000001", "PAT1/IM000002", "PAT2/IM000001", "Müller, Änne/Thorax p.a..dcm"]
+    for number, name in enumerate(names):
+        (disc / name).parent.mkdir(parents=True, exist_ok=True)
+        (disc / name).write_bytes(film_bytes(DEEP, InstanceNumber=number))
+    listing = get_testdata_file("DICOMDIR", download=False)
+    shutil.copy(listing, disc / "DICOMDIR")
+    (disc / "AUTORUN.INF").write_text("[autorun]")
+    table = convert(disc, target).set_index("file")
+    assert table.loc[names, "status"].eq("encoded").all()
+    assert table.loc[names[:3], "image_id"].tolist() == [
+        "PAT1_IM000001",
+        "IM000002",
+        "PAT2_IM000001",
+    ]
+    assert re.fullmatch("Muller_Anne_Thorax_p.a.-[0-9a-f]{8}", table.loc[names[3], "image_id"])
+    assert sorted(target.glob("*.jpg")) == sorted(
+        target / f"{image_id}.jpg" for image_id in table.loc[names, "image_id"]
+    )
+    assert table.loc["DICOMDIR", "reason"] == "a DICOMDIR, the table of contents of a disc; no film"
+    assert table.loc["AUTORUN.INF", "status"] == "failed"
+    assert table.index.map(image_ids(disc)).tolist() == table["image_id"].tolist()
 
 
 def test_what_lies_beside_a_film_or_took_its_place_does_not_keep_its_old_jpg(films, tmp_path):

@@ -4,18 +4,21 @@ import os
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 
-from chexnet.dicom import read_films
+from chexnet.dicom import image_ids, read_films
 from chexnet.dicom.table import COLUMNS, Source, as_table, find_files, row_of, write_films
-from tests.dicom.films import film_bytes
+from chexnet.files import path_id
+from tests.dicom.films import DEFLATED, SECRET, film_bytes
 
-FILM = film_bytes(np.zeros((4, 4), np.uint8))
+GREY = np.zeros((4, 4), np.uint8)
+FILM = film_bytes(GREY)
 SOURCE = Source("a/b.dcm", "/films/a/b.dcm", "b", 12, 1795372201959539379)
 
 
-def files_of(folder, leave_out="nowhere"):
-    found, refused = find_files(folder.resolve(), folder.resolve() / leave_out)
+def files_of(folder, leave_out="nowhere", ids="name"):
+    found, refused = find_files(folder.resolve(), folder.resolve() / leave_out, ids)
     return {f.file: f.image_id for f in found}, {row["file"]: row["reason"] for row in refused}
 
 
@@ -41,14 +44,15 @@ def test_every_file_below_the_folder_is_found_in_order(tmp_path):
     assert refused == {}
 
 
-def test_names_that_cannot_be_an_id_are_refused_with_the_file(tmp_path):
-    strange = ["ä.dcm", "a b.dcm", ".hidden.dcm", "x" * 200 + ".dcm", "-x.dcm", "n\nl.dcm"]
-    write_all(tmp_path, *strange)
+def test_names_that_cannot_be_an_id_give_one_by_their_path(tmp_path):
+    unsafe = ["ä.dcm", "a b.dcm", ".hidden.dcm", "x" * 200 + ".dcm", "-x.dcm", "n\nl.dcm"]
+    write_all(tmp_path, *unsafe)
     (tmp_path / os.fsdecode(b"\xff.dcm")).write_bytes(FILM)
     found, refused = files_of(tmp_path)
-    assert found == {}
-    assert sorted(refused) == sorted([*strange, "\\xff.dcm"])
-    assert all("invalid image_id" in reason for reason in refused.values())
+    assert refused == {}
+    assert found == {file: path_id(file) for file in [*unsafe, "\\xff.dcm"]}
+    assert len(set(found.values())) == 7
+    assert found["a b.dcm"].startswith("a_b-") and found["ä.dcm"].startswith("a-")
 
 
 def test_a_carriage_return_in_a_path_survives_being_written_to_the_table(tmp_path):
@@ -84,21 +88,76 @@ def test_links_that_lead_out_and_things_that_are_no_files_are_refused(tmp_path):
     assert refused["round.dcm"].startswith("cannot be read")
 
 
-def test_films_that_claim_one_id_are_all_refused(tmp_path):
+def test_films_of_one_name_get_ids_by_their_path(tmp_path):
     write_all(tmp_path, "one/a.dcm", "two/a.dcm", "three/A.dcm", "b.dcm")
-    found, refused = files_of(tmp_path)
-    assert found == {"b.dcm": "b"}
-    assert refused == {
-        "one/a.dcm": "same image_id as three/A.dcm; neither is converted",
-        "three/A.dcm": "same image_id as one/a.dcm; neither is converted",
-        "two/a.dcm": "same image_id as one/a.dcm; neither is converted",
+    ids = {"one/a.dcm": "one_a", "two/a.dcm": "two_a", "three/A.dcm": "three_A", "b.dcm": "b"}
+    assert files_of(tmp_path) == (ids, {})
+    assert image_ids(tmp_path) == ids
+
+
+def test_paths_that_give_one_id_get_a_hash_each(tmp_path):
+    clashing = ["one/a.dcm", "ONE/A.dcm", "one_a.dcm"]
+    write_all(tmp_path, *clashing, "one/b.dcm", "ONE/b.png", data=FILM)
+    found, _ = files_of(tmp_path)
+    assert found == {
+        # Their names are the same, then their paths.
+        "one/a.dcm": path_id("one/a.dcm", unique=True),
+        "ONE/A.dcm": path_id("ONE/A.dcm", unique=True),
+        "one_a.dcm": "one_a",
+        "one/b.dcm": path_id("one/b.dcm", unique=True),
+        "ONE/b.png": path_id("ONE/b.png", unique=True),
     }
 
 
-def test_a_report_beside_a_film_does_not_claim_its_id(tmp_path):
+def test_a_report_beside_a_film_does_not_take_its_id(tmp_path):
+    write_all(tmp_path, "deep/a.dcm")
+    write_all(tmp_path, "deep/a.txt", "b.txt", "deep/b.txt", data=b"No pneumonia.")
+    found, refused = files_of(tmp_path)
+    assert found.pop("deep/a.dcm") == "a"
+    assert sorted(found.values()) == ["b", "deep_a", "deep_b"] and refused == {}
+
+
+def test_ids_by_path_and_by_uid(tmp_path):
+    write_all(tmp_path, "one/a.dcm")
+    uid = str(pydicom.dcmread(tmp_path / "one/a.dcm").SOPInstanceUID)
+    assert image_ids(tmp_path, "path") == {"one/a.dcm": "one_a"}
+    assert image_ids(tmp_path, "uid") == {"one/a.dcm": uid}
+    write_all(tmp_path, "two/a.dcm", data=film_bytes(GREY, syntax=DEFLATED, SOPInstanceUID="1.2.9"))
+    assert image_ids(tmp_path, "uid") == {"one/a.dcm": uid, "two/a.dcm": "1.2.9"}
+    with pytest.raises(ValueError, match=r"ids='stem': expected 'name', 'path' or 'uid'"):
+        image_ids(tmp_path, "stem")
+    with pytest.raises(NotADirectoryError, match="none: not a folder"):
+        image_ids(tmp_path / "none")
+
+
+def test_films_without_a_uid_of_their_own_are_refused(tmp_path):
+    write_all(tmp_path, "one/a.dcm", "two/a.dcm")
+    plain = film_bytes(GREY, SOPInstanceUID="1.2.3.45")
+    for uid in ("1.2.3.45", "../..//x", f"{SECRET:.8}"):
+        name = f"{uid:.3}.dcm".replace("/", "_")
+        write_all(tmp_path, name, data=plain.replace(b"1.2.3.45", uid.encode()))
+    write_all(tmp_path, "none.dcm", data=film_bytes(GREY, SOPInstanceUID=""))
+    write_all(tmp_path, "letter.txt", data=b"Dear colleague")
+    found, refused = files_of(tmp_path, ids="uid")
+    assert found == {"1.2.dcm": "1.2.3.45"}
+    assert refused == {
+        ".._.dcm": "no valid SOP Instance UID",
+        "Zyx.dcm": "no valid SOP Instance UID",
+        "letter.txt": "not a DICOM file (no 'DICM' after its first 128 bytes)",
+        "none.dcm": "no valid SOP Instance UID",
+        "one/a.dcm": "same SOP Instance UID as two/a.dcm; neither is converted",
+        "two/a.dcm": "same SOP Instance UID as one/a.dcm; neither is converted",
+    }
+
+
+def test_a_folder_of_converted_jpgs_is_not_searched(tmp_path):
     write_all(tmp_path, "a.dcm")
-    write_all(tmp_path, "a.txt", data=b"No pneumonia.")
-    assert files_of(tmp_path) == ({"a.dcm": "a", "a.txt": "a"}, {})
+    write_all(tmp_path, "jpg/a.jpg")
+    write_films(tmp_path / "jpg", as_table([row_of(SOURCE, "copied")]))
+    said = {"jpg/": "JPGs of convert_folder; not searched"}
+    assert files_of(tmp_path) == ({"a.dcm": "a"}, said)
+    assert files_of(tmp_path, leave_out="jpg") == ({"a.dcm": "a"}, {})
+    assert files_of(tmp_path / "jpg")[0] == {"a.jpg": "a", "films.csv": "films"}
 
 
 def test_the_table_is_read_as_it_was_written(tmp_path):
