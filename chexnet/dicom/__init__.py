@@ -1,8 +1,10 @@
 """DICOM films to 8-bit JPGs, one or 100,000."""
 
-from chexnet.dicom.convert import convert_folder
+from chexnet.dicom.convert import convert_folder, film_to_jpg
 from chexnet.dicom.film import Film, read_film
 from chexnet.dicom.header import FilmError
 from chexnet.dicom.table import image_ids, read_films
 
-__all__ = ["Film", "FilmError", "convert_folder", "image_ids", "read_film", "read_films"]
+__all__ = [
+    "Film", "FilmError", "convert_folder", "film_to_jpg", "image_ids", "read_film", "read_films",
+]  # fmt: skip

@@ -25,6 +25,7 @@ from concurrent.futures import (
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import cv2
 import pandas as pd
@@ -120,8 +121,7 @@ def convert_folder(
         raise NotADirectoryError(f"{source}: not a folder")
     if source == target:
         raise ValueError(f"{target}: expected a folder for the JPGs other than that of the films")
-    if not isinstance(quality, numbers.Integral) or not 1 <= quality <= 100:
-        raise ValueError(f"quality={quality!r}: expected an integer from 1 to 100")
+    _check_quality(quality)
     films, rows = find_files(source, target, ids)
     if not films and not rows:
         raise FileNotFoundError(f"{source}: holds no files")
@@ -325,26 +325,44 @@ def _convert(target: Path, quality: int, films: list[Source]) -> list[Row]:
     return [convert_film(film, target, quality) for film in films]
 
 
-def convert_film(film: Source, target: Path, quality: int = 95) -> Row:
-    """Makes the JPG of one film; an error is in the row that is returned."""
-    facts: Row = {"status": "copied", "stored": _PLAIN}
+def film_to_jpg(path: str | Path, *, quality: int = 95) -> tuple[bytes, Row]:
+    """Makes the JPG of one film, the same bytes that ``convert_folder`` writes.
+
+    Args:
+        path: the film's file.
+        quality: of an encoded JPG, 1 to 100.
+
+    Returns:
+        The content of the JPG, and the film's facts: ``status`` ("copied" or "encoded"),
+        ``reason``, ``rows``, ``columns``, ``view``, ``sex``, ``age``, ``stored``, ``quality``, as
+        in the table of ``convert_folder``.
+
+    Raises:
+        FilmError: not a film, or not one that can be shown; the message names file and reason.
+        OSError: the file cannot be opened.
+        ValueError: ``quality`` is invalid.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from chexnet.dicom import film_to_jpg
+        >>> film = min(Path("data/phantom/study/stage_2_train_images").iterdir())
+        >>> jpg, facts = film_to_jpg(film)
+        >>> facts["status"], facts["rows"], facts["columns"]
+        ('copied', 256, 256)
+        >>> jpg == Path(f"data/phantom/jpg/{film.stem}.jpg").read_bytes()
+        True
+    """
+    _check_quality(quality)
     try:
-        data = read_bytes(film.path)
-        if found := stored_jpeg(data):
-            header, jpg = found
-        else:
-            picture = film_of(data)
-            header = picture.header
-            was: Row = picture.original
-            steps = ", ".join(was["steps"])
-            facts["stored"] = f"{was['transfer_syntax']}, {was['bits']} bits, {was['photometric']}"
-            facts["reason"] = steps
-            if picture.jpg:
-                jpg = picture.jpg
-            else:
-                jpg = _encoded(picture, quality)
-                facts |= {"status": "encoded", "quality": quality}
-                facts["reason"] = steps or "pixels as stored"
+        return _jpg_of(read_bytes(path), quality)
+    except FilmError as error:
+        raise FilmError(f"{path}: {error}") from None
+
+
+def convert_film(film: Source, target: Path, quality: int = 95) -> Row:
+    """Writes the JPG of one film; an error is in the row that is returned."""
+    try:
+        jpg, facts = _jpg_of(read_bytes(film.path), quality)
         write_atomic(target / f"{film.image_id}.jpg", jpg)
     except FilmError as error:
         return row_of(film, "failed", str(error))
@@ -354,7 +372,29 @@ def convert_film(film: Source, target: Path, quality: int = 95) -> Row:
         return row_of(film, "failed", f"cannot be read or written: {why}")
     except MemoryError:
         return row_of(film, "failed", "not enough memory to read it")
-    return row_of(film, **(facts | header), jpg_bytes=len(jpg), version=VERSION)
+    return row_of(film, **facts, jpg_bytes=len(jpg), version=VERSION)
+
+
+def _jpg_of(data: bytes, quality: int) -> tuple[bytes, Row]:
+    """The JPG of a film and its facts, from the content of its file."""
+    facts: Row = {"status": "copied", "reason": "", "stored": _PLAIN, "quality": None}
+    if found := stored_jpeg(data):
+        header, jpg = found
+        return jpg, facts | header
+    film = film_of(data)
+    was: Row = film.original
+    facts["stored"] = f"{was['transfer_syntax']}, {was['bits']} bits, {was['photometric']}"
+    facts["reason"] = ", ".join(was["steps"])
+    if film.jpg:
+        return film.jpg, facts | film.header
+    facts |= {"status": "encoded", "quality": quality}
+    facts["reason"] = facts["reason"] or "pixels as stored"
+    return _encoded(film, quality), facts | film.header
+
+
+def _check_quality(quality: Any) -> None:
+    if not isinstance(quality, numbers.Integral) or not 1 <= quality <= 100:
+        raise ValueError(f"quality={quality!r}: expected an integer from 1 to 100")
 
 
 def _encoded(film: Film, quality: int) -> bytes:

@@ -19,8 +19,15 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
+from chexnet.dicom import (
+    FilmError,
+    convert_folder,
+    film_to_jpg,
+    image_ids,
+    read_film,
+    read_films,
+)
 from chexnet.dicom import convert as converting
-from chexnet.dicom import convert_folder, image_ids, read_film, read_films
 from chexnet.files import locked
 from tests.dicom.damaged import check, for_damaged_films, fuzz
 from tests.dicom.films import (
@@ -104,6 +111,28 @@ def test_the_table_that_is_returned_is_the_one_on_disk(films, tmp_path):
     pd.testing.assert_frame_equal(table.drop(columns="new"), read_films(tmp_path / "jpg"))
     first = ["image_id", "file", "status", "reason", "rows", "columns", "view", "sex", "age"]
     assert list(table.columns[:9]) == first
+
+
+def test_one_film_gives_the_jpg_and_the_facts_that_the_folder_gives(films, tmp_path):
+    table = convert(films, tmp_path / "jpg", quality=90)
+    for row in table.astype(object).where(table.notna(), None).to_dict("records"):
+        if row["status"] == "failed":
+            with pytest.raises(
+                FilmError, match=re.escape(f"{films / row['file']}: {row['reason']}")
+            ):
+                film_to_jpg(films / row["file"])
+            continue
+        jpg, facts = film_to_jpg(films / row["file"], quality=90)
+        assert jpg == (tmp_path / "jpg" / f"{row['image_id']}.jpg").read_bytes()
+        assert facts == {name: row[name] for name in facts}
+        assert set(row) - set(facts) == {
+            *("image_id", "file", "new"),
+            *("jpg_bytes", "source_bytes", "source_time_ns", "version"),
+        }
+    with pytest.raises(ValueError, match="quality=0: expected an integer from 1 to 100"):
+        film_to_jpg(films / "raw", quality=0)
+    with pytest.raises(FileNotFoundError, match="none"):
+        film_to_jpg(films / "none")
 
 
 def test_genuine_films_are_copied_with_their_facts(rsna_dir, tmp_path):
