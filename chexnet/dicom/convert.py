@@ -393,7 +393,7 @@ def _jpg_of(data: bytes, quality: int) -> tuple[bytes, Row]:
 
 
 def _check_quality(quality: Any) -> None:
-    if not isinstance(quality, numbers.Integral) or not 1 <= quality <= 100:
+    if not isinstance(quality, numbers.Integral) or not 1 <= int(quality) <= 100:
         raise ValueError(f"quality={quality!r}: expected an integer from 1 to 100")
 
 
