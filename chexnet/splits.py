@@ -1,7 +1,7 @@
 """Patient-disjoint, stratified splits and folds, and the files that keep them."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +9,17 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from chexnet.files import read_table, refuse, summarize, write_atomic
+from chexnet.labels import check_boxes, class_names
 
 __all__ = ["check_disjoint", "folds_by_patient", "read_split", "split_by_patient", "write_split"]
 
-STRATIFY = ("Pneumonia", "detailed_class", "view")
+ALSO_STRATIFY = ("detailed_class", "view")  # after the classes
+SPLITS = ("train", "val", "test")
 # A split is made of equal folds: as few as meet its shares to 0.2 points, since time grows with
 # the number of folds, and at most 100.
 CLOSE_ENOUGH, MOST_FOLDS = 0.002, 100
+# Rare positive images are in few folds; so often those are dealt out until every split has some.
+ATTEMPTS = 1000
 
 
 def split_by_patient(
@@ -25,12 +29,17 @@ def split_by_patient(
     val: float = 0.1,
     test: float = 0.1,
     seed: int = 0,
-    stratify: Sequence[str] = STRATIFY,
+    stratify: Sequence[str] | None = None,
 ) -> pd.Series:
     """Splits images so that no patient is in two splits and the splits are alike.
 
     Equal folds from `sklearn.model_selection.StratifiedGroupKFold` are dealt out to the splits. The
     result depends on the images and the seed, not on the order of rows.
+
+    A column ``official_split``, where there is one, decides instead: its ``test`` is the test
+    split, and its ``val``, if it has any, is the validation split. Without it, ``train`` and
+    ``val`` divide the official ``train`` in their proportion. The share ``test`` is not used.
+    Drop the column for a split by shares.
 
     Args:
         images: one row an image: ``image_id``, ``patient_id`` and those columns of ``stratify``
@@ -40,14 +49,19 @@ def split_by_patient(
         test: share of images; 0 if the test set is kept elsewhere. The three sum to 1.
         seed: 0 or above.
         stratify: columns to balance, the most important first; a missing value counts as a value.
+            By default the classes, then ``detailed_class`` and ``view``.
 
     Returns:
         str Series ``"train"``, ``"val"`` or ``"test"`` named ``split``; index as ``images``.
         Without any ``patient_id``, images are split one by one, with a warning.
 
     Raises:
-        ValueError: the shares do not sum to 1, an image is listed twice, or there are fewer
-            patients than splits.
+        ValueError: the shares do not sum to 1, an image is listed twice, there are fewer patients
+            than splits, the training split has one value only of a class, or ``official_split``
+            is incomplete or has a patient in two splits.
+
+    Warns:
+        UserWarning: another split has one value only of a class.
 
     Example:
         >>> import pandas as pd
@@ -64,22 +78,106 @@ def split_by_patient(
             "above, and a sum of 1"
         )
     _check(images)
-    shares = {name: share for name, share in asked.items() if share}
+    if "official_split" in images:
+        split = _official(images, asked, seed, stratify)
+    else:
+        split = _by_shares(images, asked, seed, stratify)
+    check_disjoint(images, split)
+    _check_classes(images, split)
+    return split
+
+
+def _official(
+    images: pd.DataFrame, shares: dict[str, float], seed: int, stratify: Sequence[str] | None
+) -> pd.Series:
+    """The official split; validation is taken from its training part if it has none."""
+    split = images["official_split"].rename("split")
+    rows = images[~split.isin(SPLITS)]
+    wrong = [f"{row.image_id} ({row.official_split})" for row in rows.itertuples()]
+    refuse("images", wrong, "images with another official_split", ", ".join(SPLITS))
+    absent = {"train", "test"} - set(split)
+    if absent:
+        raise ValueError(
+            f"images: official_split has no {summarize(sorted(absent))} images; without this "
+            "column, images are split by the shares"
+        )
+    if "val" not in set(split):
+        rest = images[split == "train"]
+        of_both = shares["train"] + shares["val"]
+        shares = {name: shares[name] / of_both for name in ("train", "val")}
+        split = split.copy()
+        split[rest.index] = _by_shares(rest, shares, seed, stratify)
+    return split
+
+
+def _by_shares(
+    images: pd.DataFrame, shares: dict[str, float], seed: int, stratify: Sequence[str] | None
+) -> pd.Series:
+    shares = {name: share for name, share in shares.items() if share}
     patients = _patient_of(images).nunique()
     few = f"images: {patients} patients with {len(images)} images are too few for {shares}"
     if patients < len(shares):
         raise ValueError(few)
     counts = _folds_of_splits(np.array(list(shares.values())), patients)
-    # The patients with the most images are always in the first folds, so these go to any split.
-    names = np.random.default_rng(seed).permutation(np.repeat(list(shares), counts))
-    split = pd.Series(names[_folds(images, len(names), seed, stratify)], images.index, name="split")
+    folds = _folds(images, sum(counts), seed, stratify)
+    split = pd.Series(_splits_of_folds(images, folds, shares, counts, seed)[folds], images.index)
     if set(split) != set(shares):
         raise ValueError(f"{few}: a split would be empty")
-    return split
+    return split.rename("split")
+
+
+def _splits_of_folds(
+    images: pd.DataFrame, folds: np.ndarray, shares: Iterable[str], counts: np.ndarray, seed: int
+) -> np.ndarray:
+    """The split of each fold: at random, but so that each split has both values of every class."""
+    values = [images[name] == value for name in class_names(images) for value in (0, 1)]
+    present = np.array([np.bincount(folds, value, counts.sum()) > 0 for value in values])
+    rng, best, fewest = np.random.default_rng(seed), np.empty(0), np.inf
+    for _ in range(ATTEMPTS):
+        # The patients with the most images are always in the first folds, so these go to any split.
+        names = rng.permutation(np.repeat(list(shares), counts))
+        lacking = sum(
+            (len(values) if name == "train" else 1) * (~present[:, names == name].any(axis=1)).sum()
+            for name in shares
+            if values
+        )
+        if lacking < fewest:
+            best, fewest = names, lacking
+        if not lacking:
+            break
+    return best
+
+
+def _one_value(images: pd.DataFrame, split: pd.Series) -> list[tuple[str, str, str]]:
+    """Class, split and counts of positive images, where a split has one value only of a class."""
+    found = []
+    for name in class_names(images):
+        known = images[name].notna()
+        table = images.loc[known, name].groupby(split[known]).agg(["sum", "size"]).astype(int)
+        table = table.reindex([part for part in SPLITS if part in set(split)], fill_value=0)
+        counts = [f"{part} {table['sum'][part]} of {table['size'][part]}" for part in table.index]
+        for part in table.index[(table["sum"] == 0) | (table["sum"] == table["size"])]:
+            found.append((name, part, ", ".join(counts)))
+    return found
+
+
+def _check_classes(images: pd.DataFrame, split: pd.Series) -> None:
+    """Refuses a training split with one value only of a class; warns of other such splits."""
+    found = _one_value(images, split)
+    untaught = [f"{name} (positive: {counts})" for name, part, counts in found if part == "train"]
+    expected = "images with label 1 and with label 0; otherwise leave the class out"
+    refuse("images", untaught, "classes with one value only in the training split", expected)
+    if found:
+        named = dict.fromkeys(f"{name} (positive: {counts})" for name, _, counts in found)
+        warnings.warn(
+            f"{len(named)} classes have one value only in a split, which then has no AUROC: "
+            f"{summarize(named)}; another seed or other shares may divide them better",
+            stacklevel=3,
+        )
 
 
 def folds_by_patient(
-    images: pd.DataFrame, *, folds: int, seed: int = 0, stratify: Sequence[str] = STRATIFY
+    images: pd.DataFrame, *, folds: int, seed: int = 0, stratify: Sequence[str] | None = None
 ) -> pd.Series:
     """Divides images into equal folds for cross-validation, as `split_by_patient` does.
 
@@ -148,7 +246,8 @@ def write_split(folder: str | Path, images: pd.DataFrame, boxes: pd.DataFrame) -
         the paths of the two files.
 
     Raises:
-        ValueError: a patient is in two splits, or an image has none.
+        ValueError: a patient is in two splits, an image has none, a box is outside its film, or
+            the training split has one value only of a class.
 
     Example:
         >>> from chexnet.splits import read_split, write_split
@@ -157,6 +256,8 @@ def write_split(folder: str | Path, images: pd.DataFrame, boxes: pd.DataFrame) -
         ['images.csv', 'boxes.csv']
     """
     check_disjoint(images, images["split"])
+    check_boxes(images, boxes)
+    _check_classes(images, images["split"])
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     kept = boxes[boxes["image_id"].isin(images["image_id"])]
@@ -204,24 +305,34 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
     return table
 
 
-def _folds(images: pd.DataFrame, folds: int, seed: int, stratify: Sequence[str]) -> np.ndarray:
+def _folds(
+    images: pd.DataFrame, folds: int, seed: int, stratify: Sequence[str] | None
+) -> np.ndarray:
     """The fold of each image, int ``(N,)``."""
+    if stratify is None:
+        stratify = [*class_names(images), *ALSO_STRATIFY]
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     strata = _strata(images, [column for column in stratify if column in images], folds)
     found = np.empty(len(images), int)
-    for fold, (_, rows) in enumerate(splitter.split(images, strata, _patient_of(images))):
-        found[rows] = fold
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")  # see _strata
+        for fold, (_, rows) in enumerate(splitter.split(images, strata, _patient_of(images))):
+            found[rows] = fold
     return found
 
 
 def _strata(images: pd.DataFrame, columns: Sequence[str], folds: int) -> pd.Series:
-    """Each image's combination of values; a rare one, below one a fold, counts as the commonest."""
+    """Each image's combination of values; a rare one, below one a fold, counts as the commonest.
+
+    A single value that is rare in its column stays: rare positive images go to different folds.
+    """
     strata = pd.Series("", images.index)
     for column in columns:
         values = images[column].astype(object).where(images[column].notna(), "missing").astype(str)
         finer = strata + "|" + values
         common = finer.groupby(strata).transform(lambda values: values.mode()[0])
-        strata = finer.where(finer.map(finer.value_counts()) >= folds, common)
+        rare = values.map(values.value_counts()) < folds
+        strata = finer.where(rare | (finer.map(finer.value_counts()) >= folds), common)
     return strata
 
 

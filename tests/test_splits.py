@@ -113,6 +113,7 @@ def test_too_few_patients_are_an_error():
         split_by_patient(images)
 
 
+@pytest.mark.filterwarnings("ignore:1 classes have one value only in a split")
 @pytest.mark.parametrize("seed", range(20))
 def test_twenty_films_and_rare_values_can_be_split(seed):
     images = study(20, 14, seed)
@@ -124,6 +125,7 @@ def test_twenty_films_and_rare_values_can_be_split(seed):
     assert counts.to_dict() == pytest.approx({"train": 12, "val": 4, "test": 4}, abs=3)
 
 
+@pytest.mark.filterwarnings("ignore:1 classes have one value only in a split")
 @pytest.mark.parametrize("patients", [3, 4, 5, 7])
 def test_as_many_patients_as_splits_are_enough(patients):
     images = study(3 * patients, patients)
@@ -194,6 +196,107 @@ def test_any_columns_can_be_balanced_or_none():
     assert split_by_patient(images, stratify=()).value_counts()["val"] == pytest.approx(60, abs=2)
 
 
+def with_positives(positives, films=100):
+    labels = np.arange(films) < positives
+    images = study(films, films).assign(Pneumonia=labels.astype(int), Rare=0.0)
+    images.loc[images.index % 3 == 0, "Rare"] = 1
+    return images.drop(columns="detailed_class")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_three_positive_images_of_a_hundred_reach_all_three_splits(seed):
+    images = with_positives(3)
+    split = split_by_patient(images, train=0.6, val=0.2, test=0.2, seed=seed)
+    assert images["Pneumonia"].groupby(split).sum().to_dict() == {"test": 1, "train": 1, "val": 1}
+
+
+def test_where_rare_positives_cannot_reach_every_split_the_counts_are_said():
+    message = (
+        r"1 classes have one value only in a split.*: "
+        r"Pneumonia \(positive: train \d of 80, val \d of 10, test \d of 10\);"
+    )
+    with pytest.warns(UserWarning, match=message):
+        split_by_patient(with_positives(2))
+
+
+def test_a_training_split_with_one_value_of_a_class_is_refused(tmp_path):
+    images = with_positives(3)
+    images["split"] = np.where(images["Pneumonia"] == 1, "val", "train")
+    message = r"in the training split: Pneumonia \(positive: train 0 of 97, val 3 of 3\); expected"
+    with pytest.raises(ValueError, match=message):
+        write_split(tmp_path, images, BOXES)
+    images["Pneumonia"] = 0
+    with pytest.raises(ValueError, match=r"train 0 of 80, val 0 of 10, test 0 of 10\)"):
+        split_by_patient(images)
+    images["Pneumonia"] = np.nan
+    with pytest.raises(ValueError, match=r"train 0 of 0, val 0 of 0, test 0 of 0\)"):
+        split_by_patient(images)
+
+
+def test_several_classes_with_missing_labels_are_balanced_and_a_missing_one_is_no_negative():
+    images = study(1200, 900).rename(columns={"Pneumonia": "Mass"})
+    draw = np.random.default_rng(1)
+    images["Edema"] = (draw.random(1200) < 0.1).astype(float)
+    images.loc[draw.random(1200) < 0.2, "Edema"] = np.nan
+    images.loc[images["view"] == "AP", "Only PA"] = np.nan
+    images.loc[images["view"] == "PA", "Only PA"] = images["Mass"]
+    split = split_by_patient(images)
+    for name in ("Mass", "Edema"):
+        shares = images[name].groupby(split).mean()
+        assert (shares - images[name].mean()).abs().max() < 0.03
+    images["split"] = np.where(images["view"] == "AP", "train", "val")
+    images["patient_id"] = images["image_id"]
+    with pytest.raises(ValueError, match=r"Only PA \(positive: train 0 of 0, val"):
+        write_split("nowhere", images, BOXES[:0])
+
+
+def official(images, seed=0):
+    patients = np.sort(images["patient_id"].unique())
+    test = np.random.default_rng(seed).permutation(patients)[: len(patients) // 4]
+    return images.assign(official_split=np.where(images["patient_id"].isin(test), "test", "train"))
+
+
+def test_the_official_test_set_is_kept_and_validation_comes_from_the_official_training_set():
+    images = official(study())
+    split = split_by_patient(images, train=0.8, val=0.2, test=0)
+    check_disjoint(images, split)
+    assert split.name == "split"
+    assert ((split == "test") == (images["official_split"] == "test")).all()
+    rest = split[images["official_split"] == "train"]
+    assert (rest == "val").mean() == pytest.approx(0.2, abs=0.01)
+    # The share of test is not used: 0.8 to 0.1 is 8 to 1.
+    rest = split_by_patient(images)[images["official_split"] == "train"]
+    assert (rest == "val").mean() == pytest.approx(1 / 9, abs=0.01)
+
+
+def test_an_official_validation_set_is_kept():
+    images = official(study())
+    images["official_split"] = (
+        images["patient_id"]
+        .str[-1]
+        .map(lambda digit: {"0": "val", "1": "test"}.get(digit, "train"))
+    )
+    assert split_by_patient(images).equals(images["official_split"].rename("split"))
+
+
+def test_an_official_split_that_cannot_be_followed_is_refused():
+    images = official(study())
+    wrong = images.copy()
+    wrong.loc[3, "official_split"], wrong.loc[5, "official_split"] = None, "valid"
+    message = r"2 images with another official_split: film\d+ \((nan|None)\), film\d+ \(valid\)"
+    with pytest.raises(ValueError, match=message):
+        split_by_patient(wrong)
+    for only, absent in (("train", "test"), ("test", "train")):
+        with pytest.raises(ValueError, match=f"official_split has no {absent} images; without"):
+            split_by_patient(images.assign(official_split=only))
+    twice = images["patient_id"].value_counts().index[0]
+    row = images.index[images["patient_id"] == twice][0]
+    images["official_split"] = images["official_split"].replace("test", "train")
+    images.loc[row, "official_split"] = "test"
+    with pytest.raises(ValueError, match=f"1 patients in two splits: patient {twice}"):
+        split_by_patient(images)
+
+
 def test_overlap_is_found_and_named():
     images = study(30, 15)
     split = split_by_patient(images, train=0.6, val=0.2, test=0.2)
@@ -255,6 +358,15 @@ def test_a_split_with_a_patient_in_two_parts_is_neither_written_nor_read(tmp_pat
     images.to_csv(tmp_path / "images.csv", index=False)
     with pytest.raises(ValueError, match=r"images\.csv: \d+ patients in two splits"):
         read_split(tmp_path)
+
+
+def test_boxes_outside_their_films_are_not_written(tmp_path):
+    images = study(40, 30).assign(rows=64, columns=64)
+    images["split"] = split_by_patient(images, train=0.6, val=0.2, test=0.2)
+    box = pd.DataFrame({"image_id": images["image_id"][:1], "x": 60, "y": 5})
+    with pytest.raises(ValueError, match=r"1 boxes outside their film: film.*film 64 x 64 pixels"):
+        write_split(tmp_path, images, box.assign(width=10, height=10))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("name", "column"), [("images.csv", "split"), ("boxes.csv", "width")])

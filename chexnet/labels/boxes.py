@@ -1,15 +1,76 @@
 """Radiologists' boxes: scaled to another image size, as masks, and whether a point lies in one."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from chexnet.files import summarize
+from chexnet.files import refuse, summarize
 
 BOX = ["x", "y", "width", "height"]
 _ROUNDING = 1e-9  # share of a film: a millionth of a pixel
+_MANY = 10  # boxes; of the RSNA films' boxes, 4 % are in the upper left quarter
+
+
+def check_boxes(images: pd.DataFrame, boxes: pd.DataFrame) -> None:
+    """Compares boxes with the size of their films, before anything is trained on them.
+
+    Args:
+        images: ``image_id, rows, columns``; films without a size are not checked.
+        boxes: ``image_id, x, y, width, height`` in pixels of the original films.
+
+    Raises:
+        ValueError: the center of a box is outside its film.
+
+    Warns:
+        UserWarning: a box extends over the edge of its film by more than a pixel (only what is
+            inside counts), or all boxes are in the upper left quarter of their films.
+
+    Example:
+        >>> import pandas as pd
+        >>> from chexnet.labels import check_boxes
+        >>> images = pd.DataFrame({"image_id": ["a"], "rows": [512], "columns": [512]})
+        >>> boxes = pd.DataFrame({"image_id": ["a"], "x": [800], "y": [90]})
+        >>> check_boxes(images, boxes.assign(width=100, height=100))
+        Traceback (most recent call last):
+        ...
+        ValueError: boxes: 1 boxes outside their film: a (x=800, y=90, width=100, height=100; film
+        512 x 512 pixels); expected: pixels of the original film
+    """
+    if not {"rows", "columns"} <= set(images.columns):
+        return
+    sizes = images[["image_id", "rows", "columns"]].dropna()
+    boxes = boxes.merge(sizes, on="image_id")
+    named = pd.Series(
+        [
+            f"{box.image_id} (x={box.x:g}, y={box.y:g}, width={box.width:g}, "
+            f"height={box.height:g}; film {box.columns:g} x {box.rows:g} pixels)"
+            for box in boxes.itertuples()
+        ],
+        boxes.index,
+        dtype=str,
+    )
+    right, bottom = boxes["x"] + boxes["width"], boxes["y"] + boxes["height"]
+    outside = (boxes["x"] + right > 2 * boxes["columns"]) | (
+        boxes["y"] + bottom > 2 * boxes["rows"]
+    )
+    refuse("boxes", named[outside], "boxes outside their film", "pixels of the original film")
+    over = (right > boxes["columns"] + 1) | (bottom > boxes["rows"] + 1)
+    if over.any():
+        warnings.warn(
+            f"boxes: {over.sum()} of {len(boxes)} boxes extend over the edge of their film; only "
+            f"the part inside counts: {summarize(named[over])}",
+            stacklevel=2,
+        )
+    quarter = (right <= boxes["columns"] / 2) & (bottom <= boxes["rows"] / 2)
+    if len(boxes) >= _MANY and quarter.all():
+        warnings.warn(
+            f"boxes: all {len(boxes)} boxes are in the upper left quarter of their films, as if "
+            f"they were in pixels of smaller ones: {summarize(named)}",
+            stacklevel=2,
+        )
 
 
 def scale_boxes(

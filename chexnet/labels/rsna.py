@@ -1,4 +1,4 @@
-"""Annotation files to one table of images and one table of boxes."""
+"""The annotations of the RSNA challenge, with the patients from RSNA's mapping to NIH files."""
 
 import json
 import warnings
@@ -8,6 +8,7 @@ import pandas as pd
 
 from chexnet.files import check_image_id, refuse, summarize
 from chexnet.labels.boxes import BOX
+from chexnet.labels.checks import check_images, parse_boxes, read_csv
 
 # The files of Kaggle's 'RSNA Pneumonia Detection Challenge' (2018), and RSNA's own mapping.
 LABELS = "stage_2_train_labels.csv"
@@ -18,8 +19,7 @@ OPACITY = "Lung Opacity"
 DETAILED_CLASSES = (OPACITY, "No Lung Opacity / Not Normal", "Normal")
 # An NIH file is 'patient_follow-up.png', Wang et al. 2017, arXiv:1705.02315.
 NIH_FILE = r"^(\d{8})_\d{3}\.png$"
-# Read by the converter: DICOM tags 0018,5101; 0010,0040; 0010,1010; 0028,0010; 0028,0011.
-FACTS = ["view", "sex", "age", "rows", "columns"]
+PART_OF = "Kaggle's 'RSNA Pneumonia Detection Challenge'"
 
 
 def read_rsna(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -74,8 +74,8 @@ def read_rsna(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         }
     )
     boxes = rows.loc[rows["Target"] == 1, ["patientId", *BOX]]
-    boxes = boxes.rename(columns={"patientId": "image_id"}).sort_values(["image_id", *BOX])
-    return images, boxes.reset_index(drop=True)
+    boxes = boxes.rename(columns={"patientId": "image_id"})
+    return check_images(folder / LABELS, images), parse_boxes(folder / LABELS, boxes)
 
 
 def read_nih_mapping(path: Path) -> pd.Series:
@@ -105,97 +105,36 @@ def read_nih_mapping(path: Path) -> pd.Series:
     return patients
 
 
-def add_film_facts(images: pd.DataFrame, films: pd.DataFrame) -> pd.DataFrame:
-    """Adds view, sex, age and size of each film, and drops films that were not converted.
-
-    Args:
-        images: one row per film, with ``image_id``.
-        films: from `chexnet.dicom.convert_folder`. Films not in ``images`` are ignored.
-
-    Returns:
-        ``images`` with ``view, sex, age, rows, columns``, without the films that have no JPG. A
-        warning names them and the reason.
-
-    Raises:
-        ValueError: columns are missing, a film was converted twice, or no film is left.
-
-    Example:
-        >>> from chexnet.dicom import read_films
-        >>> from chexnet.labels import add_film_facts, read_rsna
-        >>> images, _ = read_rsna("data/phantom/study")
-        >>> list(add_film_facts(images, read_films("data/phantom/jpg")))[4:]
-        ['view', 'sex', 'age', 'rows', 'columns']
-    """
-    missing = {"image_id", "status", "reason", *FACTS} - set(films.columns)
-    if missing:
-        raise ValueError(f"films: no column {summarize(sorted(missing))}")
-    made = films[films["status"] != "failed"]
-    twice = made.loc[made["image_id"].duplicated(), "image_id"]
-    refuse("films", twice, "films converted twice", "one row each")
-    lost = images.loc[~images["image_id"].isin(made["image_id"]), "image_id"]
-    if len(lost) == len(images):
-        raise ValueError(
-            f"films: none of the {len(images)} images was converted: {summarize(lost)}"
-        )
-    if len(lost):
-        reasons = films.drop_duplicates("image_id").set_index("image_id")["reason"]
-        listed = [f"{film} ({reasons.get(film, 'no such file')})" for film in lost]
-        warnings.warn(
-            f"{len(lost)} of {len(images)} images were not converted and are skipped: "
-            f"{summarize(listed)}",
-            stacklevel=2,
-        )
-    kept = images.drop(columns=FACTS, errors="ignore").drop(index=lost.index)
-    return kept.join(made.set_index("image_id")[FACTS], on="image_id")
-
-
 def _read_labels(path: Path) -> pd.DataFrame:
-    rows = _read_csv(path, ["patientId", *BOX, "Target"])
+    """One row a box, or one without numbers for a film without box."""
+    columns = ["patientId", *BOX, "Target"]
+    rows = read_csv(path, columns, part_of=PART_OF)[columns]
+    for image_id in rows["patientId"]:
+        check_image_id(image_id, path)
     unknown = _film_and_value(rows, "Target", ~rows["Target"].isin(["0", "1"]))
     refuse(path, unknown, "films with another Target", "0 or 1")
-    boxes = rows[BOX].apply(pd.to_numeric, errors="coerce")
-    positive = rows["Target"] == "1"
-    possible = (boxes[["x", "y"]] >= 0).all(axis=1) & (boxes[["width", "height"]] > 0).all(axis=1)
-    possible &= boxes.abs().max(axis=1) < float("inf")
+    positive, blank = rows["Target"] == "1", rows[BOX].isna()
     both = rows.groupby("patientId")["Target"].transform("nunique") > 1
     for wrong, what, expected in (
-        ((boxes.isna() & rows[BOX].notna()).any(axis=1), "a box that is not four numbers", ""),
-        (positive & boxes.isna().any(axis=1), "Target 1 and no box", "x, y, width and height"),
-        (~positive & boxes.notna().any(axis=1), "Target 0 and a box", "a box with Target 1 only"),
-        (positive & ~possible, "an impossible box", "x and y from 0, width and height above 0"),
+        (positive & blank.any(axis=1), "Target 1 and no box", "x, y, width and height"),
+        (~positive & ~blank.all(axis=1), "Target 0 and a box", "a box with Target 1 only"),
         (both, "Target 0 and 1", "one of them"),
         (rows.duplicated(), "a duplicate row", "each box once, a film without box once"),
     ):
         refuse(path, rows.loc[wrong, "patientId"], f"films with {what}", expected)
-    return rows.assign(Target=positive.astype(int), **boxes)
+    return rows.assign(Target=positive.astype(int))
 
 
 def _read_classes(path: Path) -> pd.Series:
-    rows = _read_csv(path, ["patientId", "class"])
+    rows = read_csv(path, ["patientId", "class"], part_of=PART_OF)[["patientId", "class"]]
+    for image_id in rows["patientId"]:
+        check_image_id(image_id, path)
     unknown = _film_and_value(rows, "class", ~rows["class"].isin(DETAILED_CLASSES))
     refuse(path, unknown, "films with another class", " | ".join(DETAILED_CLASSES))
     rows = rows.drop_duplicates()
     twice = rows.loc[rows["patientId"].duplicated(), "patientId"]
     refuse(path, twice, "films with two classes", "one each")
     return rows.set_index("patientId")["class"]
-
-
-def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: missing; it is part of Kaggle's 'RSNA Pneumonia Detection Challenge'"
-        )
-    try:
-        rows = pd.read_csv(path, dtype=str, skipinitialspace=True)
-    except ValueError as error:
-        raise ValueError(f"{path}: not a CSV file ({error})") from None
-    if set(rows.columns) != set(columns):
-        raise ValueError(
-            f"{path}: columns {', '.join(rows.columns)}; expected {', '.join(columns)}"
-        )
-    for image_id in rows["patientId"]:
-        check_image_id(image_id, path)
-    return rows[columns]
 
 
 def _film_and_value(rows: pd.DataFrame, column: str, chosen: pd.Series) -> list[str]:
