@@ -155,12 +155,33 @@ def test_an_image_is_read_as_grey_in_stored_orientation(tmp_path):
 
 
 FILM = np.zeros((32, 32), np.uint8)
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
 NO_IMAGES = {
+    "empty file$": b"",
     "not a JPEG file$": b"Dear colleague",
     r"not a JPEG file \(looks like PNG\)$": jpeg(FILM, ".png"),
-    r"truncated JPEG file \(no end-of-image marker\)$": jpeg(FILM)[:-20],
-    "JPEG file that OpenCV cannot decode$": b"\xff\xd8 no image \xff\xd9",
+    "truncated or damaged JPEG file: .*Premature end": jpeg(FILM)[:-20],
+    "truncated or damaged JPEG file: .*premature end": jpeg(NOISE)[:-800] + b"\xff\xd9",
+    "truncated or damaged JPEG file: ": b"\xff\xd8 no image \xff\xd9",
 }
+
+
+def test_bytes_behind_the_end_of_an_image_do_not_matter(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg(NOISE))
+    (tmp_path / "b.jpg").write_bytes(jpeg(NOISE) + bytes(5000))
+    assert np.array_equal(read_image(tmp_path / "a.jpg"), read_image(tmp_path / "b.jpg"))
+
+
+@pytest.mark.parametrize("kind", ["zeros", "ones", "noise", "missing", "again"])
+def test_an_image_whose_second_half_is_not_its_own_is_refused(tmp_path, kind):
+    stream = jpeg(NOISE)
+    half, rest = stream[: len(stream) // 2], len(stream) // 2 - 2
+    noise = np.random.default_rng(1).integers(0, 255, rest, np.uint8).tobytes()
+    other = {"zeros": bytes(rest), "ones": b"\xff\0" * (rest // 2), "noise": noise, "missing": b""}
+    other["again"] = half[-rest // 2 :]
+    (tmp_path / "a.jpg").write_bytes(half + other[kind] + stream[-2:])
+    with pytest.raises(ValueError, match=r"a\.jpg: truncated or damaged JPEG file"):
+        read_image(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("message", NO_IMAGES)

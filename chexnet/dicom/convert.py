@@ -45,7 +45,7 @@ from chexnet.dicom.table import (
 )
 from chexnet.files import locked, remove_unfinished, write_atomic
 
-VERSION = 1  # raised when the same film gives another JPG, so that old ones are made again
+VERSION = 2  # raised when the same film gives another JPG, so that old ones are made again
 _PLAIN = "JPEG Baseline (Process 1), 8 bits, MONOCHROME2"
 _MADE = ("copied", "encoded")
 _LONGEST_SIDE = 65_500  # pixels, libjpeg's JPEG_MAX_DIMENSION
@@ -76,7 +76,8 @@ def convert_folder(
     not delete results.
 
     Args:
-        source: folder of DICOM files; subfolders are searched, links out of it are not followed.
+        source: folder of DICOM, PNG or JPG files; subfolders are searched, links out of it are not
+            followed.
         target: folder for the JPGs, made if missing; may be inside ``source``.
         ids: what ``image_id`` is. "name": the file's name without suffix, where that is a valid id
             and no other film has it, upper and lower case being the same; else as "path".
@@ -383,12 +384,13 @@ def _jpg_of(data: bytes, quality: int) -> tuple[bytes, Row]:
         return jpg, facts | header
     film = film_of(data)
     was: Row = film.original
+    steps = ", ".join(was["steps"]) or ("" if film.jpg else "pixels as stored")
+    remarks = [f"remark: {words}" for words in film.remarks]
     facts["stored"] = f"{was['transfer_syntax']}, {was['bits']} bits, {was['photometric']}"
-    facts["reason"] = ", ".join(was["steps"])
+    facts["reason"] = "; ".join([steps, *remarks] if steps else remarks)
     if film.jpg:
         return film.jpg, facts | film.header
     facts |= {"status": "encoded", "quality": quality}
-    facts["reason"] = facts["reason"] or "pixels as stored"
     return _encoded(film, quality), facts | film.header
 
 

@@ -11,7 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_fragments, get_frame
@@ -39,6 +38,7 @@ from chexnet.dicom.header import (
     read_value,
 )
 from chexnet.dicom.jpeg import check_jpeg, grey_baseline
+from chexnet.dicom.picture import color_to_gray, looks_like_picture, read_picture
 
 _ITEM = b"\xfe\xff\x00\xe0"  # PS3.5 A.4
 _MOST_ITEMS = 100_000  # of compressed pixel data: its table of offsets and fragments
@@ -75,6 +75,8 @@ class Film:
             (stored per sample), ``signed``, ``frames``, and ``steps``, what was done to the stored
             values in plain words, empty if nothing.
         jpg: the JPEG stream of the file itself where it holds exactly ``pixels``, else None.
+        remarks: why the picture may not be what its maker meant, in plain words: it has one shade,
+            or nearly; the header contradicts itself, or holds what cannot be applied. Mostly empty.
 
     Example:
         >>> from pathlib import Path
@@ -88,19 +90,21 @@ class Film:
     header: dict[str, object]
     original: dict[str, object]
     jpg: bytes | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def read_film(path: str | Path) -> Film:
-    """Reads one DICOM film.
+    """Reads one film.
 
     Modality LUT or rescale, then VOI LUT or window (the first of several), then MONOCHROME1
     inverted. Without LUT and window, 8 bits or fewer keep the meaning of their full range, and more
     bits are spread from the lowest to the highest value in the film. Pixels marked as padding
-    become black. Colour becomes grey (ITU-R BT.601), of several frames the first is taken, and
-    ``original["steps"]`` says so.
+    become black. Color becomes gray (ITU-R BT.601), of several frames the first is taken, and
+    ``original["steps"]`` says so. Of PNG and JPG, 16 bits are spread in the same way, and
+    transparent pixels become black.
 
     Args:
-        path: a DICOM Part 10 file.
+        path: a DICOM, PNG or JPG file.
 
     Raises:
         FilmError: not a film, or not one that can be shown; the message names file and reason.
@@ -121,16 +125,17 @@ def read_film(path: str | Path) -> Film:
 
 def film_of(data: bytes) -> Film:
     """Like ``read_film``, from the content of a file."""
+    if looks_like_picture(data):
+        return _film_of_picture(data)
     with quiet_pydicom():
         ds, decoder = read_elements(data)
         syntax, form = decoder.UID, read_pixel_format(ds)
         frame = _first_frame(ds, form, decoder)
         stored = _decode(frame, ds, form, decoder)
         jpg = None
+        remarks: list[str] = []
         if stored.ndim == 3:
-            # cv2's weights add up to one exactly: a grey picture stored as colour stays as it is.
-            pixels = cv2.cvtColor(np.ascontiguousarray(stored), cv2.COLOR_RGB2GRAY)
-            steps = ["colour made grey"]
+            pixels, steps, remarks = color_to_gray(stored)
         else:
             pixels, steps = apply_display_pipeline(stored, ds, form)
             if syntax == JPEGBaseline8Bit and not steps:
@@ -145,7 +150,27 @@ def film_of(data: bytes) -> Film:
             "frames": form.number_of_frames,
             "steps": tuple(steps),
         }
-        return Film(pixels, public_facts(ds, form.rows, form.columns), original, jpg)
+        return Film(
+            pixels, public_facts(ds, form.rows, form.columns), original, jpg, tuple(remarks)
+        )
+
+
+def _film_of_picture(data: bytes) -> Film:
+    """A film from a PNG or JPG file."""
+    picture = read_picture(data)
+    rows, columns = picture.pixels.shape
+    kind, colors, bits = picture.stored
+    header = {"view": None, "sex": None, "age": None, "rows": rows, "columns": columns}
+    original = {
+        "transfer_syntax": kind,
+        "photometric": colors,
+        "bits": bits,
+        "signed": False,
+        "frames": 1,
+        "steps": tuple(picture.steps),
+    }
+    jpg = grey_baseline(data, rows, columns)
+    return Film(picture.pixels, header, original, jpg, tuple(picture.remarks))
 
 
 def stored_jpeg(data: bytes) -> tuple[dict[str, object], bytes] | None:

@@ -79,7 +79,7 @@ class FilmError(ValueError):
         ...     read_film("data/phantom/images.csv")
         ... except FilmError as error:
         ...     print(error)
-        data/phantom/images.csv: not a DICOM file (no 'DICM' after its first 128 bytes)
+        data/phantom/images.csv: not a DICOM, PNG or JPG file
     """
 
 
@@ -183,7 +183,7 @@ def _data_set(data: bytes, most: int) -> tuple[io.BytesIO, UID]:
         FilmError: not a DICOM file, damaged, or of an unknown transfer syntax.
     """
     if not looks_like_dicom(data):
-        raise FilmError("not a DICOM file (no 'DICM' after its first 128 bytes)")
+        raise FilmError("not a DICOM, PNG or JPG file")
     file = bounded(data)
     file.seek(_PREFIX_END)
     with library_errors("damaged: its file meta information cannot be read"):

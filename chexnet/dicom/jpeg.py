@@ -6,11 +6,13 @@ a fraction of the time of decoding and encoding it again.
 
 import io
 import re
+import struct
 from collections.abc import Iterator
 
 from PIL import Image
 
 from chexnet.dicom.header import FilmError, library_errors
+from chexnet.files import decode_jpeg
 
 # Names of ITU-T T.81 table B.1.
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
@@ -18,6 +20,7 @@ _SOF0, _DHT, _SOS, _DQT, _DRI, _APP0, _COM = 0xC0, 0xC4, 0xDA, 0xDB, 0xDD, 0xE0,
 _REMARKS = frozenset((*range(_APP0, _APP0 + 16), _COM))
 # Every start of frame, JPEG-LS's (T.87) included; C4, C8 and CC are other things.
 _FRAMES = frozenset((*range(0xC0, 0xD0), 0xF7)) - {0xC4, 0xC8, 0xCC}
+_KINDS = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive", 0xC3: "lossless", 0xF7: "LS"}
 # In coded data FF 00 is a byte FF and FF D0 to FF D7 are restarts; anything else is a marker.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]", re.DOTALL)
 _MOST_SCANS = 32  # a progressive grey JPEG has six
@@ -35,11 +38,38 @@ def _segments(stream: bytes) -> Iterator[tuple[int, int, int]]:
         offset = end
 
 
+def read_jpeg_frame(stream: bytes) -> tuple[str, int, int, int, int]:
+    """What a JPEG stream declares: its kind, bits a value, rows, columns, and values a pixel.
+
+    Raises:
+        FilmError: it declares nothing.
+    """
+    for marker, start, end in _segments(stream):
+        if marker in _FRAMES and min(end, len(stream)) - start >= 10:
+            bits, rows, columns, samples = struct.unpack(">BHHB", stream[start + 4 : start + 10])
+            return _KINDS.get(marker, "unusual"), bits, rows, columns, samples
+    raise FilmError("damaged: its JPEG declares no size")
+
+
+def check_complete(stream: bytes) -> None:
+    """Checks that a JPEG of 8 bits can be decoded to its end, and ends there.
+
+    Decoders fill what is missing with gray, without an error; an end marker may be there all the
+    same. This decodes all coded data, and an eighth of rows and columns of the picture.
+
+    Raises:
+        FilmError: its coded data are damaged, too few or too many.
+    """
+    with library_errors("truncated or damaged: its JPEG cannot be decoded to its end"):
+        decode_jpeg(stream, smallest=True)
+
+
 def check_jpeg(stream: bytes, rows: int, columns: int) -> None:
     """Checks a JPEG, JPEG-LS or JPEG 2000 stream that is about to be decoded.
 
     Raises:
-        FilmError: another size than expected, no end, or so many scans that it takes too long.
+        FilmError: another size than expected, no end, so many scans that it takes too long, or
+            damaged coded data.
     """
     found = None
     if stream[:2] != _SOI:
@@ -60,6 +90,9 @@ def check_jpeg(stream: bytes, rows: int, columns: int) -> None:
             raise FilmError("truncated: its JPEG has no end")
         if (scans := stream.count(bytes((0xFF, _SOS)))) > _MOST_SCANS:
             raise FilmError(f"its JPEG has {scans} scans; expected at most {_MOST_SCANS}")
+        kind, bits, *_ = read_jpeg_frame(stream)
+        if bits == 8 and kind in ("baseline", "extended", "progressive"):
+            check_complete(stream)
 
 
 def grey_baseline(stream: bytes, rows: int, columns: int) -> bytes | None:

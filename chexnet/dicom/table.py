@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from chexnet.dicom.header import HEAD, FilmError, looks_like_dicom, read_uid
+from chexnet.dicom.picture import looks_like_picture
 from chexnet.files import check_image_id, path_id, stem, write_atomic
 
 TABLE = "films.csv"
@@ -239,7 +240,8 @@ def _named_by_uid(found: list[Source], ids: str) -> tuple[list[Source], list[Row
 
 def _looks_like_film(path: str) -> bool:
     with contextlib.suppress(OSError), Path(path).open("rb") as file:
-        return looks_like_dicom(file.read(HEAD))
+        head = file.read(HEAD)
+        return looks_like_dicom(head) or looks_like_picture(head)
     return False
 
 

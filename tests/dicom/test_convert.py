@@ -84,7 +84,7 @@ def test_every_file_has_a_row_and_every_film_a_jpg(films, tmp_path):
         "cut.dcm": "truncated: 2572 bytes do not fill 48 x 64 pixels",
         "deep/wide.dcm": "spread from its lowest to its highest value (0 to 51000)",
         "frames.dcm": "first of 3 frames",
-        "letter.txt": "not a DICOM file (no 'DICM' after its first 128 bytes)",
+        "letter.txt": "not a DICOM, PNG or JPG file",
         "plain.dcm": "",
         "raw": "pixels as stored",
     }
@@ -301,7 +301,7 @@ def test_another_rule_for_ids_replaces_the_jpgs(films, tmp_path):
         film.save_as(films / file)
     table = convert(films, target, ids="uid").set_index("file")
     assert table.loc["raw", "image_id"] == "1.2.1" and table.loc["raw", "status"] == "encoded"
-    assert table.loc["letter.txt", "reason"].startswith("not a DICOM file")
+    assert table.loc["letter.txt", "reason"].startswith("not a DICOM, PNG")
     assert len(list(target.glob("*.jpg"))) == 4 and not (target / "raw.jpg").exists()
     assert not convert(films, target, ids="uid")["new"].any()
     convert(films, target)

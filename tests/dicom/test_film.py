@@ -252,7 +252,7 @@ def test_of_several_frames_the_first_is_taken_and_said_so():
     assert ds.NumberOfFrames == 30
     film = read_film(path)
     assert film.pixels.shape == (240, 320)
-    assert film.original["steps"] == ("first of 30 frames", "colour made grey")
+    assert film.original["steps"] == ("first of 30 frames", "color made gray")
     first = (RAMP % 256).astype(np.uint8)
     both = film_bytes(first, frames=2, PixelData=first.tobytes() + (255 - first).tobytes())
     assert np.array_equal(film_of(both).pixels, first)
@@ -265,7 +265,7 @@ def test_colour_becomes_grey_and_grey_stored_as_colour_stays():
     luma = ds.pixel_array @ [0.299, 0.587, 0.114]  # ITU-R BT.601
     film = read_film(path)
     assert np.abs(film.pixels - luma).max() <= 0.51
-    assert film.original["steps"] == ("colour made grey",)
+    assert film.original["steps"] == ("color made gray",)
     grey = (RAMP % 256).astype(np.uint8)
     assert np.array_equal(film_of(film_bytes(np.stack([grey] * 3, -1))).pixels, grey)
 
@@ -281,8 +281,8 @@ def test_a_palette_is_looked_up_before_it_becomes_grey():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("README.txt", "not a DICOM file"),
-        ("no_meta.dcm", "not a DICOM file"),
+        ("README.txt", "not a DICOM, PNG or JPG file"),
+        ("no_meta.dcm", "not a DICOM, PNG or JPG file"),
         ("meta_missing_tsyntax.dcm", "its header names no transfer syntax"),
         ("test-SR.dcm", "no pixel data"),
         ("waveform_ecg.dcm", "no pixel data"),

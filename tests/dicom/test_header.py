@@ -79,7 +79,7 @@ def test_a_file_without_group_length_or_syntax_is_read_as_far_as_it_goes():
     assert read_elements(plain)[1].UID == IMPLICIT
     with pytest.raises(FilmError, match="its header names no transfer syntax"):
         read_elements(missing)
-    with pytest.raises(FilmError, match="not a DICOM file"):
+    with pytest.raises(FilmError, match="not a DICOM, PNG or JPG file"):
         read_elements(b"a letter to the editor" * 20)
 
 

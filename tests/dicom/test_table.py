@@ -143,7 +143,7 @@ def test_films_without_a_uid_of_their_own_are_refused(tmp_path):
     assert refused == {
         ".._.dcm": "no valid SOP Instance UID",
         "Zyx.dcm": "no valid SOP Instance UID",
-        "letter.txt": "not a DICOM file (no 'DICM' after its first 128 bytes)",
+        "letter.txt": "not a DICOM, PNG or JPG file",
         "none.dcm": "no valid SOP Instance UID",
         "one/a.dcm": "same SOP Instance UID as two/a.dcm; neither is converted",
         "two/a.dcm": "same SOP Instance UID as one/a.dcm; neither is converted",
