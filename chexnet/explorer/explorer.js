@@ -2,29 +2,23 @@
 
 const TAKES_ARROWS = "input:not([type=checkbox]), select, textarea, .noUi-handle";
 
-function picture(name, words) {
-  const figure = document.createElement("figure");
-  const image = document.createElement("img");
-  const caption = document.createElement("figcaption");
-  image.className = name;
-  image.alt = words;
-  caption.textContent = words;
-  figure.append(image, caption);
-  return { figure, image };
-}
+const PARTS = `
+  <div class="chexnet-view" tabindex="0">
+    <figure><img class="film" alt="image"><figcaption>image</figcaption></figure>
+    <figure>
+      <img class="overlay" alt="CAM overlay with reference boxes">
+      <figcaption>CAM overlay with reference boxes</figcaption>
+    </figure>
+    <div class="side"></div>
+  </div>`;
 
 function render({ model, el }) {
-  const view = document.createElement("div");
-  view.className = "chexnet-view";
-  view.tabIndex = 0;
-  const film = picture("film", "image");
-  const overlay = picture("overlay", "CAM overlay with reference boxes");
-  const side = document.createElement("div");
-  side.className = "side";
-  view.append(film.figure, overlay.figure, side);
-  el.append(view);
+  el.innerHTML = PARTS;
+  const view = el.querySelector(".chexnet-view");
+  const side = el.querySelector(".side");
 
-  function show(name, { image }) {
+  function show(name) {
+    const image = el.querySelector(`img.${name}`);
     const bytes = model.get(name);
     const before = image.src;
     const some = bytes && bytes.byteLength > 0;
@@ -32,17 +26,17 @@ function render({ model, el }) {
     if (some) image.src = URL.createObjectURL(new Blob([bytes], { type: "image/jpeg" }));
     if (before.startsWith("blob:")) URL.revokeObjectURL(before);
   }
-  const showFilm = () => show("film", film);
-  const showOverlay = () => show("overlay", overlay);
-  const showSide = () => {
-    side.innerHTML = model.get("side"); // made by chexnet.explorer, which escapes its text
+  const updates = {
+    "change:film": () => show("film"),
+    "change:overlay": () => show("overlay"),
+    "change:side": () => {
+      side.innerHTML = model.get("side"); // made by chexnet.explorer, which escapes its text
+    },
   };
-  showFilm();
-  showOverlay();
-  showSide();
-  model.on("change:film", showFilm);
-  model.on("change:overlay", showOverlay);
-  model.on("change:side", showSide);
+  for (const [event, update] of Object.entries(updates)) {
+    update();
+    model.on(event, update);
+  }
 
   // On the window, in the capture phase: otherwise JupyterLab uses the arrow keys for its cells.
   // Sliders and lists keep theirs.
@@ -60,9 +54,7 @@ function render({ model, el }) {
   view.addEventListener("mousedown", () => view.focus({ preventScroll: true }));
   return () => {
     window.removeEventListener("keydown", onKey, true);
-    model.off("change:film", showFilm);
-    model.off("change:overlay", showOverlay);
-    model.off("change:side", showSide);
+    for (const [event, update] of Object.entries(updates)) model.off(event, update);
   };
 }
 

@@ -39,33 +39,14 @@ _WIDE, _HALF = 300, 56  # the histogram's width, and its height above and below 
 
 
 class Gallery:
-    """The test films of a run, for one class.
-
-    Attributes:
-        run: where everything is read from.
-        class_name: the class of labels, scores and maps.
-        films: one row a test film: ``image_id, y_true, y_score`` and the film's metadata.
-        boxes: the reference boxes, pixels of the original films.
-        threshold: decision threshold by Youden's rule on validation.
-        chosen_map_threshold: threshold of the exact maps in logits that the evaluation chose on
-            validation, or None.
-        pixels: returns a film by image id, uint8 ``(H, W)``.
-        maps: returns the raw maps of a method, ``(N, h, w)``, one for each film.
-        scale: returns the value of a method's maps that gets the last color.
-        iou: returns the IoU of each film's map with its boxes at each of `map_thresholds`,
-            ``(N, T)``; NaN without boxes.
-    """
+    """The test films of a run, for one class; a film is a row number of ``films``."""
 
     def __init__(self, run: Run, class_name: str | None = None) -> None:
-        """Reads the tables; maps and films are read when they are first shown.
-
-        Raises:
-            ValueError: an unknown class, no test film, or no threshold can be chosen.
-        """
+        """Reads the tables; maps and films are read when they are first shown."""
         self.run = run
         self.class_name = run.chosen_class(class_name)
         _, self.films = scored_films(run, self.class_name)
-        self.threshold = chosen_threshold(run, class_name=self.class_name)[0]
+        self.threshold, _ = chosen_threshold(run, class_name=self.class_name)
         found = run.metrics.get("localization", {})
         ours = found.get("class_name") == self.class_name
         self.chosen_map_threshold = found["thresholds"]["logit"] if ours else None
@@ -79,10 +60,12 @@ class Gallery:
         self.iou = functools.cache(self._compute_iou)
 
     def _read_maps(self, method: str) -> np.ndarray:
+        """The raw maps of a method, ``(N, h, w)``."""
         maps = self.run.maps_of(self.films["image_id"], "test", method)
         return maps[:, self.run.class_names.index(self.class_name)]
 
     def _compute_iou(self, method: str) -> np.ndarray:
+        """IoU of maps and boxes at each of `map_thresholds`, ``(N, T)``; NaN without boxes."""
         image_ids = self.films["image_id"].to_numpy(str)
         thresholds = np.array(self.map_thresholds(method))
         iou = np.full((len(image_ids), len(thresholds)), np.nan)
@@ -90,9 +73,8 @@ class Gallery:
         for start in range(0, len(with_boxes), _FILMS_AT_ONCE):
             rows = with_boxes[start : start + _FILMS_AT_ONCE]
             masks = box_masks(self.boxes, self.films, image_ids[rows], CANVAS)
-            iou[rows] = overlaps(upsample_map(self.maps(method)[rows], CANVAS), masks, thresholds)[
-                0
-            ]
+            fine = upsample_map(self.maps(method)[rows], CANVAS)
+            iou[rows], _ = overlaps(fine, masks, thresholds)
         return iou
 
     def map_thresholds(self, method: str) -> list[float]:
@@ -117,21 +99,9 @@ class Gallery:
         map_threshold: float = 0.0,
         reverse: bool = False,
     ) -> np.ndarray:
-        """The films of an outcome, sorted.
+        """The films of an outcome (or ``"all"``), sorted by one of `SORTS`, ties by image id.
 
-        Args:
-            outcome: TP, FN, TN, FP or ``"all"``.
-            sort: one of `SORTS`; ties by image id.
-            threshold: a film is positive if its score is at or above.
-            method: whose maps' IoU is meant.
-            map_threshold: one of `map_thresholds`, where these maps are cut for the IoU.
-            reverse: reverse order. Films without a value (no boxes) come last in any case.
-
-        Returns:
-            row numbers of ``films``.
-
-        Raises:
-            ValueError: an unknown outcome or sort.
+        Films without IoU (no boxes) come last, also in reverse order.
         """
         if outcome not in ("all", *OUTCOMES) or sort not in SORTS:
             raise ValueError(
@@ -166,19 +136,9 @@ class Gallery:
         clahe: bool = False,
         colormap: str = "heat",
     ) -> np.ndarray:
-        """A film with its map and its boxes.
+        """A film with its map and its boxes, RGB uint8 ``(H, W, 3)``, of the stored film's size.
 
-        Args:
-            row: which film.
-            method: one of `Run.map_methods`.
-            map_threshold: values below it are not shown; the border of the rest is drawn in white.
-            opacity: of the last color, 0 to 1.
-            boxes: whether to draw the reference boxes.
-            clahe: whether to apply CLAHE to the film first.
-            colormap: as in `chexnet.figures.overlay_cam`.
-
-        Returns:
-            uint8 ``(H, W, 3)``, RGB, of the stored film's size.
+        Of the map, values below ``map_threshold`` are not shown; the rest has a white border.
         """
         image_id = self.films["image_id"][row]
         film = self.pixels(image_id)
@@ -214,14 +174,12 @@ class Gallery:
         film = self.films.loc[row]
         outcomes = self.outcomes(threshold)
         outcome, score = outcomes[row], film["y_score"]
-        decision = f"≥ {threshold:.3f} → positive"
-        if score < threshold:
-            decision = f"< {threshold:.3f} → negative"
+        sign, decision = ("<", "negative") if score < threshold else ("≥", "positive")
         counts = " · ".join(f"{name} {(outcomes == name).sum()}" for name in OUTCOMES)
         lines = [
             ("position", position),
             (f"outcome {outcome}", OUTCOMES[outcome][0]),
-            ("score", f"score {score:.3f} {decision}"),
+            ("score", f"score {score:.3f} {sign} {threshold:.3f} → {decision}"),
             ("header", header_text(film)),
             ("label", str(film.get("detailed_class", ""))),
             ("map", self._map_text(row, method, map_threshold)),
@@ -246,10 +204,8 @@ class Gallery:
             threshold=map_threshold,
             normalize=False,
         ).iloc[0]
-        where = "inside the box (pointing game: hit)"
-        if not found["hit"]:
-            where = "outside the box (pointing game: miss)"
-        return f"IoU {found['iou']:.2f}; peak {where}"
+        where, name = ("inside", "hit") if found["hit"] else ("outside", "miss")
+        return f"IoU {found['iou']:.2f}; peak {where} the box (pointing game: {name})"
 
     def histogram_svg(self, threshold: float, score: float) -> str:
         """Histogram of the scores as SVG: films with the finding above the line, others below.

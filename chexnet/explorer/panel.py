@@ -5,7 +5,7 @@ keys to the kernel.
 """
 
 import base64
-from collections.abc import Callable
+import functools
 from pathlib import Path
 
 import anywidget
@@ -19,8 +19,6 @@ from chexnet.figures import OPACITY
 from chexnet.runs import Run
 
 _STEP_OF_KEY = {"ArrowRight": 1, "ArrowDown": 1, "ArrowLeft": -1, "ArrowUp": -1}
-_LABEL_WIDTH = {"description_width": "150px"}
-_WIDTH = "440px"
 
 
 def explore(
@@ -61,14 +59,7 @@ def explore(
 
 
 class FilmView(anywidget.AnyWidget):
-    """The part of the panel that is not a control: two pictures, some HTML, and the keys.
-
-    Attributes:
-        film: JPG of the film; empty bytes hide it.
-        overlay: JPG of the film with map and boxes.
-        side: HTML beside them.
-        arrows: names of the keys that are sent as ``{"key": name}``.
-    """
+    """The part of the panel that is not a control: two pictures (JPG), some HTML, and the keys."""
 
     _esm = Path(__file__).with_name("explorer.js")
     _css = Path(__file__).with_name("explorer.css")
@@ -79,21 +70,12 @@ class FilmView(anywidget.AnyWidget):
 
 
 class Explorer(ipywidgets.VBox):
-    """The panel of `explore`; its controls can be set from code: ``panel.outcome.value = "FN"``.
-
-    Attributes:
-        gallery: the films.
-        outcome, sort, reverse, decision_threshold, map_threshold, opacity, method, boxes, clahe:
-            the controls.
-        previous, next: the buttons.
-        view: the pictures.
-    """
+    """The panel of `explore`; its controls can be set from code: ``panel.outcome.value = "FN"``."""
 
     def __init__(self, gallery: Gallery, *, colormap: str = "heat") -> None:
         """Shows the film with the highest score."""
         self.gallery = gallery
         self.colormap = colormap
-        self._rows = np.arange(0)
         self._at = 0
         self._make_controls()
         self._share = (gallery.chosen_map_threshold or 0) / gallery.scale("CAM")
@@ -123,7 +105,13 @@ class Explorer(ipywidgets.VBox):
             self._show()
 
     def _make_controls(self) -> None:
-        wide = {"style": _LABEL_WIDTH, "layout": ipywidgets.Layout(width=_WIDTH)}
+        wide = {
+            "style": {"description_width": "150px"},
+            "layout": ipywidgets.Layout(width="440px"),
+        }
+        slider = functools.partial(ipywidgets.FloatSlider, min=0, max=1, **wide)
+        narrow = ipywidgets.Layout(width="auto")
+        checkbox = functools.partial(ipywidgets.Checkbox, indent=False, layout=narrow)
         names = [(f"{title}s ({key})", key) for key, (title, *_) in OUTCOMES.items()]
         self.outcome = ipywidgets.ToggleButtons(options=[("all images", "all"), *names])
         self.outcome.style.button_width = "auto"
@@ -131,29 +119,22 @@ class Explorer(ipywidgets.VBox):
         self.next = ipywidgets.Button(description="next", icon="arrow-right")
         sorts = [(title, key) for key, title in SORTS.items()]
         self.sort = ipywidgets.Dropdown(options=sorts, description="sort by")
-        self.reverse = ipywidgets.Checkbox(description="reverse order", indent=False)
-        self.decision_threshold = ipywidgets.FloatSlider(
+        self.reverse = checkbox(description="reverse order")
+        self.decision_threshold = slider(
             value=self.gallery.threshold,
-            min=0,
-            max=1,
             step=0.001,
             readout_format=".3f",
             description="decision threshold",
-            **wide,
         )
         self.map_threshold = ipywidgets.SelectionSlider(options=[0.0], **wide)
         self.map_threshold.layout.width = "520px"
         self.map_threshold.add_class("chexnet-map-threshold")
-        self.opacity = ipywidgets.FloatSlider(
-            value=OPACITY, min=0, max=1, step=0.05, description="overlay opacity", **wide
-        )
+        self.opacity = slider(value=OPACITY, step=0.05, description="overlay opacity")
         self.method = ipywidgets.Dropdown(
             options=self.gallery.run.map_methods, description="saliency method", **wide
         )
-        self.boxes = ipywidgets.Checkbox(value=True, description="reference boxes", indent=False)
-        self.clahe = ipywidgets.Checkbox(description="apply CLAHE", indent=False)
-        for control in (self.boxes, self.clahe, self.reverse):
-            control.layout.width = "auto"
+        self.boxes = checkbox(value=True, description="reference boxes")
+        self.clahe = checkbox(description="apply CLAHE")
 
     def _offer_map_thresholds(self) -> None:
         """Fills the slider for the method, at the share of its scale that was chosen last."""
@@ -174,29 +155,30 @@ class Explorer(ipywidgets.VBox):
         self.previous.on_click(lambda _: self.turn(-1))
         self.next.on_click(lambda _: self.turn(1))
         self.view.on_msg(lambda _view, sent, _buffers: self.turn(_STEP_OF_KEY[sent["key"]]))
-        for control, react in (
-            (self.outcome, self._choose),
-            (self.sort, self._choose),
-            (self.reverse, self._choose),
-            (self.decision_threshold, self._choose_again),
-            (self.map_threshold, self._change_map_threshold),
-            (self.opacity, self._show),
-            (self.boxes, self._show),
-            (self.clahe, self._show),
-            (self.method, self._change_method),
-        ):
-            control.observe(_without_argument(react), names="value")
+        for control in (self.outcome, self.sort, self.reverse):
+            control.observe(lambda _: self._choose(), names="value")
+        for control in (self.opacity, self.boxes, self.clahe):
+            control.observe(lambda _: self._show(), names="value")
+        self.decision_threshold.observe(lambda _: self._choose_again(), names="value")
+        self.map_threshold.observe(lambda _: self._change_map_threshold(), names="value")
+        self.method.observe(lambda _: self._change_method(), names="value")
 
     def _choose(self) -> None:
         """Shows the first film that the controls select."""
-        self._rows = self._order()
+        self._rows = np.arange(0)
         self._at = 0
-        self._show()
+        self._choose_again()
 
     def _choose_again(self) -> None:
         """Selects again, and stays at the present film where it is still selected."""
         row = self._rows[self._at] if len(self._rows) else None
-        self._rows = self._order()
+        self._rows = self.gallery.order(
+            self.outcome.value,
+            self.sort.value,
+            threshold=self.decision_threshold.value,
+            reverse=self.reverse.value,
+            **self._map,
+        )
         found = np.flatnonzero(self._rows == row)
         self._at = int(found[0]) if len(found) else min(self._at, max(len(self._rows) - 1, 0))
         self._show()
@@ -213,15 +195,6 @@ class Explorer(ipywidgets.VBox):
     @property
     def _map(self) -> dict:
         return {"method": self.method.value, "map_threshold": self.map_threshold.value}
-
-    def _order(self) -> np.ndarray:
-        return self.gallery.order(
-            self.outcome.value,
-            self.sort.value,
-            threshold=self.decision_threshold.value,
-            reverse=self.reverse.value,
-            **self._map,
-        )
 
     def _show(self) -> None:
         outcome, threshold = self.outcome.value, self.decision_threshold.value
@@ -259,7 +232,3 @@ class Explorer(ipywidgets.VBox):
             bundle["image/jpeg"] = base64.b64encode(jpg(both)).decode()
             bundle["text/plain"] = f"Explorer of {self.gallery.run!r} at film {self.image_id}"
         return bundle
-
-
-def _without_argument(react: Callable[[], None]) -> Callable[[object], None]:
-    return lambda _change: react()
