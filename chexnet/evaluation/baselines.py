@@ -56,16 +56,10 @@ def plausible_age(age: pd.Series) -> pd.Series:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A score that is computed without the image.
-
-    Attributes:
-        title: for tables and figures.
-        columns: columns of ``images.csv`` that it needs.
-        scores: takes training films, the films to score and the label; see `view_scores`.
-    """
+    """A score that is computed without the image, by a function such as `view_scores`."""
 
     title: str
-    columns: tuple[str, ...]
+    columns: tuple[str, ...]  # of images.csv, which it needs
     scores: Callable[[pd.DataFrame, pd.DataFrame, str], np.ndarray]
 
 

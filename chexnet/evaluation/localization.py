@@ -143,16 +143,12 @@ def overlaps(
     for film, (values, mask) in enumerate(zip(maps, masks, strict=True)):
         # One pass for all thresholds: how many of them each pixel reaches, summed from the top.
         reached = np.searchsorted(thresholds, values.ravel(), side="right")
-        bins = len(thresholds) + 1
-        marked[film] = _from_above(np.bincount(reached, minlength=bins))
-        shared[film] = _from_above(np.bincount(reached, weights=mask.ravel(), minlength=bins))
+        for area, weights in ((marked, None), (shared, mask.ravel())):
+            counts = np.bincount(reached, weights, minlength=len(thresholds) + 1)
+            area[film] = counts[:0:-1].cumsum()[::-1]
     boxed = np.asarray(masks, np.float64).sum(axis=(1, 2))[:, np.newaxis]
     iobb = np.divide(shared, marked, out=np.zeros_like(shared), where=marked > 0)
     return shared / (marked + boxed - shared), iobb
-
-
-def _from_above(histogram: np.ndarray) -> np.ndarray:
-    return np.cumsum(histogram[::-1])[::-1][1:]
 
 
 def _with_boxes(
@@ -161,10 +157,8 @@ def _with_boxes(
     """The maps and ids of the films that have boxes."""
     maps, image_ids = np.asarray(maps), np.asarray(image_ids)
     if maps.ndim != 3 or len(maps) != len(image_ids):
-        raise ValueError(
-            f"maps have shape {maps.shape}, image_ids {image_ids.shape}: expected (N, h, w) and "
-            "(N,)"
-        )
+        shapes = f"maps have shape {maps.shape}, image_ids {image_ids.shape}"
+        raise ValueError(f"{shapes}: expected (N, h, w) and (N,)")
     if len(set(image_ids.tolist())) < len(image_ids):
         raise ValueError("image_ids: duplicate ids")
     chosen = np.isin(image_ids.astype(str), boxes["image_id"].to_numpy(str))
@@ -283,10 +277,7 @@ def choose_challenge_threshold(
     images: pd.DataFrame,
     positive: Iterable[bool],
 ) -> float:
-    """The threshold, of 0.1 to 0.9 by 0.1, with the largest mean score, for validation films.
-
-    Of equal thresholds the lowest is chosen.
-    """
+    """The lowest threshold, of 0.1 to 0.9 by 0.1, with the largest mean score on validation."""
     tried = LEVELS[4::5]
     scores = challenge_scores(maps, image_ids, boxes, images, positive, tried)
     counted = np.isfinite(scores)

@@ -50,13 +50,10 @@ def fit_box_prior(boxes: pd.DataFrame, images: pd.DataFrame) -> BoxPrior:
     share = (total / len(ids)).astype(np.float32)
     row, column = np.divmod(int(share.argmax()), _CANVAS)
     levels = (LEVELS * share.max()).astype(np.float32)
-    areas = (share.ravel()[:, np.newaxis] >= levels).astype(np.float32)  # (pixels, levels)
     iou = np.zeros(len(levels))
     for chunk in chunks:
-        masks = box_masks(boxes, images, chunk, _CANVAS).reshape(len(chunk), -1)
-        shared = masks @ areas
-        union = masks.sum(axis=1, keepdims=True) + areas.sum(axis=0) - shared
-        iou += (shared / union).sum(axis=0)
+        masks = box_masks(boxes, images, chunk, _CANVAS)
+        iou += overlaps(np.broadcast_to(share, masks.shape), masks, levels)[0].sum(axis=0)
     point = (float(column + 0.5) / _CANVAS, float(row + 0.5) / _CANVAS)
     return BoxPrior(point, mask=share >= levels[iou.argmax()], share=share, n_films=len(ids))
 
@@ -65,9 +62,8 @@ def fixed_mask_iou(
     prior: BoxPrior, boxes: pd.DataFrame, images: pd.DataFrame, image_ids: ArrayLike
 ) -> np.ndarray:
     """IoU of the fixed mask with the boxes of films, float64 ``(N,)``."""
-    masks = box_masks(boxes, images, image_ids, prior.mask.shape)
-    mask = np.broadcast_to(prior.mask.astype(np.float32), masks.shape)
-    return overlaps(mask, masks, [0.5])[0][:, 0]
+    masks = box_masks(boxes, images, image_ids, _CANVAS)
+    return overlaps(np.broadcast_to(prior.mask, masks.shape), masks, [1])[0][:, 0]
 
 
 def guided_maps(maps: np.ndarray, prior: BoxPrior, weight: float) -> np.ndarray:
@@ -87,9 +83,9 @@ def choose_guidance(
     prior: BoxPrior,
 ) -> tuple[float, float]:
     """The weight (of `WEIGHTS`) and threshold with the largest mean IoU, for validation films."""
-    found = []
+    found = {}
     for weight in WEIGHTS:
         guided = guided_maps(maps, prior, weight)
-        found.append(choose_map_threshold(guided, image_ids, boxes, images, normalize=False))
-    best = int(np.argmax([iou for _, iou in found]))
-    return WEIGHTS[best], found[best][0]
+        found[weight] = choose_map_threshold(guided, image_ids, boxes, images, normalize=False)
+    best = max(WEIGHTS, key=lambda weight: found[weight][1])
+    return best, found[best][0]

@@ -12,14 +12,7 @@ from numpy.typing import ArrayLike
 from sklearn import metrics as sklearn_metrics
 from tqdm.auto import tqdm
 
-from chexnet.auroc import (
-    N_BOOTSTRAP,
-    auroc,
-    bootstrap,
-    compare_auroc,
-    estimate,
-    no_estimate,
-)
+from chexnet.auroc import N_BOOTSTRAP, auroc, bootstrap, compare_auroc, estimate, no_estimate
 from chexnet.evaluation.baselines import BASELINES, Baseline, known, plausible_age
 from chexnet.evaluation.calibration import (
     apply_temperature,
@@ -79,11 +72,7 @@ def evaluate(run: Run, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0) -> dict
 
 
 def _evaluate_class(
-    name: str,
-    train: pd.DataFrame,
-    val: pd.DataFrame,
-    test: pd.DataFrame,
-    **settings: int,
+    name: str, train: pd.DataFrame, val: pd.DataFrame, test: pd.DataFrame, **settings: int
 ) -> dict:
     y, score = test["y_true"].to_numpy(), test["y_score"].to_numpy()
     patients = test["patient_id"].to_numpy()
@@ -149,23 +138,18 @@ def average_auroc(predictions: pd.DataFrame, **settings: int) -> dict[str, dict]
     of both labels, ``micro`` the AUROC of all pairs of film and class.
     """
     both = predictions.groupby("class_name")["y_true"].transform("nunique") > 1
-    found: dict[str, dict] = {}
-    for average, films, strata in (
-        ("macro", predictions[both], "class_name"),
-        ("micro", predictions, None),
-    ):
-        if len(set(films["y_true"])) > 1:
-            found[average] = auroc(
-                films["y_true"],
-                films["y_score"],
-                groups=films["patient_id"],
-                strata=strata and films[strata],
-                **settings,
-            ).estimate()
-        else:
-            found[average] = no_estimate("no films of both labels")
-        prevalence = float(predictions["y_true"].mean())
-        found[average] |= {"prevalence": prevalence, "method": "bootstrap by patient"}
+    about = {
+        "prevalence": float(predictions["y_true"].mean()),
+        "method": "bootstrap by patient",
+    }
+    found = {}
+    for average, films in (("macro", predictions[both]), ("micro", predictions)):
+        y, score, patients = films["y_true"], films["y_score"], films["patient_id"]
+        strata = films["class_name"] if average == "macro" else None
+        number = no_estimate("no films of both labels")
+        if len(set(y)) > 1:
+            number = auroc(y, score, groups=patients, strata=strata, **settings).estimate()
+        found[average] = number | about
     return found
 
 
@@ -176,20 +160,19 @@ def average_precision(
 
     ``prevalence`` beside it is the expected value of random scores.
     """
-    y_true, y_score = np.asarray(y_true), np.asarray(y_score)
-    order = np.argsort(-y_score, kind="stable")
-    y, score = y_true[order], y_score[order]
+    order = np.argsort(-np.asarray(y_score), kind="stable")
+    y, score, groups = (np.asarray(values)[order] for values in (y_true, y_score, groups))
     ends = np.flatnonzero(np.r_[score[1:] != score[:-1], True])  # films that tie enter together
 
+    # Scikit-learn's takes 8 times as long, since it sorts the films anew for each sample.
     def weighted(weight: np.ndarray) -> float:
         found = np.cumsum(weight * y)[ends]
-        predicted = np.cumsum(weight)[ends]
-        precision = np.divide(found, predicted, out=np.zeros(len(ends)), where=predicted > 0)
+        precision = found / np.cumsum(weight)[ends].clip(1)  # weights are whole numbers
         return (np.diff(found, prepend=0) * precision).sum() / found[-1] if found[-1] else np.nan
 
-    samples = bootstrap(weighted, np.asarray(groups)[order], **settings)
-    value = sklearn_metrics.average_precision_score(y_true, y_score)
-    return estimate(value, samples) | {"prevalence": float(y_true.mean())}
+    samples = bootstrap(weighted, groups, **settings)
+    value = sklearn_metrics.average_precision_score(y, score)
+    return estimate(value, samples) | {"prevalence": float(y.mean())}
 
 
 def _operating_points(val: pd.DataFrame, y: np.ndarray, score: np.ndarray) -> dict:
