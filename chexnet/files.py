@@ -254,22 +254,15 @@ def enter_project() -> Path:
     raise FileNotFoundError(f"{here}: expected a folder below one that holds data/ and output/")
 
 
-def summarize(names: Iterable[object], most: int = 5) -> str:
+def summarize(names: Iterable[object]) -> str:
     """The first few of many names, for an error message: ``"a, b, c, d, e and 7 more"``."""
     listed = [str(name) for name in names]
-    rest = len(listed) - most
-    return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")
+    rest = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
+    return ", ".join(listed[:5]) + rest
 
 
 def refuse(source: object, names: Iterable[object], what: str, expected: str = "") -> None:
-    """Raises a ValueError that names the first few of the wrong values, if there are any.
-
-    Args:
-        source: begins the message, such as a file's path.
-        names: what is wrong, such as image ids.
-        what: what is wrong with them.
-        expected: what is expected instead.
-    """
+    """Raises a ValueError, ``source: 2 what: name, name; expected: ...``, if there are names."""
     names = list(dict.fromkeys(names))
     if names:
         rule = f"; expected: {expected}" if expected else ""
@@ -285,20 +278,9 @@ def check_number(
     above: float = -math.inf,
     below: float = math.inf,
 ) -> None:
-    """Raises an error unless an argument is a number within bounds.
+    """Raises a ValueError that names an argument unless it is a number within bounds.
 
     True and False are no numbers here, nor are NaN, infinity and strings of digits.
-
-    Args:
-        name: of the argument, for the error message.
-        value: Python's or NumPy's scalar.
-        integer: whether it must be an integer.
-        least: smallest value expected.
-        above: the value must be larger than this.
-        below: the value must be smaller than this.
-
-    Raises:
-        ValueError: names the argument, the value and what is expected.
     """
     is_number = isinstance(value, Integral if integer else Real) and not isinstance(value, bool)
     if is_number and above < value < below and (least is None or value >= least):

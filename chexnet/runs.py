@@ -23,7 +23,6 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import math
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -142,7 +141,7 @@ class Run:
         config = {
             "settings": dict(settings),
             "data_fingerprint": data_fingerprint(images, boxes),
-            "films": {str(k): int(v) for k, v in images["split"].value_counts().items()},
+            "films": images["split"].value_counts().to_dict(),
             "versions": _versions(),
             "git_commit": _git_commit(),
         }
@@ -160,11 +159,7 @@ class Run:
         return f"Run({str(self.folder)!r})"
 
     def lock(self) -> contextlib.AbstractContextManager:
-        """Keeps other processes from training in this folder while the ``with`` block runs.
-
-        Raises:
-            BlockingIOError: another process holds the lock.
-        """
+        """Keeps others from training here in a ``with`` block; a BlockingIOError if one does."""
         return _lock(self.folder)
 
     @property
@@ -268,11 +263,7 @@ class Run:
         )
 
     def fingerprint(self, name: str) -> str:
-        """SHA-256 of a file of the run, recorded by files that are made from it.
-
-        Raises:
-            FileNotFoundError: the file is missing.
-        """
+        """SHA-256 of a file of the run, recorded by files that are made from it."""
         return _fingerprint(self._existing(name).read_bytes())
 
     @property
@@ -305,16 +296,10 @@ class Run:
             return arrays["image_id"], arrays[_MAPS + method]
 
     def maps_of(self, image_ids: Sequence[str], what: str, method: str = "CAM") -> np.ndarray:
-        """The raw maps of some scored films, float32 ``(N, C, h, w)``, in the order asked for.
-
-        Args:
-            image_ids: ``(N,)``.
-            what: these films in words, for the error.
-            method: one of `map_methods`.
+        """The `maps` of some scored films ``(N,)``, in their order, float32 ``(N, C, h, w)``.
 
         Raises:
-            FileNotFoundError: there are no maps.
-            ValueError: a film has no map; or as for `maps`.
+            ValueError: a film has no map (``what`` are these films, in words); or as `maps`.
         """
         ids, maps = self.maps(method)
         rows = pd.Series(np.arange(len(ids)), index=ids).reindex(image_ids)
@@ -326,11 +311,7 @@ class Run:
         return maps[rows.to_numpy(np.intp)]
 
     def film(self, image_id: str) -> np.ndarray:
-        """A test film, uint8 ``(H, W)``, long side at most 512 pixels.
-
-        Raises:
-            FileNotFoundError: the run has no such film.
-        """
+        """A test film, uint8 ``(H, W)``, long side at most 512 pixels."""
         return read_image(self._existing(f"films/{image_id}.jpg"))
 
     def read_table(self, name: str) -> pd.DataFrame:
@@ -356,7 +337,7 @@ class Run:
 
         Args:
             predictions: ``image_id, split, class_name, y_true, y_score``, one row a film and class.
-            image_ids: of the scored films, ``(N,)``.
+            image_ids: ``(N,)``, of the maps.
             maps: by method, raw maps float32 ``(N, C, h, w)``.
             bias: of the head, float32 ``(C,)``.
         """
@@ -488,10 +469,6 @@ def _write(path: Path, content: bytes) -> Path:
     return path
 
 
-def _nan_to_none(value: Any) -> Any:
+def _nan_to_none(content: Mapping[str, object]) -> dict:
     """JSON values with None in place of each float that is not finite."""
-    if isinstance(value, Mapping):
-        return {key: _nan_to_none(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_nan_to_none(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.loads(json.dumps(content), parse_constant=lambda _: None)

@@ -2,13 +2,8 @@
 
 from chexnet.auroc.curve import Auroc, auroc, compare_auroc
 from chexnet.auroc.intervals import (
-    N_BOOTSTRAP,
-    bootstrap,
-    estimate,
-    mean_interval,
-    no_estimate,
-    wilson_interval,
-)
+    N_BOOTSTRAP, bootstrap, estimate, mean_interval, no_estimate, wilson_interval,
+)  # fmt: skip
 
 __all__ = [
     "N_BOOTSTRAP", "Auroc", "auroc", "bootstrap", "compare_auroc", "estimate", "mean_interval",

@@ -52,26 +52,15 @@ class Auroc:
 
 @dataclass(frozen=True)
 class AurocDifference:
-    """AUROC of one score minus AUROC of another on the same films.
-
-    Attributes:
-        value_a: AUROC of the first score.
-        value_b: AUROC of the second.
-        difference: ``value_a - value_b``.
-        low: lower end of the difference's 95 % interval.
-        high: upper end of it.
-        z: difference over its standard error.
-        p: two-sided p-value of ``z``.
-        method: as in `Auroc`.
-    """
+    """AUROC of one score minus AUROC of another on the same films."""
 
     value_a: float
     value_b: float
     difference: float
-    low: float
+    low: float  # ends of the difference's 95 % interval
     high: float
-    z: float
-    p: float
+    z: float  # difference over its standard error
+    p: float  # two-sided, of z
     method: str
 
     def estimate(self) -> dict[str, float]:
@@ -145,21 +134,10 @@ def compare_auroc(
 
     Without ``groups``: the test of DeLong, DeLong & Clarke-Pearson 1988. With patient ids: the
     difference on bootstrap samples of patients; ``z`` divides it by their standard deviation.
-
-    Args:
-        y_true: ``(N,)`` labels, 0 or 1.
-        score_a: ``(N,)`` first score.
-        score_b: ``(N,)`` second score.
-        groups: as in `auroc`.
-        strata: as in `auroc`.
-        n_bootstrap: bootstrap samples.
-        seed: of the bootstrap.
+    Arguments and errors are those of `auroc`; both scores are ``(N,)``.
 
     Returns:
         both AUROCs, their difference with its 95 % interval, ``z`` and ``p``.
-
-    Raises:
-        ValueError: as in `auroc`.
 
     Example:
         >>> from chexnet.auroc import compare_auroc
@@ -178,12 +156,11 @@ def compare_auroc(
         error = _delong_error(first - second for first, second in pairs)
         low, high = difference - _Z * error, difference + _Z * error
     else:
-        samples = bootstrap(
-            lambda weight: area_a(weight) - area_b(weight),
-            groups,
-            n_bootstrap=n_bootstrap,
-            seed=seed,
-        )
+
+        def gap(weight: np.ndarray) -> float:
+            return area_a(weight) - area_b(weight)
+
+        samples = bootstrap(gap, groups, n_bootstrap=n_bootstrap, seed=seed)
         low, high = percentile_interval(samples)
         defined = samples[np.isfinite(samples)]
         error = float(defined.std(ddof=1)) if len(defined) > 1 else np.nan

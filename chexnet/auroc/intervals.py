@@ -99,19 +99,11 @@ def mean_interval(
     """A mean over films with its bootstrap interval by patient.
 
     If a proportion is 0 or 1, all bootstrap samples are equal and their interval has no width.
-    Wilson's interval with the patients as trials replaces it.
-
-    Args:
-        values: ``(N,)``, one number a film; bool for a proportion of films.
-        groups: ``(N,)``, patient id of each film.
-        n_bootstrap: number of bootstrap samples.
-        seed: of the random numbers.
+    Wilson's interval with the patients as trials replaces it. ``values`` are ``(N,)``, one number a
+    film, bool for a proportion; the other arguments and errors are those of `bootstrap`.
 
     Returns:
         ``value, low, high, n``; without films `no_estimate`.
-
-    Raises:
-        ValueError: as in `bootstrap`.
 
     Example:
         >>> from chexnet.auroc import mean_interval

@@ -1,23 +1,19 @@
 """What a run is worth: scores and maps against labels and boxes."""
 
 from chexnet.evaluation.baselines import BASELINES, LOCATION_BASELINES
-from chexnet.evaluation.calibration import calibrated_scores, temperature_of
+from chexnet.evaluation.calibration import calibrated_scores
 from chexnet.evaluation.films import scored_films
 from chexnet.evaluation.localization import localization_scores, overlaps
 from chexnet.evaluation.maps import evaluate_maps
 from chexnet.evaluation.operating_points import (
-    OUTCOMES,
-    choose_thresholds,
-    chosen_threshold,
-    outcome_table,
-    outcomes_at,
-)
+    OUTCOMES, choose_thresholds, chosen_threshold, outcome_table, outcomes_at,
+)  # fmt: skip
 from chexnet.evaluation.report import interval_text, outperforms_baselines, report_table
 from chexnet.evaluation.scores import evaluate
 
 __all__ = [
     "BASELINES", "LOCATION_BASELINES", "OUTCOMES", "calibrated_scores", "choose_thresholds",
-    "chosen_threshold", "evaluate", "evaluate_maps", "interval_text",
-    "localization_scores", "outcome_table", "outcomes_at", "outperforms_baselines", "overlaps",
-    "report_table", "scored_films", "temperature_of",
+    "chosen_threshold", "evaluate", "evaluate_maps", "interval_text", "localization_scores",
+    "outcome_table", "outcomes_at", "outperforms_baselines", "overlaps", "report_table",
+    "scored_films",
 ]  # fmt: skip

@@ -47,45 +47,21 @@ def apply_temperature(y_score: ArrayLike, temperature: float) -> np.ndarray:
     return special.expit(_logit(y_score) / temperature)
 
 
-def temperature_of(run: Run, *, class_name: str | None = None) -> float:
-    """The temperature of a run, fitted on its validation films.
+def calibrated_scores(run: Run, *, class_name: str | None = None) -> pd.DataFrame:
+    """The scores of a run as calibrated probabilities.
+
+    A new film's score is calibrated by `apply_temperature` with the same temperature.
 
     Args:
         run: with predictions; it need not be evaluated.
         class_name: which class; ``None`` is the run's first.
 
+    Returns:
+        the validation and test films of `scored_films` with ``temperature``, fitted on the
+        validation films, and ``probability``, in [0, 1].
+
     Raises:
         ValueError: the class is unknown, or validation has films of one class only.
-
-    Example:
-        >>> from chexnet.evaluation import temperature_of
-        >>> from chexnet.runs import Run
-        >>> 0.05 <= temperature_of(Run("output/demo")) <= 20
-        True
-    """
-    name = run.chosen_class(class_name)
-    val, _ = scored_films(run, name)
-    try:
-        return fit_temperature(val["y_true"], val["y_score"])
-    except ValueError as error:
-        raise ValueError(f"{run.folder}: no temperature for {name!r}, {error}") from error
-
-
-def calibrated_scores(run: Run, *, class_name: str | None = None) -> pd.DataFrame:
-    """The scores of a run as calibrated probabilities.
-
-    A new film's score ``s`` becomes ``apply_temperature(s, temperature_of(run))``.
-
-    Args:
-        run: with predictions.
-        class_name: which class; ``None`` is the run's first.
-
-    Returns:
-        the validation and test films of `scored_films` with ``probability``, in [0, 1]. The
-        temperature is fitted on the validation films.
-
-    Raises:
-        ValueError: as in `temperature_of`.
 
     Example:
         >>> from chexnet.evaluation import calibrated_scores
@@ -93,9 +69,15 @@ def calibrated_scores(run: Run, *, class_name: str | None = None) -> pd.DataFram
         >>> calibrated_scores(Run("output/demo"))["probability"].between(0, 1).all()
         np.True_
     """
-    films = pd.concat(scored_films(run, class_name), ignore_index=True)
-    temperature = temperature_of(run, class_name=class_name)
-    return films.assign(probability=apply_temperature(films["y_score"], temperature))
+    name = run.chosen_class(class_name)
+    val, test = scored_films(run, name)
+    try:
+        temperature = fit_temperature(val["y_true"], val["y_score"])
+    except ValueError as error:
+        raise ValueError(f"{run.folder}: no temperature for {name!r}, {error}") from error
+    films = pd.concat([val, test], ignore_index=True)
+    probability = apply_temperature(films["y_score"], temperature)
+    return films.assign(temperature=temperature, probability=probability)
 
 
 def reliability_table(

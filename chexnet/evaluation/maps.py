@@ -91,10 +91,8 @@ def evaluate_maps(
         found = films.rows[films.rows["y_score"] >= thresholds["score"]]
         report["true_positives"] = summarize_localization(found, **bootstrap)
     if thresholds["challenge"] is not None:
-        challenge = films.challenge
-        report["challenge_map"] = mean_interval(
-            challenge["score"], challenge["patient_id"], **bootstrap
-        )
+        found = films.challenge
+        report["challenge_map"] = mean_interval(found["score"], found["patient_id"], **bootstrap)
     report["thresholds"] = {"chosen_on": "val", **thresholds}
     report["prior"] = prior and {"point": list(prior.point), "n_films": prior.n_films}
     run.write_metrics({"localization": report}, made_from)

@@ -1,5 +1,7 @@
 """The numbers of ``metrics.json`` as one table to read."""
 
+from collections.abc import Iterator
+
 import pandas as pd
 
 from chexnet.evaluation.baselines import BASELINES, LOCATION_BASELINES
@@ -115,37 +117,36 @@ def outperforms_baselines(found: dict) -> tuple[bool, str]:
     return False, "No comparison with non-imaging baselines: too few films."
 
 
-def _class_rows(found: dict) -> list[dict]:
+def _class_rows(found: dict) -> Iterator[dict]:
     test, precision = found["test"], found["average_precision"]
-    rows = [*_auroc_rows("validation", found["val"]), *_auroc_rows("test", test)]
+    yield from _auroc_rows("validation", found["val"])
+    yield from _auroc_rows("test", test)
     note = f"chance: {precision['prevalence']:.2f}" if "prevalence" in precision else ""
-    rows.append(_row("test", "average precision", precision, note, test))
-    rows += _operating_rows(found["operating_points"])
-    rows += _calibration_rows(found["calibration"], test)
-    rows += _decision_rows(found["decision_curve"], test)
+    yield _row("test", "average precision", precision, note, test)
+    yield from _operating_rows(found["operating_points"])
+    yield from _calibration_rows(found["calibration"], test)
+    yield from _decision_rows(found["decision_curve"], test)
     for group in found["subgroups"]:
-        rows.append(_auroc_row(f"{group['by']}: {group['group']}", group))
+        yield _auroc_row(f"{group['by']}: {group['group']}", group)
     for key, baseline in BASELINES.items():
         block, title = found["baselines"][key], f"baseline: {baseline.title}"
-        rows.append(_auroc_row(title, block))
+        yield _auroc_row(title, block)
         if "model_minus_baseline" in block:
             gap = block["model_minus_baseline"]
             p = gap["p"]
             note = "" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-            rows.append(_row(title, "ΔAUROC (model − baseline)", gap, note, block))
-    return rows
+            yield _row(title, "ΔAUROC (model − baseline)", gap, note, block)
 
 
-def _auroc_rows(group: str, block: dict) -> list[dict]:
+def _auroc_rows(group: str, block: dict) -> Iterator[dict]:
+    if block["auroc"] is None:
+        yield _row(group, "AUROC (DeLong)", {"reason": block["reason"]}, "", block)
+        return
     prevalence = block.get("prevalence")
     notes = ["" if prevalence is None else f"prevalence {prevalence:.2f}", block.get("note")]
     note = "; ".join(filter(None, notes))
-    if block["auroc"] is None:
-        return [_row(group, "AUROC (DeLong)", {"reason": block["reason"]}, "", block)]
-    return [
-        _row(group, "AUROC (DeLong)", block["auroc"], note, block),
-        _row(group, "AUROC (bootstrap by patient)", block["auroc_by_patient"], note, block),
-    ]
+    yield _row(group, "AUROC (DeLong)", block["auroc"], note, block)
+    yield _row(group, "AUROC (bootstrap by patient)", block["auroc_by_patient"], note, block)
 
 
 def _auroc_row(group: str, block: dict) -> dict:
@@ -155,66 +156,64 @@ def _auroc_row(group: str, block: dict) -> dict:
     return delong | {"note": "; ".join(filter(None, [delong["note"], *other]))}
 
 
-def _operating_rows(points: dict) -> list[dict]:
+def _operating_rows(points: dict) -> Iterator[dict]:
     if "reason" in points:
-        return [_row("operating point", "sensitivity", points)]
-    rows = []
+        yield _row("operating point", "sensitivity", points)
+        return
     for rule, point in points.items():
         group = f"operating point: {RULES[rule]}"
         if point["threshold"] is None:
-            rows.append(_row(group, "sensitivity", point))
+            yield _row(group, "sensitivity", point)
             continue
         note = f"threshold {point['threshold']:.3f}"
         for metric in ("sensitivity", "specificity", "PPV", "NPV"):
-            rows.append(_row(group, metric, point[metric.lower()], note))
-    return rows
+            yield _row(group, metric, point[metric.lower()], note)
 
 
-def _calibration_rows(calibration: dict, test: dict) -> list[dict]:
+def _calibration_rows(calibration: dict, test: dict) -> Iterator[dict]:
     if "reason" in calibration:
-        return [_row("calibration", "temperature", calibration)]
+        yield _row("calibration", "temperature", calibration)
+        return
     temperature = {"value": calibration["temperature"]}
-    rows = [_row("calibration", "temperature", temperature, "fitted on validation")]
+    yield _row("calibration", "temperature", temperature, "fitted on validation")
     for when in ("before", "after"):
         group, errors = f"calibration, {when} scaling", calibration[when]
         limit = f"if perfectly calibrated: up to {errors['ece']['if_calibrated']['high']:.2f}"
-        rows.append(_row(group, "Brier score", errors["brier"], "", test))
-        rows.append(_row(group, "ECE", errors["ece"], limit, test))
-    return rows
+        yield _row(group, "Brier score", errors["brier"], "", test)
+        yield _row(group, "ECE", errors["ece"], limit, test)
 
 
-def _decision_rows(curve: list[dict] | dict, test: dict) -> list[dict]:
+def _decision_rows(curve: list[dict] | dict, test: dict) -> Iterator[dict]:
     if isinstance(curve, dict):
-        return [_row("decision curve", "net benefit", curve)]
-    rows = []
+        yield _row("decision curve", "net benefit", curve)
+        return
     for point in curve:
         if round(100 * point["probability"]) in _PROBABILITIES:
             metric = f"net benefit at threshold probability {point['probability']:.0%}"
             note = f"treat all: {interval_text({'value': point['treat_all']})}"
-            number = point | {"value": point["model"]}
-            rows.append(_row("decision curve", metric, number, note, test))
-    return rows
+            yield _row("decision curve", metric, point | {"value": point["model"]}, note, test)
 
 
-def _location_rows(found: dict) -> list[dict]:
-    rows = []
+def _location_rows(found: dict) -> Iterator[dict]:
     blocks = {"CAM, all positive films": found}
     if "true_positives" in found:
         blocks["CAM, true positives"] = found["true_positives"]
     for group, block in blocks.items():
-        rows += [_row(group, title, block[key]) for key, title in _OVERLAPS.items()]
+        for key, title in _OVERLAPS.items():
+            yield _row(group, title, block[key])
         for key, title in (("iou_accuracy", "IoU"), ("iobb_accuracy", "IoBB")):
             for level, share in block[key].items():
-                rows.append(_row(group, f"share of films with {title} > {level}", share))
+                yield _row(group, f"share of films with {title} > {level}", share)
         for key, title in LOCATION_BASELINES.items():
             metric = "mean IoU" if key == "fixed_mask" else "hit rate"
-            rows.append(_row(group, f"{metric}, baseline: {title}", block["baselines"][key]))
-        rows += [_row(group, title, block[key]) for key, title in _DIFFERENCES.items()]
-        group, titles = group.replace("CAM", "CAM × spatial prior"), _OVERLAPS | _DIFFERENCES
-        rows += [_row(group, titles[key], number) for key, number in block["guided"].items()]
+            yield _row(group, f"{metric}, baseline: {title}", block["baselines"][key])
+        for key, title in _DIFFERENCES.items():
+            yield _row(group, title, block[key])
+        for key, number in block["guided"].items():
+            title = (_OVERLAPS | _DIFFERENCES)[key]
+            yield _row(group.replace("CAM", "CAM × spatial prior"), title, number)
     if "challenge_map" in found:
-        rows.append(_row("CAM, all films", "mAP of the RSNA challenge", found["challenge_map"]))
-    return rows
+        yield _row("CAM, all films", "mAP of the RSNA challenge", found["challenge_map"])
 
 
 def _row(group: str, metric: str, number: dict, note: str = "", counts: dict | None = None) -> dict:

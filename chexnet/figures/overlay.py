@@ -23,6 +23,7 @@ _RISE = 0.7  # exponent of the opacity over the map: below 1, so that low values
 BOX_COLOR = "#3d9dff"  # blue, visible on the black of a lung
 _OUTLINE: dict[str, Any] = {"colors": "white", "linewidths": 0.8, "linestyles": "dashed"}
 _FINE = 64  # positions per side at which the outline is traced
+_SHEET = 10.0  # width of a contact sheet, inches
 # Inferno without its ends, which look like air and bone on a film.
 _HEAT = ListedColormap(matplotlib.colormaps["inferno"](np.linspace(0.35, 0.88, 256)))
 
@@ -87,12 +88,7 @@ def blend(
 ) -> np.ndarray:
     """Mixes a film with the colors of its map; opacity grows with the map, from 0.
 
-    Args:
-        film: uint8 ``(H, W)``.
-        cam: raw map ``(h, w)``, logits.
-        scale: as in `overlay_cam`.
-        colormap: as in `overlay_cam`.
-        opacity: as in `overlay_cam`.
+    Arguments are those of `overlay_cam`.
 
     Returns:
         uint8 ``(H, W, 3)``, RGB; the film itself where the map is 0 or below.
@@ -129,7 +125,6 @@ def film_sheet(
     boxes: Sequence[pd.DataFrame | None] | None = None,
     masks: Sequence[np.ndarray | None] | None = None,
     columns: int = 4,
-    width: float = 10.0,
 ) -> Figure:
     """Draws a contact sheet: films row by row, each with its title and boxes.
 
@@ -140,10 +135,9 @@ def film_sheet(
         masks: one per film: ``(h, w)`` in [0, 1], such as rotated boxes, outlined at 0.5; or
             ``None``.
         columns: films side by side, at least 1.
-        width: of the sheet, inches.
 
     Returns:
-        a figure made without pyplot.
+        a figure made without pyplot, 10 inches wide.
 
     Raises:
         ValueError: no films, no columns, or not one title, table and mask per film.
@@ -169,8 +163,8 @@ def film_sheet(
     tallest = max(film.shape[0] / film.shape[1] for film in films)
     lines = 1 + max(title.count("\n") for title in titles)
     # A row is at most twice as high as it is wide, so that one narrow film does not stretch it.
-    height = rows * (width / columns * min(tallest, 2.0) + 0.16 * lines)
-    figure = Figure(figsize=(width, height), layout="constrained")
+    height = rows * (_SHEET / columns * min(tallest, 2.0) + 0.16 * lines)
+    figure = Figure(figsize=(_SHEET, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, film, title, its, mask in zip(axes, films, titles, boxes, masks, strict=False):
         show_film(film, its, ax).set_title(title, fontsize=8)

@@ -5,7 +5,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from chexnet.auroc import auroc
-from chexnet.evaluation import calibrated_scores, evaluate, temperature_of
+from chexnet.evaluation import calibrated_scores, evaluate
 from chexnet.evaluation.calibration import (
     apply_temperature,
     calibration_errors,
@@ -113,6 +113,11 @@ def test_films_of_few_patients_widen_the_interval():
     assert grouped["high"] - grouped["low"] > 1.8 * (alone["high"] - alone["low"])
 
 
+def temperature_of(run, name="Pneumonia"):
+    (temperature,) = calibrated_scores(run, class_name=name)["temperature"].unique()
+    return temperature
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     run = write_run(tmp_path_factory.mktemp("output") / "run", classes=("Pneumonia", "Edema"))
@@ -125,16 +130,14 @@ def test_the_temperature_is_fitted_on_validation(run, name):
     films = run.predictions
     val = films[(films["split"] == "val") & (films["class_name"] == name)]
     reopened = Run(run.folder)
-    assert temperature_of(reopened, class_name=name) == fit_temperature(
-        val["y_true"], val["y_score"]
-    )
+    assert temperature_of(reopened, name) == fit_temperature(val["y_true"], val["y_score"])
 
 
 def test_the_saved_temperature_makes_probabilities_of_the_scores(run):
     table = calibrated_scores(run, class_name="Edema")
     assert set(table["class_name"]) == {"Edema"}
     assert set(table["split"]) == {"val", "test"}
-    temperature = temperature_of(run, class_name="Edema")
+    temperature = temperature_of(run, "Edema")
     assert temperature != temperature_of(run)
     expected = expit(logit(table["y_score"]) / temperature)
     assert table["probability"].to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-6)
@@ -150,7 +153,7 @@ def test_the_report_judges_those_very_probabilities(run):
 
 def test_a_run_without_a_temperature_says_why(run, tmp_path):
     with pytest.raises(ValueError, match=r"class_name=.Mass.: expected one of .*Edema"):
-        temperature_of(run, class_name="Mass")
+        calibrated_scores(run, class_name="Mass")
     bare = write_run(tmp_path / "bare", films=60)
     bare.write_table("predictions.csv", bare.predictions.assign(y_true=0))
     with pytest.raises(ValueError, match=r"no temperature for .Pneumonia., .* films of both"):
