@@ -158,13 +158,7 @@ def locked(path: Path, message: str) -> Iterator[None]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Decodes a film.
-
-    Args:
-        path: of a JPEG file.
-
-    Returns:
-        uint8 ``(H, W)``, 0 is black.
+    """Decodes a film in a JPEG file: uint8 ``(H, W)``, 0 is black.
 
     Raises:
         OSError: the file cannot be read.
@@ -215,11 +209,7 @@ def decode_jpeg(data: bytes, *, smallest: bool = False) -> np.ndarray:
 def read_table(path: Path) -> pd.DataFrame:
     """Reads a CSV file in which ``image_id`` and ``patient_id`` are text, as in ``images.csv``.
 
-    Args:
-        path: of the file.
-
-    Returns:
-        The table. Only an empty field is missing: "NA" is text.
+    Only an empty field is missing: "NA" is text.
 
     Example:
         >>> from pathlib import Path

@@ -52,14 +52,7 @@ _LONGEST_SIDE = 512  # pixels of a stored film: the original's input size, enoug
 
 
 def data_fingerprint(images: pd.DataFrame, boxes: pd.DataFrame) -> str:
-    """SHA-256 over ids, labels, splits and boxes, independent of the order of rows.
-
-    Args:
-        images: one row a film.
-        boxes: one row a box.
-
-    Returns:
-        64 hexadecimal digits.
+    """SHA-256 over ids, labels, splits and boxes, in hexadecimal, whatever the order of rows.
 
     Example:
         >>> from chexnet.runs import Run, data_fingerprint
@@ -208,6 +201,25 @@ class Run:
         return self.read_table("predictions.csv").merge(
             images[["image_id", *facts]], on="image_id", validate="many_to_one"
         )
+
+    def scored_films(self, class_name: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The rows of `predictions` of one class: of the validation films, and of the test films.
+
+        A film without ``patient_id`` counts as a patient of its own: it gets its ``image_id``.
+
+        Raises:
+            ValueError: the class is unknown or has no test film.
+        """
+        name = self.chosen_class(class_name)
+        films = self.predictions.query("class_name == @name")
+        ids = films["image_id"]
+        films = films.assign(patient_id=films.get("patient_id", ids).fillna(ids))
+        val, test = (
+            films[films["split"] == split].reset_index(drop=True) for split in ("val", "test")
+        )
+        if test.empty:
+            raise ValueError(f"{self.folder / 'predictions.csv'}: no test film of {name!r}")
+        return val, test
 
     @property
     def metrics(self) -> dict:

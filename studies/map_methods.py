@@ -17,7 +17,7 @@ import pandas as pd
 
 from chexnet.auroc import mean_interval
 from chexnet.cam import METHODS, class_activation_map, upsample_map
-from chexnet.evaluation import interval_text, localization_scores, scored_films
+from chexnet.evaluation import interval_text, localization_scores
 from chexnet.evaluation.localization import choose_map_threshold
 from chexnet.generator import ImageStore
 from chexnet.model import build_chexnet, load_chexnet
@@ -85,7 +85,7 @@ def standard(maps: np.ndarray) -> np.ndarray:
 
 def localized(run: Run, films: Path, cache: str) -> pd.DataFrame:
     """One row a film and kind of map: split, patient, hit, IoU."""
-    scored = pd.concat(scored_films(run)).query("y_true == 1")
+    scored = pd.concat(run.scored_films()).query("y_true == 1")
     ids, split = scored["image_id"].to_numpy(), scored["split"].to_numpy()
     images, boxes = run.images, run.boxes
     parts = []

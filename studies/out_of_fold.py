@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from chexnet.auroc import N_BOOTSTRAP, auroc, compare_auroc, mean_interval
-from chexnet.evaluation import BASELINES, chosen_threshold, scored_films
+from chexnet.evaluation import BASELINES, chosen_threshold
 from chexnet.evaluation.maps import localize_films, summarize_localization
 from chexnet.runs import Run
 
@@ -34,7 +34,7 @@ def out_of_fold_films(runs: Sequence[Run], *, class_name: str | None = None) -> 
     parts = []
     for fold, run in enumerate(runs, 1):
         name = run.chosen_class(class_name)
-        _, test = scored_films(run, name)
+        _, test = run.scored_films(name)
         threshold, _ = chosen_threshold(run, class_name=name)
         test = test.assign(fold=fold, predicted=test["y_score"] >= threshold)
         train = run.images.query("split == 'train'")

@@ -126,10 +126,6 @@ def mean_interval(
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """Wilson's score interval of a proportion (Wilson 1927), without continuity correction.
 
-    Args:
-        successes: 0 to ``trials``.
-        trials: 1 or more.
-
     Returns:
         low, high in [0, 1].
 

@@ -2,7 +2,6 @@
 
 from chexnet.evaluation.baselines import BASELINES, LOCATION_BASELINES
 from chexnet.evaluation.calibration import calibrated_scores
-from chexnet.evaluation.films import scored_films
 from chexnet.evaluation.localization import localization_scores, overlaps
 from chexnet.evaluation.maps import evaluate_maps
 from chexnet.evaluation.operating_points import (
@@ -15,5 +14,4 @@ __all__ = [
     "BASELINES", "LOCATION_BASELINES", "OUTCOMES", "calibrated_scores", "choose_thresholds",
     "chosen_threshold", "evaluate", "evaluate_maps", "interval_text", "localization_scores",
     "outcome_table", "outcomes_at", "outperforms_baselines", "overlaps", "report_table",
-    "scored_films",
 ]  # fmt: skip

@@ -6,7 +6,6 @@ from numpy.typing import ArrayLike
 from scipy import optimize, special
 
 from chexnet.auroc import N_BOOTSTRAP, bootstrap, estimate, wilson_interval
-from chexnet.evaluation.films import scored_films
 from chexnet.runs import Run
 
 BINS = 10
@@ -57,7 +56,7 @@ def calibrated_scores(run: Run, *, class_name: str | None = None) -> pd.DataFram
         class_name: which class; ``None`` is the run's first.
 
     Returns:
-        the validation and test films of `scored_films` with ``temperature``, fitted on the
+        the validation and test films of `Run.scored_films` with ``temperature``, fitted on the
         validation films, and ``probability``, in [0, 1].
 
     Raises:
@@ -70,7 +69,7 @@ def calibrated_scores(run: Run, *, class_name: str | None = None) -> pd.DataFram
         np.True_
     """
     name = run.chosen_class(class_name)
-    val, test = scored_films(run, name)
+    val, test = run.scored_films(name)
     try:
         temperature = fit_temperature(val["y_true"], val["y_score"])
     except ValueError as error:

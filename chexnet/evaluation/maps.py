@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from chexnet.auroc import N_BOOTSTRAP, mean_interval, no_estimate
-from chexnet.evaluation.films import scored_films
 from chexnet.evaluation.localization import (
     challenge_scores,
     choose_challenge_threshold,
@@ -103,7 +102,7 @@ def localize_films(run: Run, *, class_name: str | None = None) -> LocalizedFilms
     """Compares the maps of a run's test films with their boxes, and with baselines."""
     name = run.chosen_class(class_name)
     index, images, all_boxes = run.class_names.index(name), run.images, run.boxes
-    val, test = scored_films(run, name)
+    val, test = run.scored_films(name)
     # Maps, ids, boxes of positive films, sizes: what the functions of `localization` take.
     val_films, test_films = (
         (

@@ -6,7 +6,6 @@ from numpy.typing import ArrayLike
 from sklearn import metrics as sklearn_metrics
 
 from chexnet.auroc import bootstrap, estimate, no_estimate, wilson_interval
-from chexnet.evaluation.films import scored_films
 from chexnet.runs import Run
 
 TARGET = 0.9  # of the fixed-sensitivity and the fixed-specificity point
@@ -95,7 +94,7 @@ def chosen_threshold(
     if rule not in RULES:
         raise ValueError(f"threshold={rule!r}: expected a number or one of {sorted(RULES)}")
     name = run.chosen_class(class_name)
-    val, _ = scored_films(run, name)
+    val, _ = run.scored_films(name)
     try:
         threshold = choose_thresholds(val["y_true"], val["y_score"])[rule]
     except ValueError as error:
@@ -167,15 +166,9 @@ def decision_curve(
 
 
 def outcomes_at(y_true: ArrayLike, y_score: ArrayLike, threshold: float) -> np.ndarray:
-    """The outcome of each film at a threshold.
+    """The outcome of each film at a threshold, str ``(N,)``: TP, FN, TN or FP.
 
-    Args:
-        y_true: ``(N,)`` labels, 0 or 1.
-        y_score: ``(N,)`` scores.
-        threshold: a film is predicted positive if its score is at or above it.
-
-    Returns:
-        str ``(N,)``: TP, FN, TN or FP.
+    A film is predicted positive if its score is at or above the threshold.
 
     Example:
         >>> from chexnet.evaluation import outcomes_at
@@ -213,7 +206,7 @@ def outcome_table(
         >>> sentence
         'Decision threshold 0.5 (given).'
     """
-    _, films = scored_films(run, class_name)
+    _, films = run.scored_films(class_name)
     rule = "given"
     if isinstance(threshold, str):
         threshold, rule = chosen_threshold(run, threshold, class_name=class_name)

@@ -20,7 +20,6 @@ from chexnet.evaluation.calibration import (
     fit_temperature,
     reliability_table,
 )
-from chexnet.evaluation.films import scored_films
 from chexnet.evaluation.operating_points import RULES, choose_thresholds, decision_curve, rates_at
 from chexnet.runs import Run
 
@@ -59,7 +58,7 @@ def evaluate(run: Run, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0) -> dict
     settings = {"n_bootstrap": n_bootstrap, "seed": seed}
     classes, tests = {}, []
     for name in run.class_names:
-        val, test = scored_films(run, name)
+        val, test = run.scored_films(name)
         if val.empty:
             raise ValueError(f"{run.folder / 'predictions.csv'}: no validation film of {name!r}")
         classes[name] = _evaluate_class(name, train, val, test, **settings)

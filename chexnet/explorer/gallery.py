@@ -14,7 +14,6 @@ from chexnet.evaluation import (
     localization_scores,
     outcomes_at,
     overlaps,
-    scored_films,
 )
 from chexnet.figures import BLUE, BOX_COLOR, OPACITY, RED, blend, header_text
 from chexnet.generator import apply_clahe
@@ -45,7 +44,7 @@ class Gallery:
         """Reads the tables; maps and films are read when they are first shown."""
         self.run = run
         self.class_name = run.chosen_class(class_name)
-        _, self.films = scored_films(run, self.class_name)
+        _, self.films = run.scored_films(self.class_name)
         self.threshold, _ = chosen_threshold(run, class_name=self.class_name)
         found = run.metrics.get("localization", {})
         ours = found.get("class_name") == self.class_name

@@ -1,4 +1,4 @@
-"""Figures of a study and a run, made with matplotlib without a model."""
+"""Figures of a study and a run, made with matplotlib, without pyplot and without a model."""
 
 from chexnet.figures.curves import (
     BLUE, RED, decision_figure, history_figure, localization_figure, precision_recall_figure,

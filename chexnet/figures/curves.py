@@ -23,9 +23,6 @@ BLUE, RED, GRAY = "#0072B2", "#D55E00", "#7f7f7f"
 def history_figure(run: Run) -> Figure:
     """Loss, validation AUROC and learning rate per epoch; the saved epoch is marked.
 
-    Args:
-        run: with ``history.csv``.
-
     Example:
         >>> from chexnet.figures import history_figure
         >>> from chexnet.runs import Run
@@ -148,12 +145,10 @@ def reliability_figure(
     ):
         if when not in calibration:
             continue
-        x, y, low, high = (
-            np.array([row[key] for row in calibration[when]["reliability"]], dtype=float)
-            for key in ("probability", "observed", "low", "high")
-        )
+        bins = pd.DataFrame(calibration[when]["reliability"], dtype=float)
+        x, y = bins["probability"], bins["observed"]
         label += f": ECE {_interval(calibration[when]['ece'])}"
-        bars = np.maximum([y - low, high - y], 0)  # rounding can put a bound inside
+        bars = np.maximum([y - bins["low"], bins["high"] - y], 0)  # rounding can put a bound inside
         ax.errorbar(x, y, bars, color=color, fmt=line, markersize=4, linewidth=1, label=label)
     return _finish(ax, x="predicted probability", y="observed frequency", square=True)
 
@@ -171,18 +166,17 @@ def decision_figure(run: Run, *, class_name: str | None = None, ax: Axes | None 
     """
     ax, metrics, _ = _open(run, class_name, ax, size=(5.6, 3.2))
     ax.axhline(0, color=GRAY, linewidth=0.8, linestyle=":", label="treat none")
-    curve = metrics["decision_curve"]
-    if "reason" not in curve:
-        threshold, model, low, high, treat_all = (
-            np.array([row[key] for row in curve])
-            for key in ("probability", "model", "low", "high", "treat_all")
+    if "reason" not in metrics["decision_curve"]:
+        curve = pd.DataFrame(metrics["decision_curve"]).set_index("probability")
+        ax.plot(curve["treat_all"], color=RED, linestyle="--", label="treat all")
+        ax.plot(curve["model"], color=BLUE, label="model (calibrated), 95 % CI")
+        ax.fill_between(
+            curve.index, curve["low"], curve["high"], color=BLUE, alpha=0.15, linewidth=0
         )
-        ax.plot(threshold, treat_all, color=RED, linestyle="--", label="treat all")
-        ax.plot(threshold, model, color=BLUE, label="model (calibrated), 95 % CI")
-        ax.fill_between(threshold, low, high, color=BLUE, alpha=0.15, linewidth=0)
         # The net benefit of treating all falls without bound; show only where it matters.
-        if high.max() > 0:
-            ax.set_ylim(-0.35 * high.max(), 1.1 * high.max())
+        highest = curve["high"].max()
+        if highest > 0:
+            ax.set_ylim(-0.35 * highest, 1.1 * highest)
     ax.set_xlim(0, 1)
     return _finish(ax, x="threshold probability", y="net benefit")
 

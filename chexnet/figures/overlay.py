@@ -126,7 +126,7 @@ def film_sheet(
     masks: Sequence[np.ndarray | None] | None = None,
     columns: int = 4,
 ) -> Figure:
-    """Draws a contact sheet: films row by row, each with its title and boxes.
+    """Draws a contact sheet, 10 inches wide: films row by row, each with its title and boxes.
 
     Args:
         films: uint8 ``(H, W)`` each, of any sizes, at least one.
@@ -135,9 +135,6 @@ def film_sheet(
         masks: one per film: ``(h, w)`` in [0, 1], such as rotated boxes, outlined at 0.5; or
             ``None``.
         columns: films side by side, at least 1.
-
-    Returns:
-        a figure made without pyplot, 10 inches wide.
 
     Raises:
         ValueError: no films, no columns, or not one title, table and mask per film.

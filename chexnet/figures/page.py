@@ -17,15 +17,12 @@ _LINE_LENGTH = 145  # characters
 
 
 def report_page(run: Run, *, class_name: str | None = None) -> Figure:
-    """Draws all charts of a run on one page.
+    """Draws all charts of a run on one page, 10.5 inches wide, with about the proportions of A4.
 
     Args:
         run: evaluated.
         class_name: the class; ``None`` is the run's first. Maps are evaluated for one class; the
             page of another class says so in their place.
-
-    Returns:
-        a figure made without pyplot, 10.5 inches wide, with about the proportions of A4.
 
     Raises:
         ValueError: the run has no such class, or is not evaluated with its present scores.

@@ -67,9 +67,6 @@ def results_figure(
         colormap: as in `overlay_cam`; the original used ``"jet"``.
         opacity: as in `overlay_cam`.
 
-    Returns:
-        a figure made without pyplot.
-
     Raises:
         FileNotFoundError: the run lacks a file.
         ValueError: an argument has another value than stated above.

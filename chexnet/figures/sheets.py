@@ -31,9 +31,6 @@ def conversion_sheet(
         count: maximum number of pairs. First come re-encoded films, one for each kind of storage
             and reason, then one of each rare size, then the darkest and the brightest.
 
-    Returns:
-        a figure made without pyplot.
-
     Raises:
         ValueError: no film was converted, or ``count`` is below 1.
 
