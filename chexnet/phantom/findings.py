@@ -22,11 +22,7 @@ Box = tuple[int, int, int, int]  # x, y, width, height in pixels of the canvas
 
 
 def add_opacities(chest: Chest, rng: np.random.Generator) -> tuple[Chest, np.ndarray]:
-    """Consolidates parts of one lung or both.
-
-    Returns the chest with less air, and the boxes, float (n, 4): x, y, width, height in pixels of
-    the canvas.
-    """
+    """Consolidates parts of one lung or both; returns the chest and boxes (n, 4), each a `Box`."""
     air = chest.air.copy()
     boxes: list[Box] = []
     while not boxes:  # until one covers enough lung to get a box
@@ -83,10 +79,9 @@ def _boxed(
 
 
 def expose(chest: Chest, rng: np.random.Generator) -> np.ndarray:
-    """Turns attenuation into gray values, with a tone curve fitted to the film as detectors do.
+    """Turns attenuation into gray values, float32 canvas, 0 (air) to about 255.
 
-    Returns float32 (CANVAS, CANVAS), 0 (air) to about 255. The gray levels of the lungs and of the
-    densest parts are drawn for each film, opacity or not.
+    The tone curve is fitted to the film as detectors do, to gray levels drawn for each film.
     """
     air = np.minimum(1.0, chest.air.sum(axis=0)) * (1 - 0.35 * chest.vessels)
     beam = chest.soft * (1 - LUNG_AIR * air) + chest.bone

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from pydicom import config
 from pydicom.dataelem import DataElement
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, JPEGBaseline8Bit, SecondaryCaptureImageStorage, generate_uid
 from tqdm.auto import tqdm
@@ -163,11 +163,7 @@ def _films(seed: int) -> Iterator[dict]:
 
 
 def draw_film(film: dict, film_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a film of `_films`.
-
-    Returns the pixels, uint8 (film_size, film_size), and the boxes, float (n, 4): x, y, width,
-    height in whole pixels of this film.
-    """
+    """Draws a film of `_films`: uint8 pixels, and boxes (n, 4): x, y, width, height in pixels."""
     body, rng, findings = dict(film["body"]), film["rng"], film["findings"]
     if "large heart" in findings:
         body["heart"] *= rng.uniform(1.22, 1.4)
@@ -189,13 +185,6 @@ def draw_film(film: dict, film_size: int) -> tuple[np.ndarray, np.ndarray]:
 def _dataset(film: dict, pixels: np.ndarray) -> Dataset:
     """The film as DICOM, with the attributes of RSNA's films, odd values included."""
     uids = [generate_uid(entropy_srcs=[film["image_id"], level]) for level in ("sop", "se", "st")]
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = uids[0]
-    meta.TransferSyntaxUID = JPEGBaseline8Bit
-    # pydicom's root without its version, so that the bytes do not depend on the version.
-    meta.ImplementationClassUID = UID("1.2.826.0.1.3680043.8.498.1")
-    meta.ImplementationVersionName = "CHEXNET_PHANTOM"
     spacing = f"{0.143 * 1024 / pixels.shape[0]:.4g}"  # mm; RSNA's most frequent, at 1024 pixels
     fields = {
         "SpecificCharacterSet": "ISO_IR 100",
@@ -215,26 +204,21 @@ def _dataset(film: dict, pixels: np.ndarray) -> Dataset:
         "SeriesInstanceUID": uids[1],
         "SeriesNumber": "1",
         "InstanceNumber": "1",
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "Rows": pixels.shape[0],
-        "Columns": pixels.shape[1],
         "PixelSpacing": [spacing, spacing],
-        "BitsAllocated": 8,
-        "BitsStored": 8,
-        "HighBit": 7,
-        "PixelRepresentation": 0,
         "LossyImageCompression": "01",
         "LossyImageCompressionMethod": "ISO_10918_1",
     }
-    blank = ["AccessionNumber", "ReferringPhysicianName", "PatientBirthDate", "StudyID"]
+    blank = "AccessionNumber ReferringPhysicianName PatientBirthDate StudyID PatientOrientation"
     dataset = Dataset()
-    dataset.file_meta = meta
-    for keyword, value in {**fields, **dict.fromkeys([*blank, "PatientOrientation"], "")}.items():
+    dataset.set_pixel_data(pixels, "MONOCHROME2", bits_stored=8, generate_instance_uid=False)
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    # pydicom's root without its version, so that the bytes do not depend on the version.
+    dataset.file_meta.ImplementationClassUID = UID("1.2.826.0.1.3680043.8.498.1")
+    dataset.file_meta.ImplementationVersionName = "CHEXNET_PHANTOM"
+    for keyword, value in (fields | dict.fromkeys(blank.split(), "")).items():
         setattr(dataset, keyword, value)
     # RSNA writes the age as "51", not as the Standard's "051Y"; readers must accept it.
     dataset.add(DataElement("PatientAge", "AS", str(film["age"]), validation_mode=config.IGNORE))
     _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 85])
     dataset.PixelData = encapsulate([jpeg.tobytes()], has_bot=False)
-    dataset["PixelData"].VR = "OB"
     return dataset
