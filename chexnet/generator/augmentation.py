@@ -66,10 +66,8 @@ class FilmWarp(iaa.Augmenter):
 
 
 def _warp(pixels: np.ndarray, inverse: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Moves ``(h, w, channels)`` pixels, the image of a square film or its heat map; any h and w.
-
-    ``inverse`` takes (x, y) about the center to where it came from; ``shift`` is shares of w and h.
-    """
+    """Moves ``(h, w, channels)`` pixels: a square film or its heat map, of any h and w."""
+    # `inverse` takes (x, y) about the center to where it came from; `shift` is shares of w and h.
     height, width = pixels.shape[:2]
     size = np.array([width, height])
     matrix = np.empty((2, 3))
@@ -94,21 +92,20 @@ def default_augmenter(
 ) -> iaa.Sequential:
     """Makes the augmenter of training: flip, rotation, shear and shift, then sometimes blur.
 
-    The defaults are those of the original code. A strength of 0 leaves its step out. Any other
-    imgaug augmenter that keeps the size and dtype of a film can be used instead.
+    The defaults are those of the original code. 0 leaves a step out; an angle, shift or other
+    change is the largest, in both directions. Any other imgaug augmenter that keeps the size and
+    dtype of a film can be used instead.
 
     Args:
-        image_size: side of the films in pixels; blur is given in pixels of 512-pixel films.
+        image_size: side of the films in pixels.
         flip: probability of a left-right mirror image, 0 to 1.
-        rotation: largest angle in degrees, in both directions, 0 to 180.
-        shear: largest angle in degrees, along x, in both directions, 0 to 60.
-        shift: largest shift along x, and along y, as a share of the side, in both directions,
-            0 to 1.
-        scale: largest change of size as a share, 0 to 0.9; 0.1 is a factor of 0.9 to 1.1.
-        blur: largest sigma of the Gaussian blur of every second film, in pixels of a 512-pixel
-            film, 0 to 100.
-        brightness: largest change of all gray values as a share of 255, in both directions, 0 to 1.
-        contrast: largest change of contrast about mid-gray as a share, 0 to 1.
+        rotation: degrees, 0 to 180.
+        shear: degrees, along x, 0 to 60.
+        shift: along x, and along y, as a share of the side, 0 to 1.
+        scale: change of size as a share, 0 to 0.9; 0.1 is a factor of 0.9 to 1.1.
+        blur: largest sigma of the blur of every second film, pixels at a side of 512, 0 to 100.
+        brightness: change of all gray values as a share of 255, 0 to 1.
+        contrast: change of contrast about mid-gray as a share, 0 to 1.
 
     Returns:
         an augmenter of uint8 films ``(n, S, S, 1)`` and their heat maps. Pixels from outside the
@@ -166,11 +163,7 @@ class SeededAugmenter:
     def __call__(
         self, films: np.ndarray, seed: Sequence[int], masks: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Augments films uint8 ``(n, S, S, 1)`` and moves masks float32 ``(n, h, w)`` with them.
-
-        Raises:
-            ValueError: the augmenter changed the size or dtype of a film.
-        """
+        """Augments films uint8 ``(n, S, S, 1)`` and moves masks float32 ``(n, h, w)`` with them."""
         if not hasattr(self._of_thread, "augmenter"):
             self._of_thread.augmenter = copy.deepcopy(self._augmenter)
         augmenter = self._of_thread.augmenter

@@ -1,5 +1,6 @@
 """Batches for training and scoring: threaded, augmented, reproducible."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -30,12 +31,10 @@ class AugmentedImageSequence(keras.utils.PyDataset):
 
     Attributes:
         epoch: the epoch of the next batches; can be set.
-        class_names: tuple of str.
         image_ids: array of str, in the order of the table.
         labels: float32 ``(N, classes)`` of 0 and 1, in the order of the table.
         boxes: image_id to float ``(k, 4)``: x, y, width, height as shares of the film. Empty if no
             boxes were given.
-        map_size: ``(h, w)`` of the masks, or None.
 
     Example:
         >>> from chexnet.generator import AugmentedImageSequence, ImageStore, default_augmenter
@@ -109,7 +108,6 @@ class AugmentedImageSequence(keras.utils.PyDataset):
         self.boxes: dict[str, np.ndarray] = {}
         if boxes is not None:
             self.boxes = boxes_by_film(boxes[boxes["image_id"].isin(self.image_ids)], images)
-        self._order: tuple[int, np.ndarray] = (-1, np.arange(0))
         self.epoch = 0
 
     @property
@@ -134,16 +132,10 @@ class AugmentedImageSequence(keras.utils.PyDataset):
     def batch(
         self, epoch: int, index: int
     ) -> tuple[np.ndarray, np.ndarray | dict[str, np.ndarray]]:
-        """A batch of any epoch.
+        """A batch of any epoch: films uint8 ``(n, S, S, 1)`` and labels float32 ``(n, classes)``.
 
-        Args:
-            epoch: 0 or above.
-            index: 0 to ``len(self) - 1``.
-
-        Returns:
-            films uint8 ``(n, S, S, 1)`` and labels float32 ``(n, classes)``; with boxes, labels as
-            ``{"predictions": labels, "location": masks}`` with masks float32 ``(n, h, w, 1)``: the
-            share of each cell that lies in a box, after the film's own augmentation.
+        With boxes, labels are ``{"predictions": labels, "location": masks}`` with masks float32
+        ``(n, h, w, 1)``: the share of each cell that lies in a box, after augmentation.
         """
         rows = self.rows(epoch, index)
         image_ids = self.image_ids[rows]
@@ -157,46 +149,33 @@ class AugmentedImageSequence(keras.utils.PyDataset):
             films, masks = self.augmenter(films, seed, masks)
         if masks is None or self.map_size is None:
             return films, labels
-        shares = _cell_means(masks, self.map_size)
-        return films, {"predictions": labels, "location": shares[..., np.newaxis]}
+        (height, width), (n, tall, wide) = self.map_size, masks.shape
+        parts = masks.reshape(n, height, tall // height, width, wide // width, 1)
+        return films, {"predictions": labels, "location": parts.mean((2, 4))}
 
     def rows(self, epoch: int, index: int) -> np.ndarray:
-        """Positions ``(n,)`` in ``image_ids`` and ``labels`` of the films of a batch, in its order.
-
-        Raises:
-            IndexError: the index is out of range.
-        """
+        """Positions ``(n,)`` in ``image_ids`` and ``labels`` of the films of a batch."""
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index}: expected 0 to {len(self) - 1}")
+        films = len(self.image_ids)
+        order = _order(films, self.seed, epoch) if self.shuffle else np.arange(films)
         start = index * self.batch_size
-        stop = min(start + self.batch_size, len(self.image_ids))
-        if not self.shuffle:
-            return np.arange(start, stop)
-        known, order = self._order  # one read: another thread may replace the pair
-        if known != epoch:
-            draw = np.random.default_rng([self.seed, epoch, _ORDER])
-            order = draw.permutation(len(self.image_ids))
-            self._order = (epoch, order)
-        return order[start:stop]
+        return order[start : start + self.batch_size]
 
     def on_epoch_begin(self) -> None:
         """Called by Keras; its threads may already fetch batches."""
         self._begun = True
 
     def on_epoch_end(self) -> None:
-        """Called by Keras when its threads have stopped: advances the epoch.
-
-        Keras also calls this before the first epoch, and sometimes twice after an epoch. Only an
-        epoch that has begun can end.
-        """
+        """Called by Keras when its threads have stopped: advances the epoch."""
+        # Keras also calls this before the first epoch, and sometimes twice after an epoch.
         if self._begun:
             self.epoch += 1
 
 
-def _cell_means(masks: np.ndarray, map_size: tuple[int, int]) -> np.ndarray:
-    count, rows, columns = masks.shape
-    height, width = map_size
-    return masks.reshape(count, height, rows // height, width, columns // width).mean((2, 4))
+@functools.lru_cache(maxsize=4)
+def _order(films: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch, _ORDER]).permutation(films)
 
 
 def _check_table(images: pd.DataFrame, class_names: Sequence[str], store: ImageStore) -> None:

@@ -35,11 +35,8 @@ class ImageStore:
     Each ``<image_id>.jpg`` goes through `prepare_film`. The result is an ``.npy`` file of uint8
     ``(N, S, S)`` in ``cache``. Its name depends on the image ids, the size and modification time of
     every JPG, and the settings, so a change builds a new file. A file is renamed to its name when
-    it is complete: two processes may build it at once. A file that was cut short later raises an
-    error. Of one size and CLAHE setting, the `CACHES_KEPT` files that were used last are kept.
-
-    Threads may read at the same time. The pixels stay in the page cache of the system, which drops
-    them when memory is short; they are not memory of the process.
+    it is complete: two processes may build it at once. Of one size and CLAHE setting, the
+    `CACHES_KEPT` files that were used last are kept. Threads may read at the same time.
 
     Attributes:
         image_ids: list of str, in the order given.
@@ -76,8 +73,8 @@ class ImageStore:
             image_ids: names (`chexnet.files.check_image_id`), each once.
             image_size: side of the square film in pixels, at least 8.
             cache: folder of the cache file, created if needed; ``cache`` beside ``folder`` if None.
-            clip_limit: of `apply_clahe`, above 0 and below 1000; None leaves CLAHE out. 2.0 and 8
-                tiles are those of the original code.
+            clip_limit: of `apply_clahe`, above 0 and below 1000; None leaves CLAHE out. This and
+                ``tiles`` are those of the original code.
             tiles: of `apply_clahe`, at least 1.
             workers: threads that build; one for each core of this process if None.
             progress: show a progress bar while building.
@@ -119,27 +116,13 @@ class ImageStore:
         return len(self.image_ids)
 
     def __getitem__(self, image_ids: str | Sequence[str] | np.ndarray | pd.Series) -> np.ndarray:
-        """Films by their ids, in that order.
-
-        Args:
-            image_ids: ids; a single str is taken as a list of one.
-
-        Returns:
-            uint8 ``(n, S, S, 1)``, 0 to 255, a copy.
-
-        Raises:
-            KeyError: an id is not in this store.
-        """
+        """A copy of films in the order of their ids, or of one film: uint8 ``(n, S, S, 1)``."""
         if isinstance(image_ids, str):
             image_ids = [image_ids]
         return self._pixels[self.rows(image_ids)][..., np.newaxis]
 
     def rows(self, image_ids: Iterable[str]) -> list[int]:
-        """The rows of films in the cache file.
-
-        Raises:
-            KeyError: an id is not in this store.
-        """
+        """The rows of films in the cache file; a KeyError names those that are not in it."""
         image_ids = list(image_ids)
         unknown = [image_id for image_id in image_ids if image_id not in self._row]
         if unknown:
@@ -214,18 +197,11 @@ class ImageStore:
         with ThreadPoolExecutor(workers) as pool:
             outcomes = pool.map(write_film, range(len(self)))
             failed = [reason for reason in tqdm(outcomes, total=len(self), **bar) if reason]
-        if failed:
-            raise ValueError(
-                f"{self.folder}: {len(failed)} of {len(self)} films cannot be decoded: "
-                f"{summarize(failed)}"
-            )
+        refuse(self.folder, failed, f"of {len(self)} films cannot be decoded")
 
 
 def _open_films(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """Maps a cache: uint8 of the given shape, read-only.
-
-    A file that is cut short while it is mapped ends this process at the next access (SIGBUS).
-    """
+    # A file that is cut short while it is mapped ends this process at the next access (SIGBUS).
     try:
         pixels = np.lib.format.open_memmap(path, mode="r")
         if pixels.dtype != np.uint8 or pixels.shape != shape:
@@ -238,7 +214,7 @@ def _open_films(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _remove_older(path: Path) -> None:
-    """Removes all but the last used caches of the same size and CLAHE setting as this one."""
+    # Of the same size and CLAHE setting.
     alike = path.parent.glob(f"{path.name.rpartition('-')[0]}-*.npy")
     with contextlib.suppress(OSError):  # another process may remove them too, or read them
         for old in sorted(alike, key=lambda cache: cache.stat().st_mtime)[:-CACHES_KEPT]:
@@ -256,12 +232,11 @@ def _remove_unfinished(folder: Path) -> None:
 def apply_clahe(film: np.ndarray, clip_limit: float = 2.0, tiles: int = 8) -> np.ndarray:
     """Applies contrast limited adaptive histogram equalization (CLAHE) with OpenCV.
 
-    Zuiderveld, Graphics Gems IV, 1994. Safe to call from several threads.
+    Zuiderveld, Graphics Gems IV, 1994.
 
     Args:
         film: uint8 ``(H, W)``, 0 = black = air.
-        clip_limit: contrast limit as OpenCV counts it: the largest count of one gray value in a
-            tile, as a multiple of the mean count.
+        clip_limit: largest count of one gray value in a tile, as a multiple of the mean count.
         tiles: tiles along each side.
 
     Returns:
@@ -291,8 +266,8 @@ def prepare_film(
     Args:
         film: uint8 ``(H, W)``, 0 = black; stretched where it is not square.
         image_size: side S of the result in pixels.
-        clip_limit: of CLAHE; None leaves the gray values as they are.
-        tiles: CLAHE's tiles along each side.
+        clip_limit: of `apply_clahe`; None leaves the gray values as they are.
+        tiles: of `apply_clahe`.
 
     Returns:
         uint8 ``(S, S)``.
