@@ -8,12 +8,12 @@ are for layers below the last one.
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from chexnet.cam.gradient import gradient_forward
+from chexnet.files import check_number
 
 if TYPE_CHECKING:
     from chexnet.backend import keras
@@ -35,14 +35,8 @@ METHODS = {
 _with_features: "weakref.WeakKeyDictionary" = weakref.WeakKeyDictionary()
 
 
-class Batches(Protocol):
-    """Like a ``keras.utils.PyDataset``: a batch is ``x``, or a tuple that begins with ``x``."""
-
-    def __len__(self) -> int:
-        """Number of batches."""
-
-    def __getitem__(self, index: int) -> np.ndarray | tuple:
-        """Batch ``index``."""
+# Like a ``keras.utils.PyDataset``: a batch is ``x``, or a tuple that begins with ``x``.
+Batches = Sequence[np.ndarray | tuple]
 
 
 def class_activation_map(
@@ -64,10 +58,11 @@ def class_activation_map(
         class_index: column of the head, 0 to C - 1; ``None`` maps every class.
         batch_size: films per forward pass; ignored where ``images`` are batches already.
         method: ``"CAM"``, exact, from the head's kernel; or a method that weights features by the
-            gradient of the logit: ``"Grad-CAM"`` (arXiv:1610.02391, eq. 1-2), ``"Grad-CAM++"``
-            (arXiv:1710.11063, eq. 19 and 14), ``"LayerCAM"`` (Jiang et al. 2021,
-            doi:10.1109/TIP.2021.3089943, eq. 6-8), ``"HiResCAM"`` (arXiv:2011.08891, eq. 4).
-            Maps are returned before the method's final ReLU, so no sign is lost.
+            gradient of the logit: ``"Grad-CAM"`` (Selvaraju et al. 2017, arXiv:1610.02391, eq.
+            1-2), ``"Grad-CAM++"`` (Chattopadhyay et al. 2018, arXiv:1710.11063, eq. 19 and 14),
+            ``"LayerCAM"`` (Jiang et al. 2021, doi:10.1109/TIP.2021.3089943, eq. 6-8),
+            ``"HiResCAM"`` (Draelos and Carin 2020, arXiv:2011.08891, eq. 4). Maps are returned
+            before the method's final ReLU, so no sign is lost.
         layer: the features to map; ``None`` takes the method's layer in `METHODS`. ``"CAM"`` is
             defined for ``"relu"`` only. For the others everything after the layer must depend on
             the layer alone.
@@ -100,9 +95,9 @@ def class_activation_map(
     if method == "CAM":
         forward = _exact_forward(model, columns)
     else:
-        forward = gradient_forward(
-            model, layer=layer or METHODS[method], method=method, class_indices=columns
-        )
+        from chexnet.cam.gradient import gradient_forward
+
+        forward = gradient_forward(model, layer or METHODS[method], method, columns)
     scores, maps = _in_batches(forward, images, batch_size, model.input_shape[1:])
     return scores, maps if class_index is None else maps[:, 0]
 
@@ -146,19 +141,15 @@ def _exact_forward(model: "keras.Model", columns: Sequence[int]) -> Callable:
 def _in_batches(
     forward: Callable, images: np.ndarray | Batches, batch_size: int, film_shape: tuple
 ) -> tuple[np.ndarray, np.ndarray]:
-    batches: Batches | list[np.ndarray]
     if hasattr(images, "shape"):
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: expected 1 or more")
-        films = _check_films(images, film_shape)
-        batches = [films[start : start + batch_size] for start in range(0, len(films), batch_size)]
-    else:
-        batches = images
-    if not len(batches):
+        check_number("batch_size", batch_size, integer=True, least=1)
+        images = _check_films(images, film_shape)
+        images = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    if not len(images):
         raise ValueError("images: no batches; expected at least one film")
     scores, maps, full = [], [], 0
-    for index in tqdm(range(len(batches)), desc="maps", unit=" batches", delay=2):
-        batch = batches[index]
+    for index in tqdm(range(len(images)), desc="maps", unit=" batches", delay=2):
+        batch = images[index]
         films = _check_films(batch[0] if isinstance(batch, tuple | list) else batch, film_shape)
         count, full = len(films), max(full, len(films))
         # The last batch is filled up: another shape would compile the network once more.

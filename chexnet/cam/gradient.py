@@ -1,19 +1,15 @@
 """Gradient-based class activation maps, for layers below the one where the exact map is defined.
 
-Each weights the features of a layer by the gradient of a class's logit and sums over channels:
-Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391), Grad-CAM++ (Chattopadhyay et al. 2018,
-arXiv:1710.11063), LayerCAM (Jiang et al. 2021, doi:10.1109/TIP.2021.3089943) and HiResCAM
-(Draelos and Carin 2020, arXiv:2011.08891).
+Each weights the features of a layer by the gradient of a class's logit and sums over channels. The
+papers are named in `chexnet.cam.class_activation_map`.
 """
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from chexnet.backend import keras
+from chexnet.backend import keras
 
 # For each model and layer, the network below and above the layer, so that a second call does not
 # compile again. An entry goes when its model goes.
@@ -21,25 +17,12 @@ _halves: "weakref.WeakKeyDictionary" = weakref.WeakKeyDictionary()
 
 
 def gradient_forward(
-    model: "keras.Model", *, layer: str, method: str, class_indices: Sequence[int]
+    model: keras.Model, layer: str, method: str, class_indices: Sequence[int]
 ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Returns a function that scores and maps one batch of films.
+    """Returns a function from films ``(n, S, S, 1)`` to all scores and the maps of some classes.
 
-    Args:
-        model: a flat graph that ends in the Dense layer ``predictions``.
-        layer: the features to map; everything after it depends on it alone.
-        method: HiResCAM, LayerCAM, Grad-CAM or Grad-CAM++.
-        class_indices: the classes to map, columns of the head.
-
-    Returns:
-        a function from films ``(n, S, S, 1)`` to scores float32 ``(n, C)`` and maps float32
-        ``(n, len(class_indices), h, w)``, before the final ReLU.
-
-    Raises:
-        ValueError: there is no such layer, or part of the network bypasses it.
+    Scores are float32 ``(n, C)``, maps ``(n, len(class_indices), h, w)``, before the final ReLU.
     """
-    from chexnet.backend import keras
-
     head = model.get_layer("predictions")
     below, above = _split_at(model, layer)
 
@@ -56,10 +39,8 @@ def gradient_forward(
     return forward
 
 
-def _split_at(model: "keras.Model", layer: str) -> tuple["keras.Model", "keras.Model"]:
+def _split_at(model: keras.Model, layer: str) -> tuple[keras.Model, keras.Model]:
     """The network from films to the layer's features, and from those to the head's input."""
-    from chexnet.backend import keras
-
     known = _halves.setdefault(model, {})
     if layer in known:
         return known[layer]
@@ -85,8 +66,6 @@ def _logits_and_gradients(
     logits_of: Callable, activations: np.ndarray, columns: Sequence[int]
 ) -> tuple[object, list[np.ndarray]]:
     """Logits ``(n, C)`` as a tensor, and d logit[c] / d activations ``(n, h, w, channels)``."""
-    from chexnet.backend import keras
-
     if keras.backend.backend() == "jax":
         import jax
 

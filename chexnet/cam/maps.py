@@ -5,7 +5,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 CANVAS = 256  # pixels along a side of the common canvas
-_PERCENTILE = 95  # of the maps' maxima, for the shared scale
 
 
 def upsample_map(values: ArrayLike, size: int | tuple[int, int] = CANVAS) -> np.ndarray:
@@ -46,13 +45,7 @@ def upsample_map(values: ArrayLike, size: int | tuple[int, int] = CANVAS) -> np.
 
 
 def min_max(maps: np.ndarray) -> np.ndarray:
-    """Min-max normalization of each map to [0, 1]; a constant map becomes 0.
-
-    Args:
-        maps: ``(N, h, w)``.
-
-    Returns:
-        the same shape and type, without units.
+    """Min-max normalization of each of the maps ``(N, h, w)`` to [0, 1]; a constant one becomes 0.
 
     Example:
         >>> import numpy as np
@@ -66,18 +59,13 @@ def min_max(maps: np.ndarray) -> np.ndarray:
 
 
 def peak_points(maps: np.ndarray) -> np.ndarray:
-    """Where each map has its maximum.
+    """Where each of the maps ``(N, h, w)`` has its maximum: the center of its largest cell.
 
-    Between cell centers a bilinearly upsampled map is never above the higher of them. Its maximum
-    is therefore the center of the map's largest cell, at any size. Of equal cells the first in
-    reading order counts.
-
-    Args:
-        maps: ``(N, h, w)``.
+    A bilinearly upsampled map has it there too, at any size. Of equal cells the first in reading
+    order counts.
 
     Returns:
-        float64 ``(N, 2)``: x, y as fractions of the film; NaN for a constant map, which has no
-        peak.
+        float64 ``(N, 2)``: x, y as fractions of the film; NaN for a constant map.
 
     Example:
         >>> import numpy as np
@@ -102,7 +90,7 @@ def normalize_map(values: ArrayLike, *, scale: float | None = None) -> np.ndarra
 
     Args:
         values: a raw map, any shape, logits.
-        scale: the value that becomes 1, above 0. Use one scale for maps that are to be compared.
+        scale: the value that becomes 1, above 0; the same for maps that are to be compared.
             ``None`` takes the maximum of ``values``, which shows *where* in this map the evidence
             lies but not *how much* there is.
 
@@ -127,14 +115,10 @@ def normalize_map(values: ArrayLike, *, scale: float | None = None) -> np.ndarra
 
 
 def shared_scale(maps: np.ndarray) -> float:
-    """A common scale for `normalize_map`, so that films can be compared.
+    """A common scale for `normalize_map` of raw maps ``(N, h, w)`` of one class, N > 0.
 
-    Args:
-        maps: raw maps ``(N, h, w)`` of one class, N > 0.
-
-    Returns:
-        the 95th percentile of the maps' maxima, so that one outlier does not make all other films
-        dim. If that is not above 0, the largest maximum; if that is not either, 1.
+    It is the 95th percentile of the maps' maxima, so that one outlier does not make all other films
+    dim. If that is not above 0, the largest maximum; if that is not either, 1.
 
     Example:
         >>> import numpy as np
@@ -143,5 +127,5 @@ def shared_scale(maps: np.ndarray) -> float:
         3.9
     """
     maxima = np.asarray(maps).max(axis=(1, 2))
-    candidates = [np.percentile(maxima, _PERCENTILE), maxima.max(), 1.0]
+    candidates = [np.percentile(maxima, 95), maxima.max(), 1.0]
     return next(float(scale) for scale in candidates if scale > 0)
