@@ -21,6 +21,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID, JPEGBaseline8Bit, SecondaryCaptureImageStorage, generate_uid
 from tqdm.auto import tqdm
 
+from chexnet.files import check_number
 from chexnet.phantom.anatomy import draw_body, draw_chest
 from chexnet.phantom.drawing import CANVAS
 from chexnet.phantom.findings import add_opacities, expose
@@ -81,11 +82,9 @@ def write_phantom_study(
         2
     """
     folder = Path(folder)
-    if films < 1 or seed < 0 or not 64 <= film_size <= 4096:
-        raise ValueError(
-            f"films={films}, seed={seed}, film_size={film_size}: expected films from 1, "
-            "seed from 0, film_size from 64 to 4096"
-        )
+    check_number("films", films, integer=True, least=1)
+    check_number("seed", seed, integer=True, least=0)
+    check_number("film_size", film_size, integer=True, least=64, below=4097)
     study = {"drawing": DRAWING, "films": films, "seed": seed, "film_size": film_size}
     settings = f"{json.dumps(study, indent=2)}\n".encode()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
