@@ -1,11 +1,6 @@
 """DenseNet-121 with one sigmoid a class, and where its weights come from."""
 
-from chexnet.model.network import (
-    build_chexnet,
-    load_chexnet,
-    map_size,
-    with_location_output,
-)
+from chexnet.model.network import build_chexnet, load_chexnet, map_size, with_location_output
 from chexnet.model.schedule import warmup_schedule
 from chexnet.model.weights import weights_in_reach
 

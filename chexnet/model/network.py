@@ -83,19 +83,17 @@ def build_chexnet(
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r}: expected one of {PRECISIONS}")
     start = read_weights(weights)
+    gray = start is not None and start.gray
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)  # keras.applications knows no other way
     try:
-        gray = start is not None and start.gray
         backbone = _backbone(image_size, map_stride, batchnorm_momentum, gray=gray)
     finally:
         keras.config.set_dtype_policy(policy)
     features = layers.GlobalAveragePooling2D(name="avg_pool", dtype="float32")(backbone.output)
     if dropout:
         features = layers.Dropout(dropout, name="dropout", dtype="float32")(features)
-    head = keras.layers.Dense(
-        len(class_names), activation="sigmoid", name="predictions", dtype="float32"
-    )
+    head = layers.Dense(len(class_names), "sigmoid", name="predictions", dtype="float32")
     model = keras.Model(backbone.input, head(features), name="chexnet")
     if start is not None:
         set_start(model, start, class_names)
@@ -140,39 +138,32 @@ def map_size(model: keras.Model) -> tuple[int, int]:
 
 
 class _LocationLogits(keras.layers.Layer):
-    """The class activation map as logits ``(N, h, w, 1)``: ``scale * map + offset``.
+    """The map of the first class as logits ``(N, h, w, 1)``: ``scale * map + offset``.
 
     The map is the head's kernel applied before pooling, so its loss trains the kernel that gives
     the score. The logit of the score is the *mean* of the map, which a small opacity raises only
     with very high values; the trained scale and offset separate the two. They are not saved.
     """
 
-    def __init__(self, head: keras.layers.Dense, class_index: int, **kwargs: object) -> None:
+    def __init__(self, head: keras.layers.Dense, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.head = head
-        self.class_index = class_index
 
     def build(self, input_shape: tuple) -> None:
         # At first the map unchanged, and a prior of 12 % in a box.
         self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
-        self.offset = self.add_weight(
-            shape=(), initializer=keras.initializers.Constant(-2.0), name="offset"
-        )
+        start = keras.initializers.Constant(-2.0)
+        self.offset = self.add_weight(shape=(), initializer=start, name="offset")
 
     def call(self, features: keras.KerasTensor) -> keras.KerasTensor:
-        column = self.head.kernel[:, self.class_index : self.class_index + 1]
-        return ops.matmul(features, ops.cast(column, features.dtype)) * self.scale + self.offset
-
-    def compute_output_shape(self, input_shape: tuple) -> tuple:
-        return (*input_shape[:-1], 1)
+        return ops.matmul(features, self.head.kernel[:, :1]) * self.scale + self.offset
 
 
-def with_location_output(model: keras.Model, *, class_index: int = 0) -> keras.Model:
-    """The same network with a second output, to train on the radiologists' boxes.
+def with_location_output(model: keras.Model) -> keras.Model:
+    """The same network with a second output, to train on the boxes of its first class.
 
     Args:
         model: from `build_chexnet`; its layers and weights are shared.
-        class_index: the class that the boxes belong to.
 
     Returns:
         A model with outputs ``predictions``: probabilities ``(N, C)``, and ``location``: logits
@@ -185,7 +176,7 @@ def with_location_output(model: keras.Model, *, class_index: int = 0) -> keras.M
     """
     features = model.get_layer("relu").output
     head = model.get_layer("predictions")
-    location = _LocationLogits(head, class_index, name="location", dtype="float32")(features)
+    location = _LocationLogits(head, name="location", dtype="float32")(features)
     return keras.Model(model.input, {"predictions": model.output, "location": location})
 
 
@@ -193,8 +184,8 @@ def _backbone(
     image_size: int, map_stride: int, batchnorm_momentum: float, *, gray: bool
 ) -> keras.Model:
     film = keras.Input((image_size, image_size, 1), name="film")
-    scaled = _scaled_as_torchxrayvision(film) if gray else _normalized_as_imagenet(film)
-    backbone = keras.applications.DenseNet121(include_top=False, weights=None, input_tensor=scaled)
+    pixels = _normalized(film, gray=gray)
+    backbone = keras.applications.DenseNet121(include_top=False, weights=None, input_tensor=pixels)
     if map_stride == 16:
         backbone = keras.models.clone_model(backbone, clone_function=_without_last_pooling)
     for layer in backbone.layers:
@@ -205,21 +196,16 @@ def _backbone(
     return backbone
 
 
-def _normalized_as_imagenet(film: keras.KerasTensor) -> keras.KerasTensor:
-    gray = layers.Rescaling(1 / 255, name="rescaling", dtype="float32")(film)
-    rgb = layers.Concatenate(name="grey_to_rgb", dtype="float32")([gray, gray, gray])
-    return layers.Normalization(
-        mean=IMAGENET_MEAN,
-        variance=np.square(IMAGENET_STD),
-        name="imagenet_normalisation",
-        dtype="float32",
-    )(rgb)
-
-
-def _scaled_as_torchxrayvision(film: keras.KerasTensor) -> keras.KerasTensor:
-    # torchxrayvision.utils.normalize: (2 * pixel / 255 - 1) * 1024. Folding this into a kernel for
-    # ImageNet's three channels would be wrong at the border, where both pad with their own zero.
-    return layers.Rescaling(2 * 1024 / 255, offset=-1024, name="rescaling", dtype="float32")(film)
+def _normalized(film: keras.KerasTensor, *, gray: bool) -> keras.KerasTensor:
+    if gray:
+        # torchxrayvision.utils.normalize: (2 * pixel / 255 - 1) * 1024. In a kernel for ImageNet's
+        # three channels this would be wrong at the border, where both pad with their own zero.
+        scale = 2 * 1024 / 255
+        return layers.Rescaling(scale, offset=-1024, name="rescaling", dtype="float32")(film)
+    scaled = layers.Rescaling(1 / 255, name="rescaling", dtype="float32")(film)
+    rgb = layers.Concatenate(name="grey_to_rgb", dtype="float32")([scaled] * 3)
+    statistics = {"mean": IMAGENET_MEAN, "variance": np.square(IMAGENET_STD)}
+    return layers.Normalization(**statistics, name="imagenet_normalisation", dtype="float32")(rgb)
 
 
 def _without_last_pooling(layer: keras.layers.Layer) -> keras.layers.Layer:

@@ -51,12 +51,8 @@ def read_weights(weights: str | Path | None) -> Start | None:
 def weights_in_reach(weights: str | Path | None) -> str | Path | None:
     """The weights that `chexnet.model.build_chexnet` will really start from.
 
-    Args:
-        weights: what would be given to it.
-
-    Returns:
-        ``weights`` itself, or ``None`` if it is ``"imagenet"`` and Keras can neither find nor
-        download them (after one warning that says so).
+    They are those given, or ``None`` if those are ``"imagenet"`` and Keras can neither find nor
+    download them (after one warning that says so).
 
     Example:
         >>> from chexnet.model import weights_in_reach
@@ -69,13 +65,7 @@ def weights_in_reach(weights: str | Path | None) -> str | Path | None:
 
 
 def set_start(model: keras.Model, start: Start, class_names: Sequence[str]) -> None:
-    """Gives a network the weights to start from.
-
-    A class that ``start.head`` does not know keeps its random column, with a warning.
-
-    Raises:
-        ValueError: the arrays do not fit; every layer that differs is named, and nothing is set.
-    """
+    """Gives a network the weights to start from, or raises a ValueError and sets nothing."""
     with_head = "predictions" in start.arrays
     layers = {
         layer.name: layer
@@ -96,11 +86,9 @@ def set_start(model: keras.Model, start: Start, class_names: Sequence[str]) -> N
         )
     for name, layer in layers.items():
         layer.set_weights(start.arrays[name])
-    if start.head:
-        _set_head(model.get_layer("predictions"), start, class_names)
-
-
-def _set_head(head: keras.layers.Dense, start: Start, class_names: Sequence[str]) -> None:
+    if not start.head:
+        return
+    head = model.get_layer("predictions")
     kernel, bias = (np.array(array) for array in head.get_weights())
     for index, name in enumerate(class_names):
         if name in start.head:
@@ -111,7 +99,7 @@ def _set_head(head: keras.layers.Dense, start: Start, class_names: Sequence[str]
         warnings.warn(
             f"weights={start.source} has no class {unknown}, so this part of the head is random; "
             f"it has {sorted(start.head)}.",
-            stacklevel=4,
+            stacklevel=3,
         )
 
 

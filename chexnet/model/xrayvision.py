@@ -53,9 +53,7 @@ def load_xrayvision(
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, tuple[np.ndarray, float]]]:
     """Reads one of `NAMES`, downloaded by the library if need be, or the ``.pt`` file of one.
 
-    Returns the float32 arrays of each layer below the head, by our layer name; and the head, by
-    class name: its column of the kernel ``(1024,)`` and its bias. `chexnet.model.build_chexnet`
-    documents the errors.
+    Returns `chexnet.model.weights.Start.arrays` and ``head``.
     """
     path = Path(name)
     if name not in NAMES:
@@ -86,11 +84,7 @@ def load_xrayvision(
 
 
 def translated(state: Mapping[str, np.ndarray], path: Path) -> dict[str, list[np.ndarray]]:
-    """The library's arrays under our layer names, in Keras' order and layout, float32.
-
-    Raises:
-        ValueError: some are not those of a DenseNet121, or the head is missing; names ``path``.
-    """
+    """The library's arrays under our layer names, in Keras' order and layout, float32."""
     layers: dict[str, dict[str, np.ndarray]] = {}
     unexpected = []
     for key, array in state.items():
@@ -119,9 +113,6 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
     No code in it is run. The library publishes whole modules, pickled before torch 1.6, which
     ``weights_only=True`` cannot read, whatever ``safe_globals`` allows. In these, each class or
     function that does not make tensors is replaced by `_Inert`.
-
-    Raises:
-        ValueError: the file is damaged or holds something else.
     """
     import torch
 
