@@ -79,8 +79,10 @@ def path_id(relative: str, *, unique: bool = False) -> str:
     relative = unicodedata.normalize("NFC", relative)
     folders, _, name = relative.rpartition("/")
     wanted = f"{folders}/{stem(name)}".lstrip("/").replace("/", "_")
-    letters = unicodedata.normalize("NFKD", wanted)
-    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    plain = wanted
+    if not plain.isascii():
+        letters = unicodedata.normalize("NFKD", wanted)
+        plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
     safe = re.sub(r"^[.-]", "_", re.sub(r"[^A-Za-z0-9._-]+", "_", plain)) or "_"
     if safe == wanted and _IMAGE_ID.fullmatch(safe) and not unique:
         return safe

@@ -14,7 +14,7 @@ NOT_LABELS = (
     *("image_id", "patient_id", "view", "sex", "age", "rows", "columns"),
     *("detailed_class", "official_split", "split", "fold"),
 )
-_LABELS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
+_LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 _OLDEST = 120  # years; ages up to 414 in Data_Entry_2017.csv are data-entry errors
 _YEARS_PER_UNIT = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # PS3.5 6.2, AS
 
@@ -46,6 +46,26 @@ def class_names(images: pd.DataFrame) -> list[str]:
     return names
 
 
+def chosen_classes(classes: Iterable[str] | None, known: Iterable[str]) -> list[str]:
+    """The classes asked for, in their order; all known ones by default."""
+    known = list(known)
+    names = known if classes is None else list(classes)
+    refuse("classes", [n for n in names if n not in known], "unknown classes", ", ".join(known))
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"classes={names}: expected one or more, each once")
+    return names
+
+
+def no_boxes() -> pd.DataFrame:
+    """An empty box table of several classes."""
+    return pd.DataFrame(columns=["image_id", "class_name", *BOX]).astype(dict.fromkeys(BOX, float))
+
+
+def find_csv(folder: Path, pattern: str) -> Path:
+    """The last file of the pattern by name, maybe gzipped; the pattern itself if there is none."""
+    return max([*folder.glob(pattern), *folder.glob(f"{pattern}.gz")], default=folder / pattern)
+
+
 def read_csv(path: Path, required: Iterable[str], *, part_of: str = "") -> pd.DataFrame:
     """Reads a CSV file, also gzipped, as text; only an empty field is missing.
 
@@ -71,7 +91,7 @@ def read_csv(path: Path, required: Iterable[str], *, part_of: str = "") -> pd.Da
 
 def parse_labels(path: Path, image_ids: pd.Series, cells: pd.DataFrame) -> pd.DataFrame:
     """Labels as int 0 and 1, or as float with NaN where a column has blanks."""
-    labels = cells.apply(lambda column: column.str.strip().map(_LABELS))
+    labels = cells.apply(lambda column: column.map(_LABELS).astype(float))
     for name in labels:
         wrong = labels[name].isna() & cells[name].notna()
         listed = image_ids[wrong] + f" ({name}=" + cells.loc[wrong, name] + ")"
@@ -82,11 +102,12 @@ def parse_labels(path: Path, image_ids: pd.Series, cells: pd.DataFrame) -> pd.Da
 
 def parse_ages(path: Path, ages: pd.Series) -> pd.Series:
     """Whole years from numbers or DICOM's ``057Y``, ``011M``; above 120 is missing."""
-    text = ages.str.strip().str.upper()
-    parts = text.str.extract(r"^(?P<number>\d+(?:\.\d*)?)(?P<unit>[YMWD]?)$")
-    refuse(path, ages[parts["number"].isna() & ages.notna()], "invalid ages", "years, such as 57")
+    texts = pd.Series(ages.dropna().unique(), dtype=str)
+    parts = texts.str.upper().str.extract(r"^(?P<number>\d+(?:\.\d*)?)(?P<unit>[YMWD]?)\s*$")
+    refuse(path, texts[parts["number"].isna()], "invalid ages", "years, such as 57")
     years = parts["number"].astype(float) * parts["unit"].map(_YEARS_PER_UNIT).fillna(1)
-    return np.floor(years).where(years < _OLDEST + 1).astype("Int64")
+    years = np.floor(years).where(years < _OLDEST + 1)
+    return ages.map(dict(zip(texts, years, strict=True))).astype("Int64")
 
 
 def parse_sexes(path: Path, sexes: pd.Series) -> pd.Series:
@@ -150,7 +171,8 @@ def check_labels_of_boxes(path: Path, boxes: pd.DataFrame, images: pd.DataFrame)
     refuse(path, unknown, "images with a box and no label", "images of the label table")
     classes = boxes["class_name"] if "class_name" in boxes else pd.Series(names[0], boxes.index)
     refuse(path, set(classes.unique()) - set(names), "unknown classes", ", ".join(names))
-    labels = images.melt("image_id", names, "class_name", "label")
+    boxed = images[images["image_id"].isin(boxes["image_id"])]
+    labels = boxed.melt("image_id", names, "class_name", "label")
     wrong = boxes.assign(class_name=classes).merge(labels[labels["label"] == 0])
     named = wrong["image_id"] + " (" + wrong["class_name"] + ")"
     refuse(path, named, "boxes of images whose label is 0", "a box where the label is 1 or missing")

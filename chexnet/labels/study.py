@@ -1,0 +1,84 @@
+"""The data sets that the notebooks know, by name."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from chexnet.labels.chestxray14 import read_chestxray14
+from chexnet.labels.chexpert import read_chexpert
+from chexnet.labels.rsna import read_rsna
+from chexnet.labels.table import read_table
+
+READERS: dict[str, Callable[..., tuple[pd.DataFrame, pd.DataFrame]]] = {
+    "rsna": read_rsna,
+    "chestxray14": read_chestxray14,
+    "chexpert": read_chexpert,
+    "table": read_table,
+}
+
+
+def film_folder(dataset: str, source: str | Path, **options: Any) -> tuple[Path, str]:
+    """Where the images of a data set are, and the rule for their ids, as notebook 01 needs them.
+
+    Args:
+        dataset: as for `read_study`.
+        source: as for `read_study`.
+        options: as for `read_study`.
+
+    Returns:
+        the arguments ``source`` and ``ids`` of `chexnet.dicom.convert_folder`.
+
+    Raises:
+        ValueError: the data set is unknown.
+
+    Example:
+        >>> from chexnet.labels import film_folder
+        >>> folder, ids = film_folder("rsna", "data/phantom/study")
+        >>> folder.as_posix(), ids
+        ('data/phantom/study/stage_2_train_images', 'name')
+    """
+    _check_dataset(dataset)
+    folder = {"rsna": "stage_2_train_images", "table": options.get("folder") or ""}
+    ids = {"chexpert": "path", "table": options.get("ids", "name")}
+    return Path(source) / folder.get(dataset, ""), ids.get(dataset, "name")
+
+
+def read_study(
+    dataset: str, source: str | Path, **options: Any
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Reads the labels of a data set by its name, as notebook 02 does.
+
+    Args:
+        dataset: "rsna", "chestxray14", "chexpert" or "table".
+        source: its folder.
+        options: of `read_rsna`, `read_chestxray14`, `read_chexpert` or `read_table`. For "table",
+            ``csv`` (by default ``labels.csv``), ``boxes`` and ``folder`` (by default ``source``
+            itself) are paths in ``source``.
+
+    Returns:
+        images and boxes.
+
+    Raises:
+        ValueError: the data set or an option is unknown; or what the reader raises.
+
+    Example:
+        >>> from chexnet.labels import read_study
+        >>> images, boxes = read_study("rsna", "data/phantom/study")
+        >>> len(images)
+        40
+    """
+    _check_dataset(dataset)
+    source = Path(source)
+    if dataset == "table":
+        options["folder"], _ = film_folder(dataset, source, **options)
+        if options.get("boxes"):
+            options["boxes"] = source / options["boxes"]
+        return read_table(source / options.pop("csv", "labels.csv"), **options)
+    return READERS[dataset](source, **options)
+
+
+def _check_dataset(dataset: str) -> None:
+    if dataset not in READERS:
+        raise ValueError(f"dataset={dataset!r}: expected one of {', '.join(READERS)}")
