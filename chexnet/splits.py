@@ -18,6 +18,8 @@ SPLITS = ("train", "val", "test")
 # A split is made of equal folds: as few as meet its shares to 0.2 points, since time grows with
 # the number of folds, and at most 100.
 CLOSE_ENOUGH, MOST_FOLDS = 0.002, 100
+# Share of the images. The time grows with the number of strata, and 14 classes make thousands.
+SMALLEST_STRATUM = 1 / 300
 # Rare positive images are in few folds; so often those are dealt out until every split has some.
 ATTEMPTS = 1000
 
@@ -322,7 +324,7 @@ def _folds(
 
 
 def _strata(images: pd.DataFrame, columns: Sequence[str], folds: int) -> pd.Series:
-    """Each image's combination of values; a rare one, below one a fold, counts as the commonest.
+    """Each image's combination of values; one of too few images counts as the commonest.
 
     A single value that is rare in its column stays: rare positive images go to different folds.
     """
@@ -332,7 +334,8 @@ def _strata(images: pd.DataFrame, columns: Sequence[str], folds: int) -> pd.Seri
         finer = strata + "|" + values
         common = finer.groupby(strata).transform(lambda values: values.mode()[0])
         rare = values.map(values.value_counts()) < folds
-        strata = finer.where(rare | (finer.map(finer.value_counts()) >= folds), common)
+        enough = finer.map(finer.value_counts()) >= max(folds, len(images) * SMALLEST_STRATUM)
+        strata = finer.where(rare | enough, common)
     return strata
 
 
