@@ -37,7 +37,7 @@ from chexnet.dicom.header import (
     read_pixel_format,
     read_value,
 )
-from chexnet.dicom.jpeg import check_jpeg, grey_baseline
+from chexnet.dicom.jpeg import check_complete, check_jpeg, grey_baseline, looks_complete
 from chexnet.dicom.picture import color_to_gray, looks_like_picture, read_picture
 
 _ITEM = b"\xfe\xff\x00\xe0"  # PS3.5 A.4
@@ -186,7 +186,7 @@ def stored_jpeg(data: bytes) -> tuple[dict[str, object], bytes] | None:
         ``Film.header`` and ``Film.jpg``; or None, which says only that ``film_of`` must decide.
 
     Raises:
-        FilmError: a fact of the header is damaged.
+        FilmError: a fact of the header is damaged, or the JPG cannot be decoded to its end.
     """
     if data[128:132] != b"DICM" or JPEGBaseline8Bit.encode() not in data[:_MOST_META]:
         return None
@@ -208,8 +208,12 @@ def stored_jpeg(data: bytes) -> tuple[dict[str, object], bytes] | None:
         rows, columns = (read_value(ds, name, int) or 0 for name in ("Rows", "Columns"))
         if not 0 < rows * columns <= MAX_SAMPLES or max(rows, columns) > MAX_SIDE:
             return None
-        jpg = grey_baseline(frame, rows, columns)
-        return None if jpg is None else (public_facts(ds, rows, columns), jpg)
+        facts, jpg = public_facts(ds, rows, columns), grey_baseline(frame, rows, columns)
+    if jpg is None:
+        return None
+    if not looks_complete(jpg, rows, columns):
+        check_complete(jpg)
+    return facts, jpg
 
 
 def _first_frame(ds: Dataset, form: PixelFormat, decoder: Decoder) -> bytes:

@@ -7,8 +7,11 @@ a fraction of the time of decoding and encoding it again.
 import io
 import re
 import struct
+from bisect import bisect
 from collections.abc import Iterator
+from itertools import islice
 
+import numpy as np
 from PIL import Image
 
 from chexnet.dicom.header import FilmError, library_errors
@@ -23,6 +26,11 @@ _FRAMES = frozenset((*range(0xC0, 0xD0), 0xF7)) - {0xC4, 0xC8, 0xCC}
 _KINDS = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive", 0xC3: "lossless", 0xF7: "LS"}
 # In coded data FF 00 is a byte FF and FF D0 to FF D7 are restarts; anything else is a marker.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]", re.DOTALL)
+# What speaks for a complete JPEG, see `looks_complete`; figures of RSNA's 875 films.
+_BITS = (46, 100)  # of 8 x 8 pixels; 823 films have as many. The densest has 89, half of it 45
+_LARGE = 2**16  # bytes; the smallest film has 67,000. Less is decoded in no time
+_TAIL = 64  # bytes; in 861 films they suffice to find the beginning of a block
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _MOST_SCANS = 32  # a progressive grey JPEG has six
 
 
@@ -62,6 +70,79 @@ def check_complete(stream: bytes) -> None:
     """
     with library_errors("truncated or damaged: its JPEG cannot be decoded to its end"):
         decode_jpeg(stream, smallest=True)
+
+
+def looks_complete(stream: bytes, rows: int, columns: int) -> bool:
+    """Whether a gray baseline JPEG is so likely complete that it need not be decoded to know.
+
+    `check_complete` takes twice the time of all else that is done to a film which is copied. So it
+    is left out for a large film of the usual size, without zeros, whose last block ends where its
+    data end. 3 % of RSNA's films that are cut at random end like that too. They are found when the
+    JPG is read.
+
+    Args:
+        stream: as of `grey_baseline`, from its first marker to its end marker.
+        rows: of the picture.
+        columns: of the picture.
+    """
+    bits = 8 * len(stream) / (rows * columns / 64)
+    if len(stream) < _LARGE or not _BITS[0] <= bits <= _BITS[1]:
+        return False
+    words = np.frombuffer(stream, np.uint64, len(stream) // 8)
+    if not (words[1:] | words[:-1]).all():  # 16 zeros in a row, which one film has
+        return False
+    tables, end, selected = {}, 0, b""
+    for marker, start, end in _segments(stream):
+        content = stream[start + 4 : end]
+        if marker == _SOS:
+            selected = content[2:3]
+            break
+        while marker == _DHT and content:
+            size = 17 + sum(content[1:17])
+            tables[content[0]], content = content[1:size], content[size:]
+    dc, ac = (tables.get(number, b"") for number in (selected[0] >> 4, 16 + selected[0] % 16))
+    tail = _RESTART.split(stream[max(end, len(stream) - _TAIL) : -2])[-1]
+    return bool(dc and ac) and _ends_with_a_block(tail.replace(b"\xff\0", b"\xff"), dc, ac)
+
+
+def _ends_with_a_block(coded: bytes, dc: bytes, ac: bytes) -> bool:
+    """Whether the last block of coded data is whole and followed by less than a byte of ones.
+
+    Decoding begins anywhere in a block, and falls into step with the blocks after a few codes.
+
+    Args:
+        coded: the end of the coded data of one component, without stuffed zeros.
+        dc: Huffman table: how many codes have 1 to 16 bits, and their symbols (T.81 B.2.4.2).
+        ac: the same for the other coefficients.
+    """
+    (dc_codes, dc_steps), (ac_codes, ac_steps) = _codes(dc), _codes(ac)
+    ones = 0xFFFF
+    bits, left = int.from_bytes(coded) << 16 | ones, 8 * len(coded)
+    while left > 0:
+        left -= dc_steps[bisect(dc_codes, bits >> left & ones) - 1][0]
+        place = 1
+        while place < 64 and left >= 0:
+            used, step = ac_steps[bisect(ac_codes, bits >> left & ones) - 1]
+            left, place = left - used, place + step
+        if 0 <= left < 8 and bits >> 16 & (1 << left) - 1 == (1 << left) - 1:
+            return True
+    return False
+
+
+def _codes(table: bytes) -> tuple[list[int], list[tuple[int, int]]]:
+    """A Huffman table to be searched (T.81 C.2).
+
+    Returns:
+        The codes, filled up to 16 bits, in ascending order; and for each the bits to go on by, with
+        those of the value behind it, and the coefficients, 64 for the end of the block.
+    """
+    codes, steps, code, symbols = [], [], 0, iter(table[16:])
+    for length, count in enumerate(table[:16], 1):
+        for symbol in islice(symbols, count):
+            codes.append(code)
+            steps.append((length + symbol % 16, (symbol >> 4) + 1 if symbol else 64))
+            code += 1 << 16 - length
+    return codes, steps
 
 
 def check_jpeg(stream: bytes, rows: int, columns: int) -> None:
@@ -125,7 +206,11 @@ def grey_baseline(stream: bytes, rows: int, columns: int) -> bytes | None:
             following = _MARKER.search(stream, end)
             if following is None or following[0] != _EOI:
                 return None
-            return b"".join([*kept, segment, stream[end : following.end()]])
+            before = b"".join([*kept, segment])
+            # Without a copy, where nothing is left out.
+            if stream.startswith(before):
+                return stream[: following.end()]
+            return before + stream[end : following.end()]
         else:
             return None
     return None

@@ -15,7 +15,6 @@ import numpy as np
 import pydicom
 from PIL import Image
 
-from chexnet.dicom import FilmError
 from chexnet.dicom.convert import convert_film
 from chexnet.dicom.film import film_of
 from chexnet.dicom.table import Source
@@ -111,10 +110,7 @@ def check(data: bytes, row: dict[str, object], folder: Path) -> None:
         with Image.open(path) as image:
             assert (image.mode, image.height, image.width) == ("L", row["rows"], row["columns"])
         if row["status"] == "copied":
-            try:
-                expected = film_of(data).pixels
-            except FilmError:
-                return  # its picture is damaged, which nobody saw as it was not decoded
+            expected = film_of(data).pixels
             with Image.open(path) as image:
                 assert np.array_equal(np.asarray(image), expected), row
     assert SECRET not in texts and "19330221" not in texts, row

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from pydicom.encaps import encapsulate
 
-from chexnet.dicom import FilmError
+from chexnet.dicom import FilmError, film_to_jpg, read_film
 from chexnet.dicom.film import film_of, stored_jpeg
-from chexnet.dicom.jpeg import check_jpeg, grey_baseline
+from chexnet.dicom.jpeg import check_complete, check_jpeg, grey_baseline, looks_complete
 from tests.dicom.films import J2K, JPEG, RAW, SECRET, film_bytes, jpeg_bytes, lut
 
 GREY = np.arange(48 * 64, dtype=np.uint32).reshape(48, 64).astype(np.uint8)
@@ -124,6 +124,93 @@ def test_the_size_is_the_one_that_the_stream_itself_declares(stream):
 def test_a_stream_that_should_not_be_decoded_is_refused(stream, reason):
     with pytest.raises(FilmError, match=f"^{reason}$"):
         check_jpeg(stream, 48, 64)
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (48, 64), np.uint8)
+SMOOTH = cv2.GaussianBlur(
+    np.random.default_rng(0).integers(0, 255, (1024, 1024), np.uint8), None, 1.6
+)
+
+
+def damaged(stream, share, kind):
+    """A JPEG whose end is not its own, but for the marker."""
+    kept = int(len(stream) * share)
+    kept -= stream[kept - 1] == 0xFF
+    lost = len(stream) - kept - 2
+    noise = np.random.default_rng(1).integers(0, 255, lost, np.uint8).tobytes()
+    fill = {
+        "missing": b"",
+        "zeros": bytes(lost),
+        "noise": noise,
+        "again": stream[kept - lost : kept],
+    }
+    return stream[:kept] + fill[kind] + stream[-2:]
+
+
+@pytest.mark.parametrize("kind", ["missing", "zeros", "noise", "again"])
+@pytest.mark.parametrize(
+    "film",
+    [
+        {"options": {}},
+        {"options": {"optimize": True}},
+        {"options": {"restart_marker_blocks": 8}},
+        {"options": {"progressive": True}},
+        {"options": {}, "PhotometricInterpretation": "MONOCHROME1"},
+        {"options": {}, "NumberOfFrames": 1},
+    ],
+    ids=lambda film: "+".join(map(str, [*film["options"], *film][:-1])) or "plain",
+)
+def test_a_jpeg_whose_second_half_is_not_its_own_is_refused(tmp_path, film, kind):
+    elements = dict(film)
+    stream = jpeg_bytes(NOISE, **elements.pop("options"))
+    for name, jpeg in (("whole", stream), ("damaged", damaged(stream, 0.6, kind))):
+        pixels = encapsulate([jpeg])
+        data = film_bytes(NOISE, syntax=JPEG, PixelData=pixels, **elements)
+        (tmp_path / f"{name}.dcm").write_bytes(data)
+    assert film_to_jpg(tmp_path / "whole.dcm")[1]["status"] in ("copied", "encoded")
+    reason = "damaged.dcm: truncated or damaged: its JPEG cannot be decoded to its end"
+    with pytest.raises(FilmError, match=reason):
+        film_to_jpg(tmp_path / "damaged.dcm")
+    with pytest.raises(FilmError, match=reason):
+        read_film(tmp_path / "damaged.dcm")
+
+
+def test_a_large_film_of_the_usual_size_is_not_decoded_and_half_of_one_is(monkeypatch):
+    stream = jpeg_bytes(SMOOTH, quality=85, optimize=True)
+    assert 46 < 8 * len(stream) / 128**2 < 92
+    decoded = []
+    monkeypatch.setattr("chexnet.dicom.film.check_complete", decoded.append)
+    whole = film_bytes(SMOOTH, syntax=JPEG, PixelData=encapsulate([stream]))
+    assert stored_jpeg(whole)[1] == stream and decoded == []
+    for kind in ("missing", "zeros"):
+        half = damaged(stream, 0.5, kind)
+        stored_jpeg(film_bytes(SMOOTH, syntax=JPEG, PixelData=encapsulate([half])))
+        assert decoded.pop() == half
+
+
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"restart_marker_blocks": 64}])
+def test_most_large_films_that_end_early_are_decoded_and_then_refused(options):
+    stream = jpeg_bytes(SMOOTH, quality=85, **options)
+    assert looks_complete(stream, 1024, 1024)
+    places = np.random.default_rng(0).uniform(0.75, 1, 200)
+    cuts = [damaged(stream, share, "missing") for share in places]
+    passed = [looks_complete(cut, 1024, 1024) for cut in cuts]
+    assert sum(passed) <= 15
+    for cut in cuts[:20]:
+        with pytest.raises(FilmError, match="cannot be decoded to its end"):
+            check_complete(cut)
+
+
+def test_few_genuine_films_are_decoded_to_be_copied(rsna_dir):
+    films = sorted((rsna_dir / "stage_2_train_images").glob("*.dcm"))
+    complete = half = 0
+    for film in films:
+        header, jpg = stored_jpeg(film.read_bytes())
+        size = header["rows"], header["columns"]
+        complete += looks_complete(jpg, *size)
+        half += looks_complete(damaged(jpg, 0.5, "missing"), *size)
+        half += looks_complete(damaged(jpg, 0.5, "zeros"), *size)
+    assert complete > 0.9 * len(films) and half == 0
 
 
 def test_a_film_gives_the_same_here_and_when_it_is_decoded():
