@@ -233,10 +233,7 @@ class Run:
         }
 
     def current_metrics(self, part: str) -> dict:
-        """One part of `metrics`.
-
-        Args:
-            part: ``"classes"`` (scores) or ``"localization"`` (maps).
+        """One part of `metrics`: ``"classes"`` (scores) or ``"localization"`` (maps).
 
         Raises:
             ValueError: the run has not been evaluated, or its files have changed since.
@@ -286,10 +283,7 @@ class Run:
         return sorted(names, key=lambda name: name != "CAM")
 
     def maps(self, method: str = "CAM") -> tuple[np.ndarray, np.ndarray]:
-        """The class activation maps of the scored films.
-
-        Args:
-            method: one of `map_methods`.
+        """The class activation maps of the scored films, by one of `map_methods`.
 
         Returns:
             image ids ``(N,)`` and raw maps float32 ``(N, C, h, w)``. For ``"CAM"`` the mean of a

@@ -95,18 +95,13 @@ def chosen_threshold(
         raise ValueError(f"threshold={rule!r}: expected a number or one of {sorted(RULES)}")
     name = run.chosen_class(class_name)
     val, _ = run.scored_films(name)
+    problem, remedy = f"{run.folder}: no threshold", "give a number as threshold="
     try:
         threshold = choose_thresholds(val["y_true"], val["y_score"])[rule]
     except ValueError as error:
-        raise ValueError(
-            f"{run.folder}: no threshold can be chosen for {name!r}, {error}; give a number as "
-            "threshold="
-        ) from error
+        raise ValueError(f"{problem} can be chosen for {name!r}, {error}; {remedy}") from error
     if threshold is None:
-        raise ValueError(
-            f"{run.folder}: no threshold on validation has {RULES[rule]}; give a number as "
-            "threshold="
-        )
+        raise ValueError(f"{problem} on validation has {RULES[rule]}; {remedy}")
     return threshold, f"{RULES[rule]} on {len(val)} validation images"
 
 

@@ -93,7 +93,7 @@ def results_figure(
     shown, rule = _select(films, columns, rows, by=by, image_ids=image_ids, seed=seed)
     rows = max([rows, *(-(-len(some) // columns[key in _WRONG]) for key, some in shown.items())])
     scale = shared_scale(maps) if scale is None else scale
-    style = {"scale": scale, "colormap": colormap, "opacity": opacity}
+    style: dict[str, Any] = {"scale": scale, "colormap": colormap, "opacity": opacity}
     counts = ", ".join(f"{key} {(films['outcome'] == key).sum()}" for key in OUTCOMES)
     caption = (
         f"Run {run.folder.resolve().name}, {class_name}: {len(films)} test images ({counts}). "
@@ -110,28 +110,22 @@ def results_figure(
             center: dict[str, Any] = {"ha": "center", "va": "center", "color": "#555555"}
             cells[outcome][0].text(0.5, 0.5, text, fontsize=10, **center)
         for ax, film in zip(cells[outcome], some.itertuples(), strict=False):
-            its = table[table["image_id"] == film.image_id] if boxes else None
-            _show(ax, film, run.film(film.image_id), maps[film.row], its, style)
+            pixels, its_boxes = run.film(film.image_id), None
+            if boxes:
+                its_boxes = table[table["image_id"] == film.image_id]
+                its_boxes = scale_boxes(its_boxes, film.rows, film.columns, pixels.shape)
+            overlay_cam(pixels, maps[film.row], its_boxes, ax, **style)
+            ax.set_label(f"{outcome} {film.image_id}")
+            ax.set_xlabel(_film_text(film), fontsize=7.5, labelpad=3, linespacing=1.3)
     return figure
 
 
-def _show(
-    ax: Axes,
-    film: Any,
-    pixels: np.ndarray,
-    cam: np.ndarray,
-    boxes: pd.DataFrame | None,
-    style: dict,
-) -> None:
-    """Draws a film, a row of the table of films, with its map, boxes and text."""
-    if boxes is not None:
-        boxes = scale_boxes(boxes, film.rows, film.columns, pixels.shape)
-    overlay_cam(pixels, cam, boxes, ax, **style)
-    ax.set_label(f"{film.outcome} {film.image_id}")
+def _film_text(film: Any) -> str:
+    """Two lines below a film, which is a row of the table of films."""
     first = f"score {film.y_score:.2f} · {OUTCOMES[film.outcome][0]}"
     first += (" · hit" if film.hit else " · miss") if film.boxed else ""
     second = " · ".join(filter(None, [header_text(film), film.image_id[:8]]))
-    ax.set_xlabel(f"{first}\n{second}", fontsize=7.5, labelpad=3, linespacing=1.3)
+    return f"{first}\n{second}"
 
 
 def _select(
