@@ -1,9 +1,8 @@
 """Keras, loaded without the messages that TensorFlow writes when it starts.
 
-TensorFlow's libraries write to the error stream while they load, before any setting can silence
-them: TF_CPP_MIN_LOG_LEVEL is read later. So the error stream is held back while they load and
-until the devices are known, and everything but the lines below is passed on. After that the level
-hides information and shows warnings and errors.
+TensorFlow's libraries write to the error stream while they load, before TF_CPP_MIN_LOG_LEVEL can
+silence them. So the error stream is held back until they have found the devices. After that the
+level hides information and shows warnings and errors.
 """
 
 import contextlib

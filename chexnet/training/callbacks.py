@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,14 +25,18 @@ ops = keras.ops
 _COUNTING = (keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau)
 
 
+class _Callback(keras.callbacks.Callback):
+    def __post_init__(self) -> None:
+        super().__init__()  # a dataclass does not call it
+
+
 @dataclass(eq=False)
-class AurocCallback(keras.callbacks.Callback):
+class AurocCallback(_Callback):
     """AUROC on validation after each epoch; the network of the best epoch is saved at once.
 
     Adds ``val_auroc`` (mean over classes), ``val_loss`` (mean cross-entropy) and ``saved`` to the
-    logs; ``model.keras`` is always of the last epoch whose ``saved`` is 1. While the learning rate
-    is high, one early epoch can be best by chance. So the search for the best epoch starts again
-    at ``first_epoch``, counted from 0; the files saved before only serve interrupted runs.
+    logs; ``model.keras`` is always of the last epoch whose ``saved`` is 1. The search for the best
+    starts again at ``first_epoch``, counted from 0; what was saved before serves interrupted runs.
     """
 
     scored: keras.Model  # may be a part of the network that is fitted
@@ -45,7 +48,7 @@ class AurocCallback(keras.callbacks.Callback):
 
     def __post_init__(self) -> None:
         """Checks the validation split."""
-        super().__init__()
+        super().__post_init__()
         val = self.val
         if val.shuffle or val.augmenter is not None or val.map_size is not None:
             raise ValueError(
@@ -88,7 +91,7 @@ class AurocCallback(keras.callbacks.Callback):
 
 
 @dataclass(eq=False)
-class EpochLog(keras.callbacks.Callback):
+class EpochLog(_Callback):
     """Writes the run's ``history.csv`` after each epoch and moves one progress bar, in films."""
 
     run: Run
@@ -96,10 +99,6 @@ class EpochLog(keras.callbacks.Callback):
     rows: list[dict]  # of the history so far
     max_minutes: float | None = None
     phase: str = "all"  # written into each row
-
-    def __post_init__(self) -> None:
-        """Prepares the attributes of Keras."""
-        super().__init__()
 
     @property
     def out_of_time(self) -> bool:
@@ -138,9 +137,8 @@ class EpochLog(keras.callbacks.Callback):
         row["seconds"] = round(time.perf_counter() - self.started, 2)
         self.rows.append(row)
         self.run.write_table("history.csv", pd.DataFrame(self.rows))
-        self.bar.set_postfix(
-            epoch=epoch + 1, loss=f"{row['loss']:.3f}", val_auroc=f"{row['val_auroc']:.3f}"
-        )
+        shown = {name: f"{row[name]:.3f}" for name in ("loss", "val_auroc")}
+        self.bar.set_postfix(epoch=epoch + 1, **shown)
         if self.out_of_time:
             self.model.stop_training = True
 
@@ -150,19 +148,14 @@ class EpochLog(keras.callbacks.Callback):
 
 
 @dataclass(eq=False)
-class Checkpoints(keras.callbacks.Callback):
+class Checkpoints(_Callback):
     """Goes on from a checkpoint and writes one after each epoch; the last of all callbacks."""
 
-    folder: Path
     log: EpochLog
     variables: Sequence[keras.Variable]  # of the network
     settings: dict
     state: Checkpoint | None  # to go on from
     callbacks: Sequence[keras.callbacks.Callback]  # the user's
-
-    def __post_init__(self) -> None:
-        """Prepares the attributes of Keras."""
-        super().__init__()
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Restores callbacks and optimizer, if this phase has begun before."""
@@ -187,7 +180,7 @@ class Checkpoints(keras.callbacks.Callback):
             network=[ops.convert_to_numpy(one) for one in self.variables],
             optimizer=[ops.convert_to_numpy(one) for one in self.model.optimizer.variables],
         )
-        write_checkpoint(self.folder, state)
+        write_checkpoint(self.log.run.folder / "checkpoints", state)
 
 
 def assign(variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) -> None:

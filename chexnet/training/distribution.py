@@ -71,11 +71,8 @@ def devices_and_process() -> tuple[int, int, int]:
 
 
 def shard(sequence: AugmentedImageSequence) -> keras.utils.PyDataset:
-    """This process' share of each batch, as `shard_rows` gives it; on one device the sequence.
-
-    Every process augments the whole batch with the same seed, so the films are those of one device.
-    """
-    devices, processes, process = devices_and_process()
+    """This process' share of each batch, as `shard_rows` gives it; on one device the sequence."""
+    devices = devices_and_process()[0]
     if devices == 1:
         return sequence
     if sequence.batch_size % devices:
@@ -83,7 +80,7 @@ def shard(sequence: AugmentedImageSequence) -> keras.utils.PyDataset:
             f"batch_size={sequence.batch_size} on {devices} devices: expected a multiple of "
             f"{devices}, so that each gets the same number of films"
         )
-    return _Shard(sequence, devices, processes, process)
+    return _Shard(sequence)
 
 
 def all_gather(number: int) -> list[int]:
@@ -146,12 +143,13 @@ def single_device_copy(model: keras.Model) -> Iterator[keras.Model]:
 
 
 class _Shard(keras.utils.PyDataset):
-    def __init__(
-        self, sequence: AugmentedImageSequence, devices: int, processes: int, process: int
-    ) -> None:
+    # Every process augments the whole batch, with the same seed: the films are those of one device.
+    def __init__(self, sequence: AugmentedImageSequence) -> None:
         super().__init__(workers=sequence.workers, max_queue_size=sequence.max_queue_size)
         self.sequence = sequence
-        self.place = (devices, processes, process)
+        self.place = devices_and_process()  # known in this thread only
+        self.on_epoch_begin = sequence.on_epoch_begin
+        self.on_epoch_end = sequence.on_epoch_end
 
     def __len__(self) -> int:
         return len(self.sequence)
@@ -160,12 +158,6 @@ class _Shard(keras.utils.PyDataset):
         batch = self.sequence[index]
         rows = shard_rows(np.arange(len(batch[0])), *self.place)
         return keras.tree.map_structure(lambda array: array[rows], batch)
-
-    def on_epoch_begin(self) -> None:
-        self.sequence.on_epoch_begin()
-
-    def on_epoch_end(self) -> None:
-        self.sequence.on_epoch_end()
 
 
 def _norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:

@@ -1,8 +1,10 @@
 """Training of the head, then fine-tuning of all layers, in one run that survives interruption."""
 
+import json
 import shutil
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from chexnet.backend import keras
@@ -14,7 +16,6 @@ from chexnet.training.callbacks import AurocCallback, Checkpoints, EpochLog, ass
 from chexnet.training.distribution import devices_and_process, shard, whole_batch_statistics
 from chexnet.training.recipes import default_optimizer
 from chexnet.training.resume import (
-    as_json,
     checkpoint_to_resume,
     data_settings,
     has_ended,
@@ -127,7 +128,8 @@ def train(
         "box_weight": box_weight,
         "best_from": best_from,
     } | data_settings(model, train, val)
-    settings = as_json(settings)
+    # As they are read from a checkpoint: no tuples, no NumPy scalars.
+    settings = json.loads(json.dumps(settings, default=np.generic.item))
 
     # Optimizers of the two phases.
     optimizers = {
@@ -138,10 +140,8 @@ def train(
         # Without scaling of the loss, small gradients vanish. Keras does so by itself only where
         # the whole network has that precision; our head has not.
         scaling = keras.optimizers.LossScaleOptimizer
-        optimizers = {
-            phase: one if isinstance(one, scaling) else scaling(one)
-            for phase, one in optimizers.items()
-        }
+        for phase, one in optimizers.items():
+            optimizers[phase] = one if isinstance(one, scaling) else scaling(one)
 
     # Network and loss: with boxes a second output, the map, has a loss of its own.
     if train.map_size is None:
@@ -175,16 +175,12 @@ def train(
             assign(variables, state.network)  # the optimizer follows when it is built
             scores.recall(state.history)
         log = EpochLog(run, train, list(state.history) if state else [], max_minutes)
-        saved = Checkpoints(checkpoints, log, variables, settings, state, callbacks)
+        saved = Checkpoints(log, variables, settings, state, callbacks)
         stopped = log.out_of_time or (state is not None and state.stopped)
 
         # The two phases.
-        for phase, first, last in (
-            ("head", 0, head_epochs),
-            ("all", head_epochs, head_epochs + epochs),
-        ):
-            done = len(log.rows)
-            if done >= last or stopped:
+        for phase, last in (("head", head_epochs), ("all", head_epochs + epochs)):
+            if len(log.rows) >= last or stopped:
                 continue
             log.phase = phase
             _set_backbone_trainable(model, phase == "all")
@@ -192,7 +188,7 @@ def train(
             with whole_batch_statistics(trained):
                 trained.fit(
                     shard(train),
-                    initial_epoch=max(first, done),
+                    initial_epoch=len(log.rows),
                     epochs=last,
                     callbacks=[scores, log, *callbacks, saved],
                     shuffle=False,  # the sequence shuffles by its seed; Keras would shuffle batches

@@ -62,7 +62,5 @@ class WeightedCrossentropy(keras.losses.Loss):
 
     def get_config(self) -> dict:
         """The arguments, to make the same loss again."""
-        return super().get_config() | {
-            "positive_weight": self.positive_weight,
-            "label_smoothing": self.label_smoothing,
-        }
+        own = {"positive_weight": self.positive_weight, "label_smoothing": self.label_smoothing}
+        return super().get_config() | own

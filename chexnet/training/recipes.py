@@ -33,15 +33,10 @@ def recipe(weights: str | Path | None) -> dict:
         training = {"head_epochs": 0, "epochs": 24, "learning_rate": 1e-3}
     else:
         training = {"head_epochs": 1, "epochs": 12, "learning_rate": 1e-4}
+    augmentation = dict(shear=10.0, shift=0.08, scale=0.2, contrast=0.2, brightness=0.08)
     return {
         "model": {"map_stride": 16},
-        "augmentation": {
-            "shear": 10.0,
-            "shift": 0.08,
-            "scale": 0.2,
-            "contrast": 0.2,
-            "brightness": 0.08,
-        },
+        "augmentation": augmentation,
         "training": {"box_weight": 1.0, **training},
     }
 
@@ -80,12 +75,9 @@ def default_optimizer(
     """
     check_number("weight_decay", weight_decay, least=0)
     check_number("epochs", epochs, integer=True, least=1)
-    check_number("warmup_epochs", warmup_epochs, integer=True, least=0)
+    rise = min(warmup_epochs, epochs - 1)
     schedule = warmup_schedule(
-        learning_rate,
-        steps_per_epoch=steps_per_epoch,
-        epochs=epochs,
-        warmup_epochs=min(warmup_epochs, epochs - 1),
+        learning_rate, steps_per_epoch=steps_per_epoch, epochs=epochs, warmup_epochs=rise
     )
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=float(weight_decay), **options)
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias", "scale", "offset"])

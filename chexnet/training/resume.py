@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,7 +132,7 @@ def data_settings(
     boxes = {image_id: its_boxes.tolist() for image_id, its_boxes in train.boxes.items()}
     layers = [
         [type(layer).__name__, {k: v for k, v in layer.get_config().items() if k not in _FREE}]
-        for layer in _layers(model)
+        for layer in model.layers
     ]
     augmented, _ = train.batch(0, 0)
     return {
@@ -153,16 +152,6 @@ def optimizer_settings(optimizer: keras.optimizers.Optimizer) -> dict:
     if "inner_optimizer" in config:  # of LossScaleOptimizer
         config["inner_optimizer"] = optimizer_settings(optimizer.inner_optimizer)
     return {"class_name": type(optimizer).__name__} | {k: config[k] for k in config if k != "name"}
-
-
-def as_json(settings: dict) -> dict:
-    """The settings as they are after they were written as JSON: no tuples, no NumPy scalars."""
-    return json.loads(json.dumps(settings, default=np.generic.item))
-
-
-def _layers(model: keras.Model) -> Iterator[keras.Layer]:
-    for layer in model.layers:
-        yield from _layers(layer) if isinstance(layer, keras.Model) else [layer]
 
 
 def _digest(facts: list, pixels: bytes = b"") -> str:

@@ -12,8 +12,6 @@ from chexnet.files import read_image
 from chexnet.generator import AugmentedImageSequence, ImageStore
 from chexnet.runs import Run
 
-ops = keras.ops
-
 
 def record_scores(
     run: Run,
@@ -69,16 +67,12 @@ def record_scores(
     for method in methods:
         if method != "CAM":
             maps[method] = class_activation_map(model, sequence, class_index=None, method=method)[1]
-    parts = [
-        scored[["image_id", "split"]].assign(
-            class_name=name, y_true=scored[name].astype(int), y_score=scores[:, index].astype(float)
-        )
-        for index, name in enumerate(names)
-    ]
-    predictions = pd.concat(parts, ignore_index=True)
+    predictions = scored.melt(["image_id", "split"], names, "class_name", "y_true")
+    predictions["y_true"] = predictions["y_true"].astype(int)
+    predictions["y_score"] = scores.T.ravel().astype(float)
     test = scored.loc[scored["split"] == "test", "image_id"]
     for image_id in tqdm(test, desc="saving test images", unit=" images", delay=2):
         run.write_film(image_id, read_image(Path(film_folder) / f"{image_id}.jpg"))
-    bias = ops.convert_to_numpy(model.get_layer("predictions").bias)
+    bias = keras.ops.convert_to_numpy(model.get_layer("predictions").bias)
     run.write_scores(predictions, scored["image_id"], maps, bias=bias)
     return predictions
