@@ -1,59 +1,71 @@
-"""From stored values to grey shades: the display pipeline of PS3.4 N.2, one function a step.
+"""From stored values to gray shades: the display pipeline of PS3.4 N.2, one function a step.
 
 Values go through a table, not the picture through arithmetic: the steps are applied once to each of
 the 256 or 65,536 values that a pixel can have, and the picture is looked up in the result.
 """
+
+import math
 
 import cv2
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_windowing
 
-from chexnet.dicom.header import FilmError, PixelFormat, library_errors, read_value
+from chexnet.dicom.header import MAX_ITEMS, FilmError, PixelFormat, read_items, read_value
+from chexnet.dicom.lut import LookupTable, read_table
+
+# X-ray angiography, single and biplane, and radiofluoroscopy: their modality LUT leads back to the
+# intensity of the beam and is not for display (PS3.3 C.8.7.1.1.2).
+_XA = frozenset(f"1.2.840.10008.5.1.4.1.1.12.{kind}" for kind in (1, 2, 3))
+_XA_MODALITIES = ("XA", "RF", "XRF")
+_FEW = 0.01  # of the pixels, that do not make a picture
+_NARROW = 16  # shades; a film of RSNA has more than 100 between its darkest and its brightest 0.5 %
 
 
 @np.errstate(all="ignore")
 def apply_display_pipeline(
     stored: np.ndarray, ds: Dataset, form: PixelFormat
-) -> tuple[np.ndarray, list[str]]:
+) -> tuple[np.ndarray, list[str], list[str]]:
     """The picture that a viewer would show.
 
     Args:
-        stored: integers (H, W) of 8 or 16 bits, as the file holds them.
+        stored: integers (H, W) of 8 or 16 bits, in the order of this machine.
         ds: the header.
         form: how the pixels are stored.
 
     Returns:
-        uint8 (H, W), 0 = black, and what was done to the values, in plain words; no words if the
-        shades are the stored values.
+        uint8 (H, W), 0 = black; what was done to the values, in plain words, no words if the
+        shades are the stored values; and what of the header was not used or is contradictory.
 
     Raises:
         FilmError: a step that cannot be done as the header asks for it.
     """
-    stored = np.ascontiguousarray(stored, stored.dtype.newbyteorder("="))
+    stored = np.ascontiguousarray(stored)
     # Signed values are looked up under the unsigned number of the same bits.
     bits = np.arange(2 ** (8 * stored.itemsize)).astype(f"u{stored.itemsize}")
-    values, index = bits.view(stored.dtype).astype(np.int64), stored.view(bits.dtype)
+    index = stored.view(bits.dtype)
+    # Stored values have no bits beyond Bits Stored, so the clipped ones are never looked up.
+    values = bits.view(stored.dtype).astype(np.int64).clip(*form.value_range)
     present = cv2.calcHist([index], [0], None, [len(bits)], [0, len(bits)])[:, 0] > 0
     padding = find_padding(values, ds, form)
 
-    modality, steps = apply_modality_lut(values, ds)
-    if found := apply_voi_lut(modality, ds):
+    modality, steps, remarks = apply_modality_lut(values, ds)
+    found, more = apply_voi_lut(modality, ds)
+    remarks += more
+    if found:
         shades, step = found
         steps.append(step)
     else:
-        lowest, highest = form.value_range
-        span = (values >= lowest) & (values <= highest)
         # Few bits keep the meaning of their full range; of many bits only some are used.
-        if wide := form.bits_stored > 8 or bool((present & ~span).any()):
-            span = present & ~padding
+        wide = form.bits_stored > 8
+        span = present & ~padding if wide else np.ones_like(present)
         ends = modality[span] if span.any() else np.zeros(1)
         floor, ceiling = ends.min(), ends.max()
         shades = (modality - floor) / max(ceiling - floor, 1e-9) * 255
         if wide:
             steps.append(f"spread from its lowest to its highest value ({floor:g} to {ceiling:g})")
     if not np.isfinite(shades[present]).all():
-        raise FilmError("its rescale or window leads to values that are not numbers")
+        raise FilmError("its rescale leads to values that are not numbers")
     table = np.rint(np.clip(shades, 0, 255)).astype(np.uint8)
 
     if form.photometric_interpretation == "MONOCHROME1":  # PS3.3 C.7.6.3.1.2
@@ -63,8 +75,8 @@ def apply_display_pipeline(
         steps.append("padding made black")
     table[padding] = 0
     if np.array_equal(table[present], values[present]):
-        return stored.astype(np.uint8), []
-    return cv2.LUT(index, table), steps or [f"{form.bits_stored} bits stretched to 8"]
+        return stored.astype(np.uint8), [], remarks
+    return cv2.LUT(index, table), steps or [f"{form.bits_stored} bits stretched to 8"], remarks
 
 
 def find_padding(values: np.ndarray, ds: Dataset, form: PixelFormat) -> np.ndarray:
@@ -83,65 +95,116 @@ def find_padding(values: np.ndarray, ds: Dataset, form: PixelFormat) -> np.ndarr
     return (values >= min(bounds)) & (values <= max(bounds))
 
 
-def apply_modality_lut(values: np.ndarray, ds: Dataset) -> tuple[np.ndarray, list[str]]:
+def apply_modality_lut(values: np.ndarray, ds: Dataset) -> tuple[np.ndarray, list[str], list[str]]:
     """Stored values to the modality's (PS3.3 C.11.1): by a table, or slope and intercept.
 
     Returns:
-        Integers or float64 (N,), and what was done, in words.
+        Integers or float64 (N,); what was done, and what was not used, in words.
     """
-    if item := read_value(ds, "ModalityLUTSequence", Dataset):
-        return _look_up(values, item)[0], ["modality LUT applied"]
+    table, remarks = _find_table(values, ds, "ModalityLUTSequence", "modality LUT")
+    if table and not _leads_back_to_intensity(ds):
+        return table.look_up(values), ["modality LUT applied"], remarks
     slope = read_value(ds, "RescaleSlope", float)
     intercept = read_value(ds, "RescaleIntercept", float)
     if slope is None or intercept is None:
-        return values, []
+        return values, [], remarks
     if slope == 0:
         raise FilmError("rescale slope 0 leaves no picture")
-    return values * slope + intercept, []
+    return values * slope + intercept, [], remarks
 
 
-def apply_voi_lut(values: np.ndarray, ds: Dataset) -> tuple[np.ndarray, str] | None:
-    """The modality's values to shades (PS3.3 C.11.2): by a table, or the first of its windows.
+def _leads_back_to_intensity(ds: Dataset) -> bool:
+    """Whether a modality LUT undoes what the device did for display.
+
+    dcmtk decides by the SOP class alone; films that were sent on as secondary captures keep their
+    modality and say how their values relate to the intensity.
+    """
+    sop_class, modality, relation = (
+        str(read_value(ds, keyword, object) or "").strip(" \0").upper()
+        for keyword in ("SOPClassUID", "Modality", "PixelIntensityRelationship")
+    )
+    return sop_class in _XA or (modality in _XA_MODALITIES and relation in ("LOG", "DISP"))
+
+
+def apply_voi_lut(
+    values: np.ndarray, ds: Dataset
+) -> tuple[tuple[np.ndarray, str] | None, list[str]]:
+    """The modality's values to shades (PS3.3 C.11.2): by a table, or the first window that can be.
 
     Returns:
-        float64 (N,), 0 = black, 255 = white, perhaps beyond them, and what was done, in words; None
-        if the header has neither table nor window.
+        Shades, float64 (N,), 0 = black, 255 = white, perhaps beyond them, and what was done, in
+        words; None in their place if the header has neither table nor window. And what was not
+        used, in words.
     """
-    if item := read_value(ds, "VOILUTSequence", Dataset):
-        entries, depth = _look_up(values, item)
-        return entries / (2**depth - 1) * 255, "VOI LUT applied"
-    centre, width = (read_value(ds, name, float) for name in ("WindowCenter", "WindowWidth"))
-    if centre is None or width is None:
-        return None
+    table, remarks = _find_table(values, ds, "VOILUTSequence", "VOI LUT")
+    if table:
+        return (table.look_up(values) / (2**table.bits - 1) * 255, "VOI LUT applied"), remarks
+    try:
+        centers, widths = (_numbers(ds, name) for name in ("WindowCenter", "WindowWidth"))
+    except FilmError as error:
+        return None, [*remarks, f"read without a window ({error})"]
     function = (read_value(ds, "VOILUTFunction", str) or "LINEAR").strip().upper()
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         raise FilmError("VOI LUT function: expected LINEAR, LINEAR_EXACT or SIGMOID")
-    if width < 1 if function == "LINEAR" else width <= 0:
-        raise FilmError(f"window width {width:g}; expected at least 1 (above 0 if not LINEAR)")
     # As for a film of 8 unsigned bits, so that the result runs from 0 to 255.
     window = Dataset()
     window.PhotometricInterpretation = "MONOCHROME2"
     window.BitsStored, window.PixelRepresentation = 8, 0
-    window.WindowCenter, window.WindowWidth, window.VOILUTFunction = centre, width, function
-    return apply_windowing(values, window), f"window {centre:g}/{width:g} applied"
+    for center, width in zip(centers, widths, strict=False):
+        # Below 1, LINEAR has no meaning (PS3.3 C.11.2.1.2.1). Where a small slope makes all values
+        # small, such a width still holds several of them.
+        below_one = function == "LINEAR" and values.dtype.kind == "f" and width < 1
+        exact = below_one and width >= abs(values[1] - values[0])
+        chosen = "LINEAR_EXACT" if exact else function
+        window.WindowCenter, window.WindowWidth, window.VOILUTFunction = center, width, chosen
+        words = f"window {center:g}/{width:g}"
+        if width > 0 and (chosen != "LINEAR" or width >= 1):
+            shades = apply_windowing(values, window)
+            if np.isfinite(shades).all():
+                return (shades, f"{words} applied"), remarks
+        remarks.append(f"{words} cannot be applied; read without it")
+    return None, remarks
 
 
-def _look_up(values: np.ndarray, item: Dataset) -> tuple[np.ndarray, int]:
-    """Values through the table of a LUT sequence's item, and the bits of its entries (C.11.1.1).
+def _numbers(ds: Dataset, keyword: str) -> list[float]:
+    """The numbers of a header's element; NaN for one that is missing, text or infinite."""
+    value = read_value(ds, keyword, object)
+    numbers = value if isinstance(value, list) else [] if value is None else [value]
+    return [
+        float(number) if isinstance(number, int | float) and math.isfinite(number) else math.nan
+        for number in numbers[:MAX_ITEMS]
+    ]
 
-    pydicom's ``apply_voi`` and ``apply_modality_lut`` round down, stop at a table with more entries
-    than declared, at 8-bit VOI tables of more than 256, and at modality tables of 10 to 15 bits.
+
+def _find_table(
+    values: np.ndarray, ds: Dataset, keyword: str, name: str
+) -> tuple[LookupTable | None, list[str]]:
+    """The first table of a sequence, if there is any, and remarks on it and on empty items."""
+    remarks: list[str] = []
+    for item in read_items(ds, keyword):
+        if table := read_table(item, "LUT", values.min(), values.max()):
+            return table, remarks + [f"{name} of {words}" for words in table.remarks]
+        remarks.append(f"{name} without a table; read without it")
+    return None, remarks
+
+
+def find_flat(pixels: np.ndarray) -> str | None:
+    """Says if a picture has one shade, or nearly; padding and burnt-in text are not counted.
+
+    Args:
+        pixels: uint8 (H, W).
+
+    Returns:
+        None if it is a picture.
     """
-    descriptor = read_value(item, "LUTDescriptor", object)
-    if not isinstance(descriptor, list) or [type(number) for number in descriptor] != [int] * 3:
-        raise FilmError("a lookup table without a descriptor of three integers")
-    count, first, depth = descriptor
-    count = count % 65536 or 65536  # PS3.3 C.11.1.1.1: 0 says 65,536
-    data = read_value(item, "LUTData", object)
-    with library_errors("damaged: LUTData cannot be read"):
-        if isinstance(data, bytes):
-            data = np.frombuffer(data, "<u2" if item.original_encoding[1] else ">u2")
-        entries = np.atleast_1d(np.asarray([] if data is None else data, np.int64))
-    if not 8 <= depth <= 16 or len(entries) < count:
-        raise FilmError(f"a lookup table of {len(entries)} entries, {depth} bits; expected {count}")
-    return entries[np.clip(np.rint(values).astype(np.int64) - first, 0, count - 1)], depth
+    counts = cv2.calcHist([pixels], [0], None, [256], [0, 256])[:, 0]
+    if counts.max() == pixels.size:
+        return f"one shade: every pixel is {int(counts.argmax())}"
+    inner = counts[1:255]
+    if inner.sum() < _FEW * pixels.size:
+        return f"{1 - inner.sum() / pixels.size:.1%} of its pixels are black or white"
+    share = inner.cumsum() / inner.sum()
+    low, high = (int(np.searchsorted(share, at)) + 1 for at in (_FEW / 2, 1 - _FEW / 2))
+    if high - low < _NARROW:
+        return f"nearly one shade: {1 - _FEW:.0%} of its pixels are from {low} to {high}"
+    return None

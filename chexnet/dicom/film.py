@@ -5,30 +5,25 @@ of the header but numbers.
 """
 
 import contextlib
-import struct
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate, generate_fragments, get_frame
+from pydicom.encaps import generate_fragments
 from pydicom.filereader import data_element_generator
-from pydicom.pixels import apply_color_lut
-from pydicom.pixels.decoders.base import Decoder
 from pydicom.tag import Tag
 from pydicom.uid import JPEGBaseline8Bit
 
-from chexnet.dicom.display import apply_display_pipeline
+from chexnet.dicom.display import apply_display_pipeline, find_flat
 from chexnet.dicom.header import (
     DISPLAY,
     FUNCTIONAL_GROUPS,
     MAX_SAMPLES,
     MAX_SIDE,
     FilmError,
-    PixelFormat,
     bounded,
+    find_contradictions,
     library_errors,
     public_facts,
     quiet_pydicom,
@@ -37,13 +32,13 @@ from chexnet.dicom.header import (
     read_pixel_format,
     read_value,
 )
-from chexnet.dicom.jpeg import check_complete, check_jpeg, grey_baseline, looks_complete
+from chexnet.dicom.jpeg import check_complete, grey_baseline, looks_complete
 from chexnet.dicom.picture import color_to_gray, looks_like_picture, read_picture
+from chexnet.dicom.pixels import decode, first_frame
 
-_ITEM = b"\xfe\xff\x00\xe0"  # PS3.5 A.4
-_MOST_ITEMS = 100_000  # of compressed pixel data: its table of offsets and fragments
-_SLACK = 2**20  # bytes that a compressed frame may have beyond twice its plain size
 _MOST_META = 1000  # bytes of the file before the data set; those of RSNA have 346
+# Bits of a JPEG for a block of 8 x 8 pixels. One shade takes 6 or less, RSNA's films 33 to 100.
+_FEWEST_BITS = 16
 _PIXEL_DATA = Tag("PixelData")
 # What a film says whose JPG can be copied, if nothing of ``_MAY_CHANGE`` is in its header.
 _PLAIN = {
@@ -56,11 +51,6 @@ _PLAIN = {
     Tag("PixelRepresentation"): b"\x00\x00",
 }
 _MAY_CHANGE = DISPLAY | {Tag(name) for name in ("NumberOfFrames", *FUNCTIONAL_GROUPS)}
-_PALETTE = [
-    f"{colour}PaletteColorLookupTable{part}"
-    for colour in ("Red", "Green", "Blue")
-    for part in ("Descriptor", "Data")
-]
 
 
 @dataclass(frozen=True)
@@ -130,16 +120,21 @@ def film_of(data: bytes) -> Film:
     with quiet_pydicom():
         ds, decoder = read_elements(data)
         syntax, form = decoder.UID, read_pixel_format(ds)
-        frame = _first_frame(ds, form, decoder)
-        stored = _decode(frame, ds, form, decoder)
+        frame = first_frame(ds, form, decoder)
+        remarks = find_contradictions(ds, form.photometric_interpretation, form.high_bit)
+        stored, form, more = decode(frame, ds, form, decoder)
+        remarks += more
         jpg = None
-        remarks: list[str] = []
         if stored.ndim == 3:
-            pixels, steps, remarks = color_to_gray(stored)
+            pixels, steps, more = color_to_gray(stored)
+            remarks += more
         else:
-            pixels, steps = apply_display_pipeline(stored, ds, form)
+            pixels, steps, more = apply_display_pipeline(stored, ds, form)
+            remarks += more
             if syntax == JPEGBaseline8Bit and not steps:
                 jpg = grey_baseline(frame, form.rows, form.columns)
+        if flat := find_flat(pixels):
+            remarks.append(flat)
         if form.number_of_frames > 1:
             steps.insert(0, f"first of {form.number_of_frames} frames")
         original = {
@@ -150,9 +145,8 @@ def film_of(data: bytes) -> Film:
             "frames": form.number_of_frames,
             "steps": tuple(steps),
         }
-        return Film(
-            pixels, public_facts(ds, form.rows, form.columns), original, jpg, tuple(remarks)
-        )
+        facts = public_facts(ds, form.rows, form.columns)
+        return Film(pixels, facts, original, jpg, tuple(remarks))
 
 
 def _film_of_picture(data: bytes) -> Film:
@@ -170,7 +164,9 @@ def _film_of_picture(data: bytes) -> Film:
         "steps": tuple(picture.steps),
     }
     jpg = grey_baseline(data, rows, columns)
-    return Film(picture.pixels, header, original, jpg, tuple(picture.remarks))
+    flat = find_flat(picture.pixels)
+    remarks = [*picture.remarks, flat] if flat else picture.remarks
+    return Film(picture.pixels, header, original, jpg, tuple(remarks))
 
 
 def stored_jpeg(data: bytes) -> tuple[dict[str, object], bytes] | None:
@@ -208,77 +204,13 @@ def stored_jpeg(data: bytes) -> tuple[dict[str, object], bytes] | None:
         rows, columns = (read_value(ds, name, int) or 0 for name in ("Rows", "Columns"))
         if not 0 < rows * columns <= MAX_SAMPLES or max(rows, columns) > MAX_SIDE:
             return None
+        if 8 * len(frame) < _FEWEST_BITS * (rows * columns / 64):
+            return None
+        if find_contradictions(ds, "MONOCHROME2", high_bit=7):
+            return None
         facts, jpg = public_facts(ds, rows, columns), grey_baseline(frame, rows, columns)
     if jpg is None:
         return None
     if not looks_complete(jpg, rows, columns):
         check_complete(jpg)
     return facts, jpg
-
-
-def _first_frame(ds: Dataset, form: PixelFormat, decoder: Decoder) -> bytes:
-    """The bytes of the first frame as the file holds them; of native pixels all bytes."""
-    pixels = read_value(ds, "PixelData", bytes) or b""
-    if not decoder.is_encapsulated:
-        return pixels
-    # Fewer bytes cannot hold as many items; counting takes a while.
-    many = len(pixels) > 8 * _MOST_ITEMS and pixels.count(_ITEM) > _MOST_ITEMS
-    if many or int.from_bytes(pixels[4:8], "little") > 4 * _MOST_ITEMS:
-        raise FilmError(f"compressed pixels in more than {_MOST_ITEMS} parts")
-    with library_errors("truncated or damaged: its compressed pixels have no whole frame"):
-        if form.number_of_frames == 1:  # every item after the table of offsets, which may be wrong
-            _, *fragments = generate_fragments(pixels)
-            frame = b"".join(fragments)
-        else:
-            frame = get_frame(pixels, 0, number_of_frames=form.number_of_frames)
-    plain = form.rows * form.columns * form.samples_per_pixel * form.bits_allocated // 8
-    if len(frame) > 2 * plain + _SLACK:
-        raise FilmError(f"{len(frame)} bytes of compressed pixels for {plain} of plain ones")
-    return frame
-
-
-def _decode(frame: bytes, ds: Dataset, form: PixelFormat, decoder: Decoder) -> np.ndarray:
-    """Stored values of a frame: integers (H, W), or RGB uint8 (H, W, 3)."""
-    reason = f"truncated: {len(frame)} bytes do not fill {form.rows} x {form.columns} pixels"
-    if decoder.is_encapsulated:
-        if "JPEG" in decoder.UID.name:
-            check_jpeg(frame, form.rows, form.columns)
-        else:
-            _check_rle(frame, form.rows * form.columns)
-        reason = f"truncated, damaged, or beyond the decoders installed: {decoder.UID.name}"
-    options: dict[str, Any] = asdict(form) | {"number_of_frames": 1, "pixel_keyword": "PixelData"}
-    with library_errors(reason):
-        options["pixel_vr"] = ds["PixelData"].VR
-        source = encapsulate([frame]) if decoder.is_encapsulated else frame
-        stored, _ = decoder.as_array(source, index=0, **options)
-    if form.photometric_interpretation == "PALETTE COLOR":
-        palette = {keyword: read_value(ds, keyword, object) for keyword in _PALETTE}
-        with library_errors("damaged: its colour palette cannot be applied"):
-            tables = Dataset()
-            for keyword, value in palette.items():
-                setattr(tables, keyword, value)
-            stored = apply_color_lut(stored, tables)
-        stored = stored if stored.dtype == np.uint8 else (stored >> 8).astype(np.uint8)
-    return stored
-
-
-def _check_rle(frame: bytes, plane: int) -> None:
-    """Refuses an RLE frame that unpacks to more than it should, without unpacking it (PS3.5 G)."""
-    if len(frame) < 64:
-        raise FilmError("truncated: its RLE frame has no header")
-    count, *starts = struct.unpack("<16I", frame[:64])
-    bounds = [*starts[: min(count, 15)], len(frame)]
-    if bounds[0] < 64 or any(start > end for start, end in pairwise(bounds)):
-        raise FilmError("damaged: its RLE segments are not where it says")
-    for start, end in pairwise(bounds):
-        unpacked = 0
-        while start < end:
-            run = frame[start]
-            if run < 128:
-                unpacked, start = unpacked + run + 1, start + run + 2
-            elif run > 128:
-                unpacked, start = unpacked + 257 - run, start + 2
-            else:  # 128 says nothing
-                start += 1
-            if unpacked > 2 * plane:
-                raise FilmError(f"its RLE unpacks to more than {2 * plane} bytes")

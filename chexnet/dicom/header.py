@@ -53,6 +53,32 @@ DISPLAY = frozenset(
     )
 )
 FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+MAX_ITEMS = 8  # tables or windows of a film that are tried; devices write one to five
+# What reads a transfer syntax that Pillow cannot. Their licenses are MIT and Apache 2.0, but for
+# pylibjpeg-libjpeg, GPL 3, which nobody needs who has no films with 12-bit JPEG Extended.
+REMEDIES = {
+    "1.2.840.10008.1.2.4.51": "pylibjpeg pylibjpeg-libjpeg",
+    "1.2.840.10008.1.2.4.57": "python-gdcm",
+    "1.2.840.10008.1.2.4.70": "python-gdcm",
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.201": "pylibjpeg pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.202": "pylibjpeg pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.203": "pylibjpeg pylibjpeg-openjpeg",
+}
+# Of the Standard since 2024, and not known to pydicom 3.0 (PS3.6 A-1).
+_NEW_SYNTAXES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+    "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
+}
+# SOP classes of films "for processing": digital X-ray, mammography, intra-oral (PS3.4 B.5).
+_FOR_PROCESSING = frozenset(f"1.2.840.10008.5.1.4.1.1.1.{kind}.1" for kind in (1, 2, 3))
+_SHAPES = {"MONOCHROME1": "INVERSE", "MONOCHROME2": "IDENTITY"}  # PS3.3 C.8.11.3.1.2
+# Height and width of a pixel (PS3.3 C.7.6.3.1.7, 10.7.1).
+_SIDES = ("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+_ROUNDING = 0.01  # by which sides of a square pixel may differ
 # PS3.3 C.8.1.3 View Position, and what MIMIC-CXR and others write for a lateral film.
 _VIEWS = frozenset(["AP", "PA", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LAT", "LATERAL"])
 _SEXES = frozenset("MFO")  # PS3.3 C.7.1.1
@@ -192,6 +218,8 @@ def _data_set(data: bytes, most: int) -> tuple[io.BytesIO, UID]:
     syntax = UID(read_value(meta, "TransferSyntaxUID", str) or "")
     if not syntax:
         raise FilmError("its header names no transfer syntax")
+    if name := _NEW_SYNTAXES.get(syntax):
+        raise FilmError(f"there is no decoder for {name}")
     if syntax not in UID_dictionary or not syntax.is_transfer_syntax:
         raise FilmError("unknown transfer syntax")
     if syntax.is_deflated:  # PS3.5 A.5
@@ -216,11 +244,7 @@ def read_elements(data: bytes) -> tuple[Dataset, Decoder]:
     file, syntax = _data_set(data, MAX_FILE + 1)
     if file.getbuffer().nbytes > MAX_FILE:
         raise FilmError(f"inflates to more than {MAX_FILE} bytes")
-    reason = f"no decoder for {syntax.name} is installed"
-    with library_errors(reason):
-        decoder = get_decoder(syntax)
-    if not decoder.is_available:
-        raise FilmError(reason)
+    decoder = _decoder_of(syntax)
     coding = syntax.is_implicit_VR, syntax.is_little_endian
     with library_errors("damaged: its header cannot be read"):
         # (0000,0000) begins the zeros that fill some files behind the data set.
@@ -234,6 +258,27 @@ def read_elements(data: bytes) -> tuple[Dataset, Decoder]:
             if group and (item := read_value(group, macro, Dataset)):
                 ds.update({tag: item.get_item(tag) for tag in DISPLAY & item.keys()})
     return ds, decoder
+
+
+def _decoder_of(syntax: UID) -> Decoder:
+    """The decoder for a transfer syntax, or a ``FilmError`` that says what to install."""
+    with library_errors(f"there is no decoder for {syntax.name}"):
+        decoder = get_decoder(syntax)
+    if not decoder.is_available:
+        raise FilmError(no_decoder(syntax))
+    return decoder
+
+
+def no_decoder(syntax: UID) -> str:
+    """Says that no decoder is installed, and what to install."""
+    return f"no decoder for {syntax.name} is installed; pip install {REMEDIES.get(syntax)}"
+
+
+def read_items(ds: Dataset, keyword: str) -> list[Dataset]:
+    """The first items of a sequence, none if it is missing; errors as of ``read_value``."""
+    if read_value(ds, keyword, Dataset) is None:
+        return []
+    return list(ds[_tag_of(keyword)].value[:MAX_ITEMS])
 
 
 def read_value(ds: Dataset, keyword: str, kind: type[_Kind]) -> _Kind | None:
@@ -267,6 +312,8 @@ def read_value(ds: Dataset, keyword: str, kind: type[_Kind]) -> _Kind | None:
         value = float(value)
     if value is None or value == "":
         return None
+    if isinstance(value, list) and kind is not object:
+        raise FilmError(f"{keyword}: {len(value)} values; expected one")
     if not isinstance(value, kind):
         raise FilmError(f"{keyword}: expected one value of type {kind.__name__}")
     if isinstance(value, float) and not math.isfinite(value):
@@ -285,6 +332,7 @@ class PixelFormat:
     planar_configuration: int
     bits_allocated: int
     bits_stored: int
+    high_bit: int
     pixel_representation: int
     number_of_frames: int
 
@@ -319,6 +367,8 @@ def read_pixel_format(ds: Dataset) -> PixelFormat:
     allocated, frames = integer("BitsAllocated"), integer("NumberOfFrames", 1) or 1
     bits = integer("BitsStored", allocated) or allocated
     high, sign = integer("HighBit", bits - 1), integer("PixelRepresentation", 0)
+    if not bits <= high + 1 <= allocated:  # a High Bit that cannot be
+        high = bits - 1
     planar = integer("PlanarConfiguration", 0)
     photometric = (read_value(ds, "PhotometricInterpretation", str) or "").strip()
     sides = min(rows, columns), max(rows, columns)
@@ -328,13 +378,11 @@ def read_pixel_format(ds: Dataset) -> PixelFormat:
         )
     if allocated not in (8, 16) or not 1 < bits <= allocated:
         raise FilmError(f"{bits} bits in {allocated} per value; expected 2 to 16 in 8 or 16")
-    if high != bits - 1:
-        raise FilmError(f"high bit {high} for {bits} bits; expected {bits - 1}")
     if photometric not in GREYS + COLOURS:
         raise FilmError(f"photometric interpretation: expected {', '.join(GREYS + COLOURS)}")
     if samples != (1 if photometric in (*GREYS, "PALETTE COLOR") else 3):
         raise FilmError(f"{samples} values per pixel do not go with {photometric}")
-    if photometric in COLOURS and bits != 8:
+    if samples > 1 and bits != 8:
         raise FilmError(f"colour of {bits} bits; expected 8")
     if frames < 1:
         raise FilmError(f"{frames} frames; expected at least 1")
@@ -343,8 +391,54 @@ def read_pixel_format(ds: Dataset) -> PixelFormat:
             f"pixel representation {sign}, planar configuration {planar}; expected 0, 1"
         )
     return PixelFormat(
-        *(rows, columns, samples, photometric, planar, allocated, bits, sign, frames)
+        *(rows, columns, samples, photometric, planar, allocated, bits, high, sign, frames)
     )
+
+
+def find_contradictions(ds: Dataset, photometric: str, high_bit: int) -> list[str]:
+    """What the header says that is not followed, in plain words; mostly nothing.
+
+    Args:
+        ds: the header.
+        photometric: the photometric interpretation that is followed.
+        high_bit: that which is followed.
+    """
+    remarks = []
+    stated = read_value(ds, "HighBit", object)
+    if stated not in (None, high_bit):
+        remarks.append(f"High Bit {stated} cannot be; read as {high_bit}")
+    shape, intent, sop_class = (
+        str(read_value(ds, keyword, object) or "").strip(" \0").upper()
+        for keyword in ("PresentationLUTShape", "PresentationIntentType", "SOPClassUID")
+    )
+    if shape in _SHAPES.values() and shape != _SHAPES.get(photometric, shape):
+        remarks.append(f"Presentation LUT Shape {shape} contradicts {photometric}; not followed")
+    if intent == "FOR PROCESSING" or sop_class in _FOR_PROCESSING:
+        remarks.append("FOR PROCESSING: its values are not meant for display")
+    for keyword in _SIDES:
+        if (ratio := _ratio(ds, keyword)) and abs(ratio - 1) > _ROUNDING:
+            remarks.append(f"pixels are not square: height / width {ratio:.3g}; not resampled")
+            break
+    return remarks
+
+
+def _ratio(ds: Dataset, keyword: str) -> float | None:
+    """Height to width of a pixel; None if not given or not two positive numbers."""
+    if (tag := _tag_of(keyword)) not in ds:
+        return None
+    raw = ds.get_item(tag).value
+    if isinstance(raw, bytes):  # mostly twice the same; converting takes ten times longer
+        height, _, width = raw.strip(b" \0").partition(b"\\")
+        if height == width:
+            return 1.0
+    try:
+        sides = read_value(ds, keyword, object)
+    except FilmError:
+        return None
+    if not isinstance(sides, list) or [isinstance(s, int | float) for s in sides] != [True] * 2:
+        return None
+    rows, columns = (float(side) for side in sides)
+    return rows / columns if 0 < rows < math.inf and 0 < columns < math.inf else None
 
 
 def public_facts(ds: Dataset, rows: int, columns: int) -> dict[str, object]:

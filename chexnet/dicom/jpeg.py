@@ -13,6 +13,7 @@ from itertools import islice
 
 import numpy as np
 from PIL import Image
+from pydicom.pixels.utils import get_j2k_parameters
 
 from chexnet.dicom.header import FilmError, library_errors
 from chexnet.files import decode_jpeg
@@ -145,22 +146,26 @@ def _codes(table: bytes) -> tuple[list[int], list[tuple[int, int]]]:
     return codes, steps
 
 
-def check_jpeg(stream: bytes, rows: int, columns: int) -> None:
+def check_jpeg(stream: bytes, rows: int, columns: int) -> int:
     """Checks a JPEG, JPEG-LS or JPEG 2000 stream that is about to be decoded.
+
+    Returns:
+        The bits of its values.
 
     Raises:
         FilmError: another size than expected, no end, so many scans that it takes too long, or
             damaged coded data.
     """
-    found = None
+    found, depth = None, 0
     if stream[:2] != _SOI:
         with library_errors("damaged: its JPEG 2000 stream cannot be read"):
             image = Image.open(io.BytesIO(stream), formats=("JPEG2000",))
+            depth = get_j2k_parameters(stream)["precision"]
         found = image.height, image.width
     for marker, start, _ in _segments(stream):
         if marker in _FRAMES:
             size = stream[start + 5 : start + 9]
-            found = int.from_bytes(size[:2]), int.from_bytes(size[2:])
+            found, depth = (int.from_bytes(size[:2]), int.from_bytes(size[2:])), stream[start + 4]
             break
     if found is None:
         raise FilmError("damaged: its JPEG declares no size")
@@ -174,6 +179,7 @@ def check_jpeg(stream: bytes, rows: int, columns: int) -> None:
         kind, bits, *_ = read_jpeg_frame(stream)
         if bits == 8 and kind in ("baseline", "extended", "progressive"):
             check_complete(stream)
+    return depth
 
 
 def grey_baseline(stream: bytes, rows: int, columns: int) -> bytes | None:
