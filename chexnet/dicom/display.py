@@ -168,8 +168,7 @@ def apply_voi_lut(
 
 def _numbers(ds: Dataset, keyword: str) -> list[float]:
     """The numbers of a header's element; NaN for one that is missing, text or infinite."""
-    value = read_value(ds, keyword, object)
-    numbers = value if isinstance(value, list) else [] if value is None else [value]
+    numbers = read_value(ds, keyword, list) or []
     return [
         float(number) if isinstance(number, int | float) and math.isfinite(number) else math.nan
         for number in numbers[:MAX_ITEMS]

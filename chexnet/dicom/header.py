@@ -40,7 +40,8 @@ MAX_SIDE = 65535  # pixels; Rows and Columns have 16 bits (PS3.3 C.7.6.3)
 MAX_READS = 200_000
 # Bytes of one value by its kind: pixels; sequences and tables, of which the largest has 128 KiB
 # (PS3.3 C.11.1); numbers and text, which pydicom makes some hundred times larger.
-MAX_BYTES = {bytes: MAX_FILE, Dataset: 2**21, object: 2**21, int: 2**16, float: 2**16, str: 2**16}
+MAX_BYTES = {bytes: MAX_FILE, Dataset: 2**21, object: 2**21}
+MAX_BYTES |= dict.fromkeys([int, float, str, list], 2**16)
 
 GREYS = ("MONOCHROME1", "MONOCHROME2")  # PS3.3 C.7.6.3.1.2
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
@@ -288,7 +289,7 @@ def read_value(ds: Dataset, keyword: str, kind: type[_Kind]) -> _Kind | None:
         ds: the header, or an item of a sequence in it.
         keyword: of the element.
         kind: expected type. Of several ``float`` (which may be integers too) and of the items of a
-            sequence (``Dataset``) the first is returned.
+            sequence (``Dataset``) the first is returned; a ``list`` of one value too.
 
     Raises:
         FilmError: the value is too large, damaged, of another type, or not finite.
@@ -312,7 +313,9 @@ def read_value(ds: Dataset, keyword: str, kind: type[_Kind]) -> _Kind | None:
         value = float(value)
     if value is None or value == "":
         return None
-    if isinstance(value, list) and kind is not object:
+    if kind is list and not isinstance(value, list):
+        value = [value]
+    if isinstance(value, list) and kind not in (list, object):
         raise FilmError(f"{keyword}: {len(value)} values; expected one")
     if not isinstance(value, kind):
         raise FilmError(f"{keyword}: expected one value of type {kind.__name__}")
@@ -432,10 +435,10 @@ def _ratio(ds: Dataset, keyword: str) -> float | None:
         if height == width:
             return 1.0
     try:
-        sides = read_value(ds, keyword, object)
+        sides = read_value(ds, keyword, list) or []
     except FilmError:
         return None
-    if not isinstance(sides, list) or [isinstance(s, int | float) for s in sides] != [True] * 2:
+    if [isinstance(side, int | float) for side in sides] != [True, True]:
         return None
     rows, columns = (float(side) for side in sides)
     return rows / columns if 0 < rows < math.inf and 0 < columns < math.inf else None

@@ -38,7 +38,8 @@ ALL_16_BITS = np.arange(65536).reshape(256, 256).astype(np.uint16)
 SHORT_TABLE, HALF_DESCRIPTOR = pydicom.Dataset(), pydicom.Dataset()
 SHORT_TABLE.add_new("LUTDescriptor", "US", [256, 0, 8])
 HALF_DESCRIPTOR.add_new("LUTDescriptor", "US", [200, 0])
-SHORT_TABLE.LUTData = HALF_DESCRIPTOR.LUTData = list(range(200))
+for item in (SHORT_TABLE, HALF_DESCRIPTOR):
+    item.add_new("LUTData", "US", list(range(200)))
 
 
 def fixture(name):
