@@ -39,6 +39,7 @@ from chexnet.dicom.pixels import decode, first_frame
 _MOST_META = 1000  # bytes of the file before the data set; those of RSNA have 346
 # Bits of a JPEG for a block of 8 x 8 pixels. One shade takes 6 or less, RSNA's films 33 to 100.
 _FEWEST_BITS = 16
+_START_OF_SCAN = b"\xff\xda"  # ITU-T T.81 table B.1; it does not occur in coded data
 _PIXEL_DATA = Tag("PixelData")
 # What a film says whose JPG can be copied, if nothing of ``_MAY_CHANGE`` is in its header.
 _PLAIN = {
@@ -204,13 +205,25 @@ def stored_jpeg(data: bytes) -> tuple[dict[str, object], bytes] | None:
         rows, columns = (read_value(ds, name, int) or 0 for name in ("Rows", "Columns"))
         if not 0 < rows * columns <= MAX_SAMPLES or max(rows, columns) > MAX_SIDE:
             return None
-        if 8 * len(frame) < _FEWEST_BITS * (rows * columns / 64):
+        jpg = grey_baseline(frame, rows, columns)
+        # A film that a remark is due to is decoded.
+        if jpg is None or _is_sparse(jpg, rows, columns):
             return None
         if find_contradictions(ds, "MONOCHROME2", high_bit=7):
             return None
-        facts, jpg = public_facts(ds, rows, columns), grey_baseline(frame, rows, columns)
-    if jpg is None:
-        return None
+        jpg = grey_baseline(frame, rows, columns)
+        # A film that a remark is due to is decoded.
+        if jpg is None or _is_sparse(jpg, rows, columns):
+            return None
+        if find_contradictions(ds, "MONOCHROME2", high_bit=7):
+            return None
+        facts = public_facts(ds, rows, columns)
     if not looks_complete(jpg, rows, columns):
         check_complete(jpg)
     return facts, jpg
+
+
+def _is_sparse(jpg: bytes, rows: int, columns: int) -> bool:
+    """Whether a JPG has so few bits that its picture may be one of one shade."""
+    coded = len(jpg) - jpg.rfind(_START_OF_SCAN)
+    return 8 * coded < _FEWEST_BITS * (rows * columns / 64)

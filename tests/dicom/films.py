@@ -15,8 +15,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import generate_uid
 
 SECRET = "Zyxomma^Geheim"  # a name that occurs nowhere else
-RAW, IMPLICIT, BIG, DEFLATED, JPEG, J2K, RLE = (
-    f"1.2.840.10008.1.2{end}" for end in (".1", "", ".2", ".1.99", ".4.50", ".4.90", ".5")
+RAW, IMPLICIT, BIG, DEFLATED, JPEG, J2K, RLE, SV1 = (
+    f"1.2.840.10008.1.2{end}" for end in (".1", "", ".2", ".1.99", ".4.50", ".4.90", ".5", ".4.70")
 )
 
 
@@ -26,6 +26,43 @@ def jpeg_bytes(pixels: np.ndarray, *, codec: str = "JPEG", remark: str = "", **o
     more = {"comment": remark} if codec == "JPEG" and remark else {}
     Image.fromarray(pixels).save(stream, codec, **more, **options)
     return stream.getvalue()
+
+
+def lossless_jpeg(pixels: np.ndarray, *, bits: int = 12, rows_per_restart: int = 0) -> bytes:
+    """A lossless JPEG stream (ITU-T T.81 annex H), predicted from the left, all codes of 5 bits."""
+    rows, columns = pixels.shape
+    scan, coded = b"", ""
+    for row, column in np.ndindex(rows, columns):
+        anew = row % (rows_per_restart or rows) == 0
+        if anew and row and not column:
+            scan += _stuffed(coded) + bytes((0xFF, 0xD0 + (row // rows_per_restart - 1) % 8))
+            coded = ""
+        before = (
+            pixels[row, column - 1] if column else 1 << bits - 1 if anew else pixels[row - 1, 0]
+        )
+        difference = (int(pixels[row, column]) - int(before) + 32768) % 65536 - 32768
+        category = abs(difference).bit_length()
+        coded += f"{category:05b}"
+        if 0 < category < 16:  # below zero, the bits of the number less one (T.81 F.1.2.1)
+            value = difference if difference > 0 else difference + 2**category - 1
+            coded += f"{value:0{category}b}"
+    restarts = (
+        struct.pack(">HHH", 0xFFDD, 4, columns * rows_per_restart) if rows_per_restart else b""
+    )
+    return b"".join(
+        [
+            struct.pack(">HHHBHHB3B", 0xFFD8, 0xFFC3, 11, bits, rows, columns, 1, 1, 0x11, 0),
+            struct.pack(">HHB16B", 0xFFC4, 36, 0, *[0] * 4, 17, *[0] * 11) + bytes(range(17)),
+            restarts + struct.pack(">HH6B", 0xFFDA, 8, 1, 1, 0, 1, 0, 0),
+            scan + _stuffed(coded) + b"\xff\xd9",
+        ]
+    )
+
+
+def _stuffed(bits: str) -> bytes:
+    """Coded data, filled up with ones, and a zero behind each byte FF (T.81 F.1.2.3)."""
+    whole = bits + "1" * (-len(bits) % 8)
+    return int(whole, 2).to_bytes(len(whole) // 8).replace(b"\xff", b"\xff\0")
 
 
 def film_bytes(pixels: np.ndarray, *, syntax: str = RAW, frames: int = 1, **more: object) -> bytes:
@@ -95,6 +132,15 @@ def lut(entries: np.ndarray, first: int, bits: int) -> Sequence:
     return Sequence([item])
 
 
+def palette(entries: np.ndarray) -> dict[str, object]:
+    """Elements of a film whose values are looked up in a palette of grays."""
+    more: dict[str, object] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for color in ("Red", "Green", "Blue"):
+        more[f"{color}PaletteColorLookupTableDescriptor"] = [len(entries), 0, 16]
+        more[f"{color}PaletteColorLookupTableData"] = entries.astype("<u2").tobytes()
+    return more
+
+
 def whole_films() -> list[bytes]:
     """One small film of every kind, and pydicom's own."""
     across = np.arange(64, dtype=np.uint8)[:, None] * 2 + np.arange(48, dtype=np.uint8)
@@ -116,8 +162,11 @@ def whole_films() -> list[bytes]:
         film_bytes(deep, syntax=J2K),
         film_bytes(deep, syntax=RLE),
         film_bytes(np.stack([across] * 3, -1)),
+        film_bytes(across, **palette(np.arange(256) * 257)),
+        film_bytes(deep, syntax=SV1, PixelData=encapsulate([lossless_jpeg(deep)]), **twelve),
     ]
     names = ["CT_small", "MR_small_RLE", "JPEG2000", "examples_overlay", "SC_rgb_small_odd_jpeg"]
+    names += ["MR_small_jpeg_ls_lossless", "SC_rgb_jpeg_gdcm"]
     paths = (get_testdata_file(f"{name}.dcm", download=False) for name in names)
     made += made[:3] * 4  # those that are copied unseen
     return made + [Path(path).read_bytes() for path in paths if path]

@@ -16,13 +16,24 @@ from pydicom.pixels import get_decoder
 
 from chexnet.dicom import FilmError, convert_folder
 from chexnet.dicom.film import film_of
-from tests.dicom.films import BIG, IMPLICIT, J2K, JPEG, RAW, RLE, film_bytes, jpeg_bytes
+from tests.dicom.films import (
+    BIG,
+    IMPLICIT,
+    J2K,
+    JPEG,
+    RAW,
+    RLE,
+    SV1,
+    film_bytes,
+    jpeg_bytes,
+    lossless_jpeg,
+)
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 RAMP8 = (RAMP % 256).astype(np.uint8)
 TWELVE = {"BitsStored": 12, "HighBit": 11}
 WINDOW = {"WindowCenter": 2048, "WindowWidth": 4096}
-LOSSLESS, SV1, LS = (f"1.2.840.10008.1.2.4.{end}" for end in (57, 70, 80))
+LOSSLESS, LS = (f"1.2.840.10008.1.2.4.{end}" for end in (57, 80))
 JPEG_XL, HTJ2K = "1.2.840.10008.1.2.4.112", "1.2.840.10008.1.2.4.201"
 PLAIN = np.rint(RAMP / 4095 * 255)  # of 12 bits
 
@@ -264,6 +275,32 @@ def test_a_lossless_film_of_pydicom_gives_the_pixels_of_its_plain_twin():
     assert np.array_equal(film_of(films[0]).pixels, film_of(films[1]).pixels)
 
 
+@pytest.mark.parametrize("rows_per_restart", [0, 1, 16])
+@pytest.mark.parametrize("bits", [12, 16])
+def test_a_lossless_jpeg_made_by_hand_gives_its_values(bits, rows_per_restart):
+    needs(SV1)
+    values = (RAMP * 7919 % 4096 << bits - 12).astype(np.uint16)
+    stream = lossless_jpeg(values, bits=bits, rows_per_restart=rows_per_restart)
+    header = {"BitsStored": bits, "HighBit": bits - 1}
+    data = film_bytes(values, syntax=SV1, PixelData=encapsulate([stream]), **header)
+    film = film_of(data)
+    assert np.array_equal(film.pixels, film_of(film_bytes(values, **header)).pixels)
+    assert film.original["bits"] == bits
+
+
+@pytest.mark.parametrize("rows_per_restart", [0, 16])
+@pytest.mark.parametrize("rest", ["nothing", "zeros", "ones"])
+def test_half_a_lossless_jpeg_made_by_hand_is_refused(rest, rows_per_restart):
+    needs(SV1)
+    stream = lossless_jpeg(RAMP * 7919 % 4096, rows_per_restart=rows_per_restart)
+    half = stream[: len(stream) // 2]
+    gone = len(stream) - len(half)
+    half += {"nothing": b"", "zeros": bytes(gone), "ones": b"\xff\0" * (gone // 2)}[rest]
+    data = film_bytes(RAMP, syntax=SV1, PixelData=encapsulate([half + b"\xff\xd9"]), **TWELVE)
+    with pytest.raises(FilmError, match="truncated"):
+        film_of(data)
+
+
 def compressed(data, folder, *command):
     """A film after one of dcmtk's compressors."""
     if not shutil.which(command[0]):
@@ -302,10 +339,10 @@ COMMANDS += [("dcmcjpeg", "+el", "+sv", str(predictor)) for predictor in range(1
 def test_lossless_jpeg_and_jpeg_ls_give_the_very_pixels(kind, command, tmp_path):
     needs(LS if command[0] == "dcmcjpls" else SV1)
     number, more = KINDS[kind]
-    plain = film_bytes(waves(number), **more)
-    film = film_of(compressed(plain, tmp_path, *command))
-    assert np.array_equal(film.pixels, film_of(plain).pixels)
-    assert film.remarks == ()
+    data = film_bytes(waves(number), **more)
+    plain, film = film_of(data), film_of(compressed(data, tmp_path, *command))
+    assert np.array_equal(film.pixels, plain.pixels)
+    assert film.remarks == plain.remarks
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
