@@ -211,12 +211,6 @@ def stored_jpeg(data: bytes) -> tuple[dict[str, object], bytes] | None:
             return None
         if find_contradictions(ds, "MONOCHROME2", high_bit=7):
             return None
-        jpg = grey_baseline(frame, rows, columns)
-        # A film that a remark is due to is decoded.
-        if jpg is None or _is_sparse(jpg, rows, columns):
-            return None
-        if find_contradictions(ds, "MONOCHROME2", high_bit=7):
-            return None
         facts = public_facts(ds, rows, columns)
     if not looks_complete(jpg, rows, columns):
         check_complete(jpg)
