@@ -24,6 +24,8 @@ from chexnet.dicom.header import (
     FilmError,
     bounded,
     find_contradictions,
+    has_prefix,
+    is_behind_pixels,
     library_errors,
     public_facts,
     quiet_pydicom,
@@ -122,7 +124,8 @@ def film_of(data: bytes) -> Film:
         ds, decoder = read_elements(data)
         syntax, form = decoder.UID, read_pixel_format(ds)
         frame = first_frame(ds, form, decoder)
-        remarks = find_contradictions(ds, form.photometric_interpretation, form.high_bit)
+        remarks = [] if has_prefix(data) else [f"no DICOM preamble; read as {syntax.name}"]
+        remarks += find_contradictions(ds, form.photometric_interpretation, form.high_bit)
         stored, form, more = decode(frame, ds, form, decoder)
         remarks += more
         jpg = None
@@ -185,7 +188,7 @@ def stored_jpeg(data: bytes) -> tuple[dict[str, object], bytes] | None:
     Raises:
         FilmError: a fact of the header is damaged, or the JPG cannot be decoded to its end.
     """
-    if data[128:132] != b"DICM" or JPEGBaseline8Bit.encode() not in data[:_MOST_META]:
+    if not has_prefix(data) or JPEGBaseline8Bit.encode() not in data[:_MOST_META]:
         return None
     elements, frame = {}, b""
     file = bounded(data)
@@ -194,7 +197,8 @@ def stored_jpeg(data: bytes) -> tuple[dict[str, object], bytes] | None:
         with contextlib.suppress(FilmError), library_errors("not a film of this kind"):
             # With JPEG, meta information and data set are both explicit VR, little endian.
             elements = {
-                element.tag: element for element in data_element_generator(file, False, True)
+                element.tag: element
+                for element in data_element_generator(file, False, True, is_behind_pixels)
             }
             # Exactly two items: the table of offsets and one fragment.
             _, frame = generate_fragments(elements[_PIXEL_DATA].value or b"")

@@ -9,15 +9,28 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
-from chexnet.dicom import FilmError, header
-from chexnet.dicom.film import film_of
+from chexnet.dicom import FilmError, header, image_ids, read_film
+from chexnet.dicom.film import film_of, stored_jpeg
 from chexnet.dicom.header import (
     public_facts,
     read_bytes,
     read_elements,
+    read_uid,
     read_value,
 )
-from tests.dicom.films import DEFLATED, IMPLICIT, RAW, data_set_start, film_bytes, lut, whole_films
+from tests.dicom.films import (
+    BIG,
+    DEFLATED,
+    IMPLICIT,
+    J2K,
+    JPEG,
+    RAW,
+    RLE,
+    data_set_start,
+    film_bytes,
+    lut,
+    whole_films,
+)
 
 SMALL = np.arange(64, dtype=np.uint8).reshape(8, 8)
 NAMES = ["Rows", "Columns", "BitsAllocated", "WindowCenter", "VOILUTSequence", "PixelData"]
@@ -159,9 +172,83 @@ def test_what_nobody_asked_for_may_be_large(syntax):
     assert read_elements(film)[0].Rows == 8
 
 
-def test_zeros_behind_the_data_set_are_not_read():
-    film = film_bytes(SMALL)
-    assert np.array_equal(film_of(film + bytes(10_000_000)).pixels, SMALL)
+@pytest.mark.parametrize("syntax", [RAW, IMPLICIT, BIG, DEFLATED, JPEG, J2K, RLE])
+@pytest.mark.parametrize("fill", [b"\0", b"\xff", b" ", b"\xfc\xff\xfc\xffOB\0\0\2\0\0\0\0\0"])
+def test_what_fills_a_file_behind_its_pixels_is_not_read(syntax, fill):
+    film = film_bytes(SMALL, syntax=syntax)
+    pixels = film_of(film).pixels
+    for count in (1, 2, 3, 7, 8, 9, 11, 2048, 1_000_000 // len(fill)):
+        filled = film_of(film + fill * count)
+        assert np.array_equal(filled.pixels, pixels) and filled.remarks == ()
+    assert (stored_jpeg(film + fill * 100) is None) == (syntax != JPEG)
+
+
+def meta_information(film):
+    """The group 2 of a film of ours."""
+    return film[132 : data_set_start(film)]
+
+
+@pytest.mark.parametrize("syntax", [RAW, IMPLICIT, BIG, DEFLATED, JPEG, J2K, RLE])
+def test_a_film_whose_file_begins_with_its_meta_information_is_read(tmp_path, syntax):
+    film = film_bytes(SMALL, syntax=syntax)
+    (tmp_path / "film").write_bytes(film[132:])
+    read = read_film(tmp_path / "film")
+    assert np.array_equal(read.pixels, film_of(film).pixels)
+    assert read.header == film_of(film).header
+    assert read.remarks == (f"no DICOM preamble; read as {pydicom.uid.UID(syntax).name}",)
+    uid = pydicom.dcmread(io.BytesIO(film)).SOPInstanceUID
+    assert read_uid(tmp_path / "film") == uid
+    assert image_ids(tmp_path, "uid") == {"film": uid}
+
+
+@pytest.mark.parametrize("syntax", [RAW, IMPLICIT, BIG])
+def test_a_film_that_is_nothing_but_its_data_set_is_read(tmp_path, syntax):
+    film = film_bytes(SMALL, syntax=syntax)
+    (tmp_path / "film").write_bytes(film[data_set_start(film) :])
+    read = read_film(tmp_path / "film")
+    assert np.array_equal(read.pixels, SMALL)
+    assert read.header["view"] == "PA"
+    assert read.remarks == (f"no DICOM preamble; read as {pydicom.uid.UID(syntax).name}",)
+    assert read_uid(tmp_path / "film") == pydicom.dcmread(io.BytesIO(film)).SOPInstanceUID
+
+
+def test_compressed_pixels_that_nothing_describes_are_not_taken_for_plain_ones():
+    film = film_bytes(SMALL, syntax=JPEG)
+    with pytest.raises(FilmError, match="its pixels are compressed; its header says Explicit VR"):
+        film_of(film[data_set_start(film) :])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x08\0\x16\0 a text that begins like one",
+        b"\x08\0\x16\0\x10\0\0\0" + b"x" * 16 + b"\x02\0\x01\0" + bytes(100),
+        b"\x02\0\x99\0UL" + bytes(100),
+        b"\0" * 1000,
+        b"DICM" + bytes(1000),
+        bytes(132) + b"DICM" + bytes(100),
+    ],
+)
+def test_a_file_that_only_begins_like_one_is_none(data):
+    with pytest.raises(FilmError, match=r"^not a DICOM, PNG or JPG file$"):
+        film_of(data)
+
+
+@pytest.mark.parametrize("syntax", [RAW, IMPLICIT, BIG, DEFLATED, JPEG, J2K, RLE])
+def test_a_second_preamble_or_meta_information_is_that_of_the_data(tmp_path, syntax):
+    film, other = film_bytes(SMALL, syntax=syntax), film_bytes(SMALL)
+    start = data_set_start(film)
+    for name, twice in {
+        "preamble": other[: data_set_start(other)] + film,
+        "thrice": film[:start] + other[: data_set_start(other)] + film,
+        "meta": film[:132] + meta_information(other) + film[132:],
+    }.items():
+        (tmp_path / name).write_bytes(twice)
+        read = read_film(tmp_path / name)
+        assert np.array_equal(read.pixels, film_of(film).pixels)
+        assert read.original["transfer_syntax"] == pydicom.uid.UID(syntax).name
+        assert read.remarks == ()
+        assert read_uid(tmp_path / name) == pydicom.dcmread(io.BytesIO(film)).SOPInstanceUID
 
 
 def test_a_large_table_behind_the_pixels_counts_too():
