@@ -83,9 +83,10 @@ def _words(item: Dataset, keyword: str) -> np.ndarray | None:
 def _first_value(word: int, count: int, lowest: float, highest: float) -> int:
     """The first value mapped, which is signed if values can be below zero (PS3.3 C.11.2.1.1).
 
-    Of the two numbers that a word above 32767 can be, devices do not always mean the one that the
-    VR or the Standard says. It is the one whose table covers more of the values.
+    Whatever the VR says. Only where the table would then cover none of the values, a word above
+    32767 is the other number that it can be.
     """
     signed = word - 65536 if word > 32767 else word
-    choice = (signed, word) if lowest < 0 else (word, signed)
-    return max(choice, key=lambda at: max(0, min(at + count - 1, highest) - max(at, lowest)))
+    usual, other = (signed, word) if lowest < 0 else (word, signed)
+    covers_none = usual > highest or usual + count <= lowest
+    return other if covers_none else usual

@@ -112,6 +112,15 @@ def test_a_first_value_above_32767_of_unsigned_values_stays_unsigned(tmp_path):
     close(data, white_at(RAMP, 4095))
 
 
+@pytest.mark.parametrize("first", [33000, 60000])
+def test_a_table_that_begins_high_in_unsigned_values_is_not_a_signed_one(first, tmp_path):
+    stored = np.arange(65536, dtype=np.uint16)[::16].reshape(64, 64)
+    # By hand: 0 up to the first value, then one more for each 16th.
+    data = film_bytes(stored, VOILUTSequence=table(65536, first, 16, np.arange(65536), vr="OW"))
+    close(data, white_at(np.maximum(stored.astype(int) - first, 0), 65535))
+    close(data, by_dcmtk(data, tmp_path, "+Wl", "1"))
+
+
 @pytest.mark.parametrize("vr", ["US", "SS", "OW"])
 def test_entries_are_unsigned_whatever_their_vr(vr, tmp_path):
     signed = RAMP.astype(np.int16) - 2048
