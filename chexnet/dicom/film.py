@@ -45,13 +45,13 @@ _START_OF_SCAN = b"\xff\xda"  # ITU-T T.81 table B.1; it does not occur in coded
 _PIXEL_DATA = Tag("PixelData")
 # What a film says whose JPG can be copied, if nothing of ``_MAY_CHANGE`` is in its header.
 _PLAIN = {
-    Tag("TransferSyntaxUID"): JPEGBaseline8Bit.encode(),
-    Tag("SamplesPerPixel"): b"\x01\x00",
-    Tag("PhotometricInterpretation"): b"MONOCHROME2 ",
-    Tag("BitsAllocated"): b"\x08\x00",
-    Tag("BitsStored"): b"\x08\x00",
-    Tag("HighBit"): b"\x07\x00",
-    Tag("PixelRepresentation"): b"\x00\x00",
+    Tag("TransferSyntaxUID"): ("UI", JPEGBaseline8Bit.encode()),
+    Tag("SamplesPerPixel"): ("US", b"\x01\x00"),
+    Tag("PhotometricInterpretation"): ("CS", b"MONOCHROME2 "),
+    Tag("BitsAllocated"): ("US", b"\x08\x00"),
+    Tag("BitsStored"): ("US", b"\x08\x00"),
+    Tag("HighBit"): ("US", b"\x07\x00"),
+    Tag("PixelRepresentation"): ("US", b"\x00\x00"),
 }
 _MAY_CHANGE = DISPLAY | {Tag(name) for name in ("NumberOfFrames", *FUNCTIONAL_GROUPS)}
 
@@ -202,8 +202,8 @@ def stored_jpeg(data: bytes) -> tuple[dict[str, object], bytes] | None:
             }
             # Exactly two items: the table of offsets and one fragment.
             _, frame = generate_fragments(elements[_PIXEL_DATA].value or b"")
-        plain = all(tag in elements and elements[tag].value == _PLAIN[tag] for tag in _PLAIN)
-        if not plain or not _MAY_CHANGE.isdisjoint(elements):
+        found = {tag: (elements[tag].VR, elements[tag].value) for tag in _PLAIN if tag in elements}
+        if found != _PLAIN or not _MAY_CHANGE.isdisjoint(elements):
             return None
         ds = Dataset(elements)
         rows, columns = (read_value(ds, name, int) or 0 for name in ("Rows", "Columns"))

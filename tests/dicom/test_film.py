@@ -15,7 +15,7 @@ from pydicom.data import get_testdata_file
 from pydicom.pixels import apply_modality_lut, apply_windowing, get_decoder
 
 from chexnet.dicom import FilmError, convert_folder, read_film
-from chexnet.dicom.film import film_of
+from chexnet.dicom.film import film_of, stored_jpeg
 from tests.dicom.damaged import for_damaged_films
 from tests.dicom.films import (
     BIG,
@@ -456,6 +456,15 @@ def test_a_value_that_pydicom_cannot_convert_is_named():
         warnings.simplefilter("ignore")
         _ = pydicom.dcmread(io.BytesIO(damaged)).BitsStored
     with pytest.raises(FilmError, match=r"^damaged: BitsStored cannot be read$"):
+        film_of(damaged)
+
+
+def test_a_damaged_vr_is_not_copied_unseen():
+    film = film_bytes(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8), syntax=JPEG)
+    assert stored_jpeg(film) is not None
+    damaged = film.replace(b"\x28\0\x03\x01US", b"\x28\0\x03\x01QS")
+    assert damaged != film and stored_jpeg(damaged) is None
+    with pytest.raises(FilmError, match="damaged: PixelRepresentation cannot be read"):
         film_of(damaged)
 
 
