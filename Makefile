@@ -26,6 +26,15 @@ rsna: .venv/installed ## the same on real films: make rsna RSNA=<folder in Kaggl
 	@test -n "$(RSNA)" || { echo "Missing RSNA=<folder>: the folder that contains stage_2_train_images"; exit 2; }
 	$(BIN)/python notebooks/execute.py --run rsna -p STUDY rsna -p SOURCE "$(RSNA)" -p IMAGE_SIZE 160 -p EPOCHS null -p WEIGHTS imagenet $(ARGS)
 
+predict: .venv/installed ## score films: make predict FILMS="film.dcm folder/" RUN=demo OUT=output/predictions
+	@test -n "$(FILMS)" || { echo "Missing FILMS=<files or folders of DICOM, PNG or JPG films>"; exit 2; }
+	$(BIN)/chexnet predict output/$(or $(RUN),demo) $(FILMS) --out $(or $(OUT),output/predictions)
+
+app: .venv/installed ## a page to score films on: make app RUN=demo
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[app]'
+	$(BIN)/papermill --prepare-only notebooks/06_predict.ipynb output/app.ipynb -p RUN $(or $(RUN),demo) -p STUDY $(or $(STUDY_OF_RUN),phantom)
+	MPLBACKEND= $(BIN)/voila output/app.ipynb
+
 lint: .venv/installed ## check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

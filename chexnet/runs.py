@@ -10,6 +10,8 @@
 | ``training.json`` | why the training ended, and its settings |
 | ``predictions.csv`` | ``image_id, split, class_name, y_true, y_score`` of validation and test |
 | ``maps.npz`` | their class activation maps, by method |
+| ``features.npz`` | what `chexnet.evaluation.fit_feature_distance` returned |
+| ``preparation.json`` | image size and CLAHE settings |
 | ``films/`` | the test films, for figures |
 | ``metrics.json``, ``figures/`` | results of the evaluation |
 | ``notebooks/`` | the executed notebooks |
@@ -46,7 +48,7 @@ _FILM_FACTS = ["patient_id", "detailed_class", "view", "sex", "age", "rows", "co
 _MADE_BY_A_RUN = (
     *("config.json", "images.csv", "boxes.csv", "model.keras", "history.csv", "tensorboard"),
     *("checkpoints", "training.json", "predictions.csv", "maps.npz", "films"),
-    *("metrics.json", "figures", "notebooks"),
+    *("features.npz", "preparation.json", "metrics.json", "figures", "notebooks", "predictions"),
 )
 _LONGEST_SIDE = 512  # pixels of a stored film: the original's input size, enough to see an opacity
 
@@ -357,6 +359,10 @@ class Run:
         )
         _write(self.folder / "predictions.csv", table)
 
+    def read_json(self, name: str) -> dict:
+        """Reads JSON of the run."""
+        return json.loads(self._existing(name).read_text())
+
     def write_json(self, name: str, content: Mapping[str, object]) -> Path:
         """Writes JSON into the run; a NaN, which JSON does not have, is an error."""
         return _write(self.folder / name, _json(content))
@@ -369,6 +375,11 @@ class Run:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         return _write(self.folder / name, buffer.getvalue())
+
+    def read_arrays(self, name: str) -> dict[str, np.ndarray]:
+        """Reads what `write_arrays` wrote."""
+        with np.load(self._existing(name), allow_pickle=False) as arrays:
+            return dict(arrays)
 
     def write_film(self, image_id: str, pixels: np.ndarray) -> Path:
         """Stores a film uint8 ``(H, W)``, shrunk to at most 512 pixels a side."""

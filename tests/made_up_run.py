@@ -86,6 +86,20 @@ def write_films(run, seed=0):
     return run
 
 
+def write_model(run):
+    """Adds a small network with random weights, and made-up features of the training films."""
+    # Imported here: most tests need no Keras, and it takes seconds.
+    from chexnet.model import build_chexnet
+
+    model = build_chexnet(32, class_names=run.class_names, weights=None)
+    model.save(run.folder / "model.keras")
+    distances = np.linspace(1, 1000, 20, dtype=np.float32)
+    features = {"mean": np.zeros(1024, np.float32), "precision": np.eye(1024, dtype=np.float32)}
+    run.write_arrays("features.npz", **features, val_distances=distances)
+    run.write_json("preparation.json", {"image_size": 32, "clip_limit": 2.0, "tiles": 8})
+    return run
+
+
 def write_history(run):
     """Adds five epochs, of which the third was saved last."""
     epoch = np.arange(1, 6)

@@ -16,7 +16,7 @@ from chexnet.evaluation import evaluate, evaluate_maps
 from chexnet.labels import add_film_facts, read_rsna
 from chexnet.phantom import write_phantom_study
 from chexnet.splits import split_by_patient, write_split
-from tests.made_up_run import write_films, write_history, write_run
+from tests.made_up_run import write_films, write_history, write_model, write_run
 from tests.test_house import ROOMS
 
 
@@ -43,7 +43,7 @@ def project(tmp_path_factory):
     images = add_film_facts(images, read_films(data / "jpg"))
     images["split"] = split_by_patient(images, train=0.6, val=0.2, test=0.2, seed=0)
     write_split(data, images, boxes)
-    run = write_history(write_films(write_run(root / "output" / "demo")))
+    run = write_model(write_history(write_films(write_run(root / "output" / "demo"))))
     evaluate(run, n_bootstrap=20)
     evaluate_maps(run, n_bootstrap=20)
     return root

@@ -15,6 +15,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 # What only a user of that extra imports, by the file that imports it.
 OF_AN_EXTRA = {
     "explorer/panel.py": EXTRAS["notebooks"],
+    "explorer/upload.py": EXTRAS["notebooks"],
     "model/xrayvision.py": EXTRAS["torchxrayvision"] + EXTRAS["backends"],
     "cam/gradient.py": EXTRAS["backends"],
     "training/distribution.py": EXTRAS["backends"],

@@ -37,6 +37,8 @@ _with_features: "weakref.WeakKeyDictionary" = weakref.WeakKeyDictionary()
 
 # Like a ``keras.utils.PyDataset``: a batch is ``x``, or a tuple that begins with ``x``.
 Batches = Sequence[np.ndarray | tuple]
+# Films (N, S, S, 1) to scores (N, C), maps (N, C, h, w) and features (N, F).
+Forward = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 def class_activation_map(
@@ -93,13 +95,40 @@ def class_activation_map(
         raise ValueError(f"layer={layer!r}: expected 'relu' for method='CAM'")
     columns = list(range(classes)) if class_index is None else [class_index]
     if method == "CAM":
-        forward = _exact_forward(model, columns)
+        scores, maps, _ = score_films(model, images, batch_size=batch_size)
+        maps = maps[:, columns]
     else:
         from chexnet.cam.gradient import gradient_forward
 
         forward = gradient_forward(model, layer or METHODS[method], method, columns)
-    scores, maps = _in_batches(forward, images, batch_size, model.input_shape[1:])
+        scores, maps = _in_batches(forward, images, batch_size, model.input_shape[1:])
     return scores, maps if class_index is None else maps[:, 0]
+
+
+def score_films(
+    model: "keras.Model", images: np.ndarray | Batches, *, batch_size: int = 32
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores films, maps every class by ``"CAM"``, and returns the features as well.
+
+    Arguments and errors are those of `class_activation_map`.
+
+    Returns:
+        all float32: scores ``(N, C)``; maps ``(N, C, h, w)``; features ``(N, F)``, the mean of the
+        last feature maps.
+
+    Example:
+        >>> import numpy as np
+        >>> from chexnet.cam import score_films
+        >>> from chexnet.model import build_chexnet
+        >>> model = build_chexnet(32, weights=None)
+        >>> scores, maps, features = score_films(model, np.zeros((2, 32, 32, 1)))
+        >>> features.shape
+        (2, 1024)
+    """
+    scores, maps, features = _in_batches(
+        exact_forward(model), images, batch_size, model.input_shape[1:]
+    )
+    return scores, maps, features
 
 
 def _check_head(model: "keras.Model") -> int:
@@ -121,43 +150,56 @@ def _check_head(model: "keras.Model") -> int:
     return kernel[1]
 
 
-def _exact_forward(model: "keras.Model", columns: Sequence[int]) -> Callable:
+def exact_forward(model: "keras.Model") -> Forward:
+    """`score_films` for one batch, ``(N, S, S, 1)``; each new N is compiled.
+
+    Example:
+        >>> import numpy as np
+        >>> from chexnet.cam import exact_forward
+        >>> from chexnet.model import build_chexnet
+        >>> forward = exact_forward(build_chexnet(32, weights=None))
+        >>> scores, maps, features = forward(np.zeros((2, 32, 32, 1)))
+        >>> maps.shape
+        (2, 1, 1, 1)
+    """
     # Imported here: figures and the explorer use the geometry of maps without a model.
     from chexnet.backend import keras
 
+    _check_head(model)
     head = model.get_layer("predictions")
     if model not in _with_features:
         outputs = [head.output, model.get_layer("relu").output]
         _with_features[model] = keras.Model(model.inputs[0], outputs)
-    kernel = keras.ops.convert_to_numpy(head.kernel).astype(np.float32)[:, columns]
+    kernel = keras.ops.convert_to_numpy(head.kernel).astype(np.float32)
 
-    def forward(films: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def forward(films: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         scores, features = _with_features[model].predict_on_batch(films)
-        return scores, np.moveaxis(features.astype(np.float32) @ kernel, -1, 1)
+        features = features.astype(np.float32)
+        maps = np.moveaxis(features @ kernel, -1, 1)
+        return scores.astype(np.float32), maps, features.mean((1, 2))
 
     return forward
 
 
 def _in_batches(
     forward: Callable, images: np.ndarray | Batches, batch_size: int, film_shape: tuple
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, ...]:
     if hasattr(images, "shape"):
         check_number("batch_size", batch_size, integer=True, least=1)
         images = _check_films(images, film_shape)
         images = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
     if not len(images):
         raise ValueError("images: no batches; expected at least one film")
-    scores, maps, full = [], [], 0
+    outputs, full = [], 0
     for index in tqdm(range(len(images)), desc="maps", unit=" batches", delay=2):
         batch = images[index]
         films = _check_films(batch[0] if isinstance(batch, tuple | list) else batch, film_shape)
         count, full = len(films), max(full, len(films))
         # The last batch is filled up: another shape would compile the network once more.
         padding = [(0, full - count)] + [(0, 0)] * (films.ndim - 1)
-        batch_scores, batch_maps = forward(np.pad(films, padding))
-        scores.append(np.asarray(batch_scores, np.float32)[:count])
-        maps.append(np.asarray(batch_maps, np.float32)[:count])
-    return np.concatenate(scores), np.concatenate(maps)
+        arrays = forward(np.pad(films, padding))
+        outputs.append([np.asarray(array, np.float32)[:count] for array in arrays])
+    return tuple(map(np.concatenate, zip(*outputs, strict=True)))
 
 
 def _check_films(films: object, film_shape: tuple) -> np.ndarray:

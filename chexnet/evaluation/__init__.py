@@ -1,17 +1,19 @@
 """What a run is worth: scores and maps against labels and boxes."""
 
 from chexnet.evaluation.baselines import BASELINES, LOCATION_BASELINES
-from chexnet.evaluation.calibration import calibrated_scores
+from chexnet.evaluation.calibration import apply_temperature, calibrated_scores
 from chexnet.evaluation.localization import localization_scores, overlaps
 from chexnet.evaluation.maps import evaluate_maps
 from chexnet.evaluation.operating_points import (
     OUTCOMES, choose_thresholds, chosen_threshold, outcome_table, outcomes_at,
 )  # fmt: skip
+from chexnet.evaluation.out_of_distribution import feature_distance, fit_feature_distance
 from chexnet.evaluation.report import interval_text, outperforms_baselines, report_table
 from chexnet.evaluation.scores import evaluate
 
 __all__ = [
-    "BASELINES", "LOCATION_BASELINES", "OUTCOMES", "calibrated_scores", "choose_thresholds",
-    "chosen_threshold", "evaluate", "evaluate_maps", "interval_text", "localization_scores",
-    "outcome_table", "outcomes_at", "outperforms_baselines", "overlaps", "report_table",
+    "BASELINES", "LOCATION_BASELINES", "OUTCOMES", "apply_temperature", "calibrated_scores",
+    "choose_thresholds", "chosen_threshold", "evaluate", "evaluate_maps", "feature_distance",
+    "fit_feature_distance", "interval_text", "localization_scores", "outcome_table", "outcomes_at",
+    "outperforms_baselines", "overlaps", "report_table",
 ]  # fmt: skip

@@ -8,12 +8,13 @@ from chexnet.figures.overlay import (
     BOX_COLOR, OPACITY, blend, film_sheet, header_text, overlay_cam,
 )  # fmt: skip
 from chexnet.figures.page import report_page
+from chexnet.figures.prediction import prediction_figure
 from chexnet.figures.results import results_figure
 from chexnet.figures.sheets import conversion_sheet
 
 __all__ = [
     "BLUE", "BOX_COLOR", "OPACITY", "RED", "blend", "conversion_sheet", "decision_figure",
     "film_sheet", "header_text", "history_figure", "localization_figure", "overlay_cam",
-    "precision_recall_figure", "reliability_figure", "report_page", "results_figure", "roc_figure",
-    "score_histogram", "subgroup_figure",
+    "precision_recall_figure", "prediction_figure", "reliability_figure", "report_page",
+    "results_figure", "roc_figure", "score_histogram", "subgroup_figure",
 ]  # fmt: skip

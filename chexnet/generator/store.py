@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -42,6 +42,7 @@ class ImageStore:
         image_ids: list of str, in the order given.
         image_size: side S of a film in pixels.
         path: the cache file.
+        preparation: keyword arguments of `prepare_film` for these films.
 
     Example:
         >>> from chexnet.generator import ImageStore
@@ -102,7 +103,12 @@ class ImageStore:
             raise ValueError("ImageStore: no image_ids; expected at least one")
         self._row = {image_id: row for row, image_id in enumerate(self.image_ids)}
         # As float: 2 and 2.0 must not be two names of one cache.
-        self._clahe = (None if clip_limit is None else float(clip_limit), int(tiles))
+        limit = None if clip_limit is None else float(clip_limit)
+        self.preparation: dict[str, Any] = {
+            "image_size": self.image_size,
+            "clip_limit": limit,
+            "tiles": int(tiles),
+        }
         self._shape = (len(self), self.image_size, self.image_size)
         self.path = self._cache_path(self.folder.parent / "cache" if cache is None else Path(cache))
         if not self.path.exists():
@@ -142,9 +148,9 @@ class ImageStore:
                 f"{self.folder}: {len(missing)} of {len(self)} films are missing: "
                 f"{summarize(missing)}"
             )
-        what = [FORMAT, str(self.folder.resolve()), self.image_size, self._clahe, sources]
+        what = [FORMAT, str(self.folder.resolve()), self.preparation, sources]
         digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-        clip_limit, tiles = self._clahe
+        clip_limit, tiles = self.preparation["clip_limit"], self.preparation["tiles"]
         clahe = "plain" if clip_limit is None else f"clahe{clip_limit:g}x{tiles}"
         return cache / f"films-{self.image_size}px-{clahe}-{digest}.npy"
 
@@ -187,7 +193,7 @@ class ImageStore:
                 film = read_image(self.folder / f"{self.image_ids[row]}.jpg")
             except (OSError, ValueError, cv2.error) as error:
                 return str(error)
-            film = prepare_film(film, self.image_size, *self._clahe)
+            film = prepare_film(film, **self.preparation)
             with writing:
                 file.seek(start + row * film.size)
                 file.write(film.data)

@@ -126,6 +126,31 @@ def load_chexnet(path: str | Path) -> keras.Model:
     return model
 
 
+def load_torchxrayvision(name: str) -> tuple[keras.Model, list[str]]:
+    """A network of TorchXRayVision with its own head, and the names of its classes.
+
+    Args:
+        name: ``"torchxrayvision:"`` and one of the library's DenseNet-121s, such as
+            ``densenet121-res224-rsna``, or the path of its ``.pt`` file. Errors are those of
+            `build_chexnet`.
+
+    Returns:
+        the network, for films of 224 pixels that were not enhanced by CLAHE; its classes.
+
+    Example:
+        >>> from chexnet.model import load_torchxrayvision
+        >>> load_torchxrayvision("torchxrayvision:missing.pt")
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: weights=torchxrayvision:missing.pt: no such file
+    """
+    start = read_weights(name)
+    if start is None or not start.head:
+        raise ValueError(f"{name}: expected torchxrayvision:<name>")
+    names = list(start.head)
+    return build_chexnet(224, class_names=names, weights=name), names
+
+
 def map_size(model: keras.Model) -> tuple[int, int]:
     """Rows and columns of the last feature map, and so of a class activation map.
 

@@ -7,10 +7,14 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from chexnet.backend import keras
-from chexnet.cam import class_activation_map
+from chexnet.cam import class_activation_map, score_films
+from chexnet.evaluation import fit_feature_distance
 from chexnet.files import read_image
 from chexnet.generator import AugmentedImageSequence, ImageStore
 from chexnet.runs import Run
+
+# Enough to estimate the covariance of 1,024 features; scoring all would take longer than it helps.
+MOST_TRAINING_FILMS = 4096
 
 
 def record_scores(
@@ -24,12 +28,13 @@ def record_scores(
 ) -> pd.DataFrame:
     """Scores the validation and test films and stores what notebooks 04 and 05 need.
 
-    Writes ``predictions.csv``, ``maps.npz`` and ``films/`` of the run.
+    Writes ``predictions.csv``, ``maps.npz``, ``features.npz``, ``preparation.json`` and ``films/``
+    of the run.
 
     Args:
         run: made with `Run.create`; its ``images`` say which film is in which split.
         model: the trained network.
-        store: has the films of both splits.
+        store: has the films of all splits.
         film_folder: folder of the films as ``<image_id>.jpg``; those of the test films are copied.
         methods: names of `chexnet.cam.METHODS` whose maps are stored. ``"CAM"``, which the
             evaluation needs, always is; each other one takes another pass over the films.
@@ -56,13 +61,17 @@ def record_scores(
         >>> list(scores)
         ['image_id', 'split', 'class_name', 'y_true', 'y_score']
     """
-    images = run.images
+    images, names = run.images, run.class_names
     scored = images[images["split"].isin(["val", "test"])].reset_index(drop=True)
-    names = run.class_names
-    sequence = AugmentedImageSequence(
-        store, scored, class_names=names, batch_size=batch_size, shuffle=False, seed=0, workers=1
+    some = images[images["split"] == "train"]
+    some = some.sample(min(len(some), MOST_TRAINING_FILMS), random_state=0)
+    sequence, training = (
+        AugmentedImageSequence(
+            store, films, class_names=names, batch_size=batch_size, shuffle=False, seed=0, workers=1
+        )
+        for films in (scored, some)
     )
-    scores, cam = class_activation_map(model, sequence, class_index=None)
+    scores, cam, features = score_films(model, sequence)
     maps = {"CAM": cam}
     for method in methods:
         if method != "CAM":
@@ -75,4 +84,7 @@ def record_scores(
         run.write_film(image_id, read_image(Path(film_folder) / f"{image_id}.jpg"))
     bias = keras.ops.convert_to_numpy(model.get_layer("predictions").bias)
     run.write_scores(predictions, scored["image_id"], maps, bias=bias)
+    seen, is_val = score_films(model, training)[2], scored["split"] == "val"
+    run.write_arrays("features.npz", **fit_feature_distance(seen, features[is_val]))
+    run.write_json("preparation.json", store.preparation)
     return predictions

@@ -1,0 +1,117 @@
+"""The command ``chexnet``: convert films, score films. Not for clinical use."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+__all__ = ["main"]
+
+_CONVERT = """examples:
+  chexnet convert /archive/films data/own/jpg
+  chexnet convert /media/cd data/cd/jpg --ids path --workers 8
+
+Writes one JPG a film and a table, films.csv, one row a file. A command that was stopped goes on
+when it is given again."""
+
+_PREDICT = """examples:
+  chexnet predict output/rsna film.dcm --out results
+  chexnet predict output/rsna films/ more/film.png --out results
+  chexnet predict torchxrayvision:densenet121-res224-rsna films/ --out results
+  chexnet predict output/rsna films/ --out results --shard 3/16
+
+Writes results/predictions.csv, one row a file, and the overlays of film and class activation map.
+A command that was stopped goes on when it is given again."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: of the command line; ``None`` takes those of the process.
+
+    Returns:
+        the exit status: 0; 1 if a film failed; 2 if nothing could be done.
+
+    Example:
+        >>> from chexnet.cli import main
+        >>> main(["convert", "data/phantom/study/stage_2_train_images", "data/again", "--quiet"])
+        40 films: 40 copied, 0 encoded, 0 failed; table: data/again/films.csv
+        0
+    """
+    parser = argparse.ArgumentParser(prog="chexnet", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    raw = argparse.RawDescriptionHelpFormatter
+
+    convert = commands.add_parser(
+        "convert", help="films to 8-bit JPGs", epilog=_CONVERT, formatter_class=raw
+    )
+    convert.set_defaults(run=_convert)
+    convert.add_argument("source", type=Path, help="folder of DICOM, PNG or JPG files")
+    convert.add_argument("target", type=Path, help="folder for the JPGs")
+    convert.add_argument("--ids", choices=("name", "path", "uid"), default="name",
+                         help="what names a film: its file name (default), its path below the "
+                         "folder, or its SOP Instance UID")  # fmt: skip
+    convert.add_argument("--quality", type=int, default=95, help="of a JPG, 1 to 100 (default 95)")
+
+    predict = commands.add_parser(
+        "predict", help="scores and maps of films", epilog=_PREDICT, formatter_class=raw
+    )
+    predict.set_defaults(run=_predict)
+    predict.add_argument("model", help="a run folder, a .keras file, or torchxrayvision:<name>")
+    predict.add_argument("films", nargs="+", type=Path, help="DICOM, PNG or JPG files, or folders")
+    predict.add_argument("--out", required=True, type=Path, help="folder for the results")
+    predict.add_argument("--shard", default="1/1", metavar="K/N",
+                         help="only every N-th film from the K-th on; each shard writes a table "
+                         "of its own")  # fmt: skip
+    predict.add_argument("--no-overlays", action="store_true", help="write the table only")
+    predict.add_argument("--batch-size", type=int, default=16, help="films at once (default 16)")
+
+    for command in (convert, predict):
+        command.add_argument("--workers", type=int, help="default: one for each core")
+        command.add_argument("--quiet", action="store_true", help="no progress bar")
+    given = parser.parse_args(arguments)
+    try:
+        return given.run(given)
+    except (OSError, ValueError, ImportError) as error:
+        print(f"chexnet: {error}", file=sys.stderr)
+        return 2
+
+
+def _convert(given: argparse.Namespace) -> int:
+    from chexnet.dicom import convert_folder
+
+    films = convert_folder(
+        given.source, given.target, ids=given.ids, quality=given.quality, workers=given.workers,
+        progress=not given.quiet,
+    )  # fmt: skip
+    counts = {status: (films["status"] == status).sum() for status in ("copied", "encoded")}
+    return _finish(films, counts, given.target / "films.csv")
+
+
+def _predict(given: argparse.Namespace) -> int:
+    from chexnet.predict import predict_folder
+
+    films = predict_folder(
+        given.model, given.films, given.out, shard=given.shard, overlays=not given.no_overlays,
+        batch_size=given.batch_size, workers=given.workers, progress=not given.quiet,
+    )  # fmt: skip
+    table = given.out / "predictions.csv"
+    if given.shard != "1/1":
+        table = given.out / f"predictions-{given.shard.replace('/', '-of-')}.csv"
+    counts = {"scored": (films["status"] == "scored").sum()}
+    if len(films) <= 10:
+        shown = films.filter(regex="^file$|^score|^calibrated|^positive|^warnings$")
+        print(shown.to_string(index=False, na_rep="-", float_format="%.3f"))
+    return _finish(films, counts, table)
+
+
+def _finish(films: pd.DataFrame, counts: dict[str, int], table: Path) -> int:
+    failed = films[films["status"] == "failed"]
+    for film in failed.head(20).itertuples():
+        print(f"{film.file}: {film.reason}", file=sys.stderr)
+    listed = ", ".join(f"{count} {status}" for status, count in counts.items())
+    print(f"{len(films)} films: {listed}, {len(failed)} failed; table: {table}")
+    return 1 if len(failed) else 0

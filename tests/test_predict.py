@@ -1,0 +1,300 @@
+"""One film and folders of films: the same score as in the run, and a row for every file."""
+
+import json
+import threading
+
+import cv2
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from chexnet.cli import main
+from chexnet.dicom import FilmError, convert_folder, read_films
+from chexnet.evaluation import calibrated_scores, chosen_threshold, evaluate, feature_distance
+from chexnet.evaluation.out_of_distribution import fit_feature_distance
+from chexnet.files import read_image, read_table
+from chexnet.generator import ImageStore
+from chexnet.labels import add_film_facts, read_rsna
+from chexnet.model import build_chexnet
+from chexnet.phantom import write_phantom_study
+from chexnet.predict import Predictor, predict_folder
+from chexnet.runs import Run
+from chexnet.splits import split_by_patient
+from chexnet.training import record_scores
+from tests.alone import run_without_keras
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A study, its JPGs and a scored run with random weights, without CLAHE."""
+    home = tmp_path_factory.mktemp("home")
+    write_phantom_study(home / "study", films=40, film_size=128)
+    convert_folder(home / "study" / "stage_2_train_images", home / "jpg", progress=False)
+    images, boxes = read_rsna(home / "study")
+    images = add_film_facts(images, read_films(home / "jpg"))
+    images["split"] = split_by_patient(images, train=0.5, val=0.25, test=0.25)
+    settings = {"class_names": ["Pneumonia"]}
+    run = Run.create(home / "run", settings=settings, images=images, boxes=boxes)
+    keras.utils.set_random_seed(0)
+    model = build_chexnet(SIZE, weights=None)
+    model.save(run.folder / "model.keras")
+    ids = images["image_id"]
+    store = ImageStore(home / "jpg", ids, image_size=SIZE, clip_limit=None, progress=False)
+    record_scores(run, model, store, home / "jpg")
+    evaluate(run, n_bootstrap=20)
+    return home
+
+
+@pytest.fixture(scope="module")
+def predictor(home):
+    return Predictor(home / "run")
+
+
+@pytest.fixture
+def folder(home, tmp_path):
+    """Three films, one of them broken, and a text file."""
+    films = sorted((home / "study" / "stage_2_train_images").iterdir())[:3]
+    for film in films:
+        (tmp_path / "films" / film.name).parent.mkdir(exist_ok=True)
+        (tmp_path / "films" / film.name).write_bytes(film.read_bytes())
+    broken = tmp_path / "films" / films[2].name
+    broken.write_bytes(broken.read_bytes()[:1500])
+    (tmp_path / "films" / "notes.txt").write_text("not a film")
+    return tmp_path / "films"
+
+
+def test_a_film_of_the_run_has_the_score_of_the_run_from_its_jpg_and_from_its_dicom(
+    home, predictor
+):
+    scored = predictor.run.predictions.iloc[[0, 5, -1]]
+    for film in scored.itertuples():
+        dicom = home / "study" / "stage_2_train_images" / f"{film.image_id}.dcm"
+        jpg = home / "jpg" / f"{film.image_id}.jpg"
+        for source in (dicom, jpg, read_image(jpg)):
+            found = predictor(source).scores["Pneumonia"]
+            assert abs(found - film.y_score) <= 1e-6
+        assert predictor(dicom).header["view"] == film.view
+
+
+def test_clahe_is_that_of_the_run(home, predictor):
+    """The same film with the default CLAHE has another score, so the test above can fail."""
+    film = min((home / "jpg").glob("*.jpg"))
+    other = Predictor(home / "run" / "model.keras")
+    assert abs(other(film).scores["Pneumonia"] - predictor(film).scores["Pneumonia"]) > 1e-4
+
+
+def test_threshold_and_temperature_are_those_of_the_run(home, predictor):
+    films = calibrated_scores(predictor.run)
+    threshold = chosen_threshold(predictor.run)[0]
+    for film in films.iloc[[0, -1]].itertuples():
+        found = predictor(home / "jpg" / f"{film.image_id}.jpg")
+        assert found.thresholds == {"Pneumonia": threshold}
+        assert found.positive == {"Pneumonia": film.y_score >= threshold}
+        assert found.calibrated["Pneumonia"] == pytest.approx(film.probability, abs=1e-5)
+
+
+def test_a_map_explains_its_score(home, predictor):
+    found = predictor(min((home / "jpg").glob("*.jpg")))
+    bias = predictor.run.read_arrays("maps.npz")["bias"][0]
+    logit = found.maps["Pneumonia"].mean() + bias
+    assert 1 / (1 + np.exp(-logit)) == pytest.approx(found.scores["Pneumonia"], abs=1e-5)
+
+
+def test_a_16_bit_png_and_a_color_film_are_scored(tmp_path, home, predictor):
+    film = read_image(min((home / "jpg").glob("*.jpg")))
+    deep, color = tmp_path / "deep.png", tmp_path / "color.png"
+    cv2.imwrite(str(deep), film.astype(np.uint16) * 257)
+    cv2.imwrite(str(color), np.stack([film, film // 2, 255 - film], axis=-1))
+    expected = predictor(film).scores["Pneumonia"]
+    assert predictor(deep).scores["Pneumonia"] == pytest.approx(expected, abs=0.02)
+    assert any("color" in warning for warning in predictor(color).warnings)
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((8, 8)), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8), np.uint8)]
+)
+def test_an_array_that_is_no_film_is_refused(predictor, array):
+    with pytest.raises(ValueError, match=r"expected uint8 \(H, W\), 0 = black"):
+        predictor(array)
+
+
+def test_a_file_that_is_no_film_is_refused_by_name(folder, predictor):
+    with pytest.raises(FilmError, match=r"notes\.txt"):
+        predictor(folder / "notes.txt")
+
+
+def test_what_differs_from_the_training_films_is_said(home, predictor):
+    usual = predictor._training.warnings
+    header = {"view": "PA", "sex": None, "age": None, "rows": 128, "columns": 128}
+    assert usual(header, 99.0) == ()
+    assert "view LL; the training films are AP, PA" in usual(header | {"view": "LL"}, 0.0)[0]
+    assert "20 x 20 pixels" in usual(header | {"rows": 20, "columns": 20}, 0.0)[0]
+    assert "width / height is 2.00" in usual(header | {"columns": 256}, 0.0)[0]
+    assert "further from them than 100 %" in usual(header, 100.0)[0]
+    assert usual(header | {"view": None}, 0.0) == ()
+
+
+def test_distance_is_that_of_mahalanobis():
+    rng = np.random.default_rng(0)
+    spread = np.array([1.0, 3.0, 0.5])
+    train = rng.normal(size=(200_000, 3)) * spread
+    fitted = fit_feature_distance(train, train[:100])
+    limits = {name: fitted[name] for name in ("mean", "precision")}
+    far = feature_distance(np.array([[0, 0, 0], [0, 6, 0], [3, 3, 0]]), **limits)
+    np.testing.assert_allclose(far, [0, 2, np.sqrt(9 + 1)], atol=0.05)
+    assert (np.diff(fitted["val_distances"]) >= 0).all()
+
+
+def test_noise_is_further_from_the_training_films_than_validation(predictor):
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128)).astype(np.uint8)
+    found = predictor(noise)
+    assert found.percentile == 100
+    assert "unlike the training films" in found.warnings[-1]
+
+
+def test_a_bad_film_is_a_row(folder, tmp_path, predictor):
+    table = predict_folder(predictor, folder, tmp_path / "out", progress=False)
+    assert table["status"].tolist() == ["scored", "scored", "failed", "failed"]
+    assert "notes.txt" in table["reason"].iloc[3]
+    again = read_table(tmp_path / "out" / "predictions.csv")
+    pd.testing.assert_frame_equal(table, again)
+    for row in table[table["status"] == "scored"].itertuples():
+        found = predictor(row.file)
+        assert row.score_Pneumonia == pytest.approx(found.scores["Pneumonia"], abs=1e-6)
+        overlay = tmp_path / "out" / "overlays" / "Pneumonia" / f"{row.image_id}.jpg"
+        assert cv2.imread(str(overlay)).shape == (128, 128, 3)
+
+
+def test_a_stopped_run_goes_on_and_a_changed_film_is_scored_again(
+    folder, tmp_path, predictor, monkeypatch
+):
+    calls = []
+    score = Predictor.score
+
+    def stop_at_the_second(self, films, **how):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(len(films))
+        return score(self, films, **how)
+
+    monkeypatch.setattr(Predictor, "score", stop_at_the_second)
+    how = {"batch_size": 1, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(predictor, folder, tmp_path / "out", **how)
+    assert len(read_table(tmp_path / "out" / "predictions.csv")) == 1
+    monkeypatch.setattr(Predictor, "score", score)
+    first = predict_folder(predictor, folder, tmp_path / "out", **how)
+    assert (first["status"] == "scored").sum() == 2
+
+    monkeypatch.setattr(Predictor, "score", stop_at_the_second)
+    again = predict_folder(predictor, folder, tmp_path / "out", **how)
+    pd.testing.assert_frame_equal(first, again)
+    film = min(folder.glob("*.dcm"))
+    other = sorted(folder.glob("*.dcm"))[1]
+    film.write_bytes(other.read_bytes())
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(predictor, folder, tmp_path / "out", **how)
+
+
+def test_shards_share_the_films(folder, tmp_path, predictor):
+    parts = [
+        predict_folder(predictor, folder, tmp_path / "out", shard=f"{k}/3", progress=False)
+        for k in (1, 2, 3)
+    ]
+    together = pd.concat(parts)
+    assert together["file"].is_unique
+    assert len(together) == 4
+    assert {path.name for path in (tmp_path / "out").glob("*.csv")} == {
+        f"predictions-{k}-of-3.csv" for k in (1, 2, 3)
+    }
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0", ""])
+def test_a_shard_that_cannot_be_is_refused(folder, tmp_path, predictor, shard):
+    with pytest.raises(ValueError, match="expected k/n"):
+        predict_folder(predictor, folder, tmp_path / "out", shard=shard)
+
+
+def test_files_of_the_same_name_get_ids_of_their_own(folder, tmp_path, predictor):
+    other = tmp_path / "more" / min(folder.glob("*.dcm")).name
+    other.parent.mkdir()
+    other.write_bytes(min(folder.glob("*.dcm")).read_bytes())
+    table = predict_folder(predictor, [folder, other], tmp_path / "out", progress=False)
+    assert len(table) == 5
+    assert table["image_id"].is_unique
+
+
+def test_two_at_once_are_refused(folder, tmp_path, predictor, monkeypatch):
+    inside, leave = threading.Event(), threading.Event()
+    read = Predictor.read
+
+    def wait(self, film):
+        inside.set()
+        leave.wait(30)
+        return read(self, film)
+
+    monkeypatch.setattr(Predictor, "read", wait)
+    out = tmp_path / "out"
+    first = threading.Thread(target=predict_folder, args=(predictor, folder, out))
+    first.start()
+    assert inside.wait(30)
+    with pytest.raises(BlockingIOError, match=r"predictions\.csv: another process"):
+        predict_folder(predictor, folder, out)
+    leave.set()
+    first.join()
+    assert len(read_table(out / "predictions.csv")) == 4
+
+
+def test_a_table_of_somebody_else_is_not_overwritten(folder, tmp_path, predictor):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "predictions.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="not a table of predictions"):
+        predict_folder(predictor, folder, tmp_path / "out")
+    assert (tmp_path / "out" / "predictions.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_a_model_of_another_kind_is_refused(home, tmp_path):
+    with pytest.raises(ValueError, match="the model has 1 scores"):
+        Predictor(home / "run" / "model.keras", class_names=["A", "B"])
+    with pytest.raises(FileNotFoundError, match="not a run folder"):
+        Predictor(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"settings": {"class_names": ["A"]}}))
+    with pytest.raises(FileNotFoundError, match=r"model\.keras"):
+        Predictor(tmp_path)
+
+
+def test_the_command_scores_and_says_what_failed(home, folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["predict", str(home / "run"), str(folder), "--out", str(out), "--quiet"]) == 1
+    said, errors = capsys.readouterr()
+    assert f"4 films: 2 scored, 2 failed; table: {out / 'predictions.csv'}" in said
+    assert "notes.txt" in errors
+    film = str(min(folder.glob("*.dcm")))
+    assert main(["predict", str(home / "run"), film, "--out", str(out / "one"), "--quiet"]) == 0
+    assert main(["predict", str(home / "run"), "missing", "--out", str(out)]) == 2
+    assert "missing: no such file or folder" in capsys.readouterr().err
+
+
+def test_the_command_converts(home, folder, tmp_path, capsys):
+    assert main(["convert", str(folder), str(tmp_path / "jpg"), "--quiet"]) == 1
+    assert "4 films: 2 copied, 0 encoded, 2 failed" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["convert", "--help"])
+    assert "examples:" in capsys.readouterr().out
+
+
+def test_a_figure_shows_film_map_and_score(home, predictor):
+    found = predictor(min((home / "jpg").glob("*.jpg")))
+    film, overlay, histogram = found.figure().axes
+    assert [ax.get_title() for ax in (film, overlay)] == ["film", "evidence (class activation map)"]
+    legend = [text.get_text() for text in histogram.get_legend().get_texts()]
+    assert f"this film {found.scores['Pneumonia']:.2f}" in legend
+    with pytest.raises(ValueError, match="expected one of"):
+        found.figure("Edema")
+
+
+def test_reading_films_needs_no_keras():
+    run_without_keras("import chexnet.predict, chexnet.cli")
