@@ -135,7 +135,8 @@ def film_of(data: bytes) -> Film:
         else:
             pixels, steps, more = apply_display_pipeline(stored, ds, form)
             remarks += more
-            if syntax == JPEGBaseline8Bit and not steps:
+            # Of fewer bits, those beyond them were left out.
+            if syntax == JPEGBaseline8Bit and form.bits_stored == 8 and not steps:
                 jpg = grey_baseline(frame, form.rows, form.columns)
         if flat := find_flat(pixels):
             remarks.append(flat)

@@ -104,7 +104,6 @@ _WITHOUT_META = {
 }
 _IMPLICIT = re.compile(rb"\x08\0.\0[\0-\x40]\0\0\0", re.DOTALL)
 _PIXEL_DATA = Tag("PixelData")
-_UNDEFINED = 0xFFFFFFFF  # length of a value that ends with a delimiter (PS3.5 7.1.1)
 _tag_of = cache(Tag)  # pydicom finds an element much faster by its tag than by its keyword
 # Values that need no other element to be converted. ``convert_value`` alone takes a third of the
 # time of ``ds[tag]``: 0.36 instead of 0.41 ms for a film of RSNA.
@@ -297,10 +296,6 @@ def read_elements(data: bytes) -> tuple[Dataset, Decoder]:
         ds = read_dataset(file, *coding, stop_when=is_behind_pixels)
     if not ds:  # pydicom leaves out everything if a value has no end
         raise FilmError("truncated: its data set has no end")
-    pixels = ds.get_item(_PIXEL_DATA) if _PIXEL_DATA in ds else None
-    # pydicom would take the compressed bytes for plain pixels.
-    if not syntax.is_encapsulated and getattr(pixels, "length", 0) == _UNDEFINED:
-        raise FilmError(f"its pixels are compressed; its header says {syntax.name}")
     # PS3.3 C.7.6.16: enhanced files keep the display elements for all frames or for each.
     for groups in FUNCTIONAL_GROUPS:
         group = read_value(ds, groups, Dataset)

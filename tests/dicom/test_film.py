@@ -183,6 +183,9 @@ def test_a_window_that_changes_nothing_leaves_the_jpg_of_the_file():
     assert film.jpg == jpeg_bytes(stored)
     assert film.original["steps"] == ()
     assert film_of(film_bytes(stored, syntax=JPEG, **(whole | {"WindowWidth": 250}))).jpg is None
+    # Seven bits of eight: the JPEG in the file has the eighth.
+    seven = film_of(film_bytes(stored, syntax=JPEG, BitsStored=7, HighBit=6, **whole))
+    assert seven.jpg is None and seven.pixels.max() < 128
 
 
 def test_a_modality_lut_comes_before_the_window():
