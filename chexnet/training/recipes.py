@@ -75,6 +75,7 @@ def default_optimizer(
     """
     check_number("weight_decay", weight_decay, least=0)
     check_number("epochs", epochs, integer=True, least=1)
+    check_number("warmup_epochs", warmup_epochs, integer=True, least=0)
     rise = min(warmup_epochs, epochs - 1)
     schedule = warmup_schedule(
         learning_rate, steps_per_epoch=steps_per_epoch, epochs=epochs, warmup_epochs=rise

@@ -82,7 +82,7 @@ def test_what_keras_does_not_know_is_refused_before_anything_is_touched(
     ("name", "value"),
     [
         *(("learning_rate", 0.0), ("steps_per_epoch", 0), ("epochs", 0), ("warmup_epochs", -1)),
-        *(("warmup_epochs", 0.5), ("weight_decay", "0.01")),
+        *(("warmup_epochs", 0.5), ("warmup_epochs", "2"), ("weight_decay", "0.01")),
     ],
 )
 def test_the_default_optimizer_checks_its_numbers(name, value):
