@@ -18,7 +18,7 @@ help: ## list these commands
 	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $@
 
-demo: .venv/installed ## run the five notebooks on synthetic data, from nothing to the results figure
+demo: .venv/installed ## run the notebooks on synthetic data, from nothing to the results figure
 	$(BIN)/python -c 'from chexnet.phantom import write_phantom_study; write_phantom_study("$(STUDY)", film_size=512)'
 	$(BIN)/python notebooks/execute.py --run demo
 
@@ -34,6 +34,10 @@ app: .venv/installed ## a page to score films on: make app RUN=demo
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[app]'
 	$(BIN)/papermill --prepare-only notebooks/06_predict.ipynb output/app.ipynb -p RUN $(or $(RUN),demo) -p STUDY $(or $(STUDY_OF_RUN),phantom)
 	MPLBACKEND= $(BIN)/voila output/app.ipynb
+
+compare: .venv/installed ## two runs on the same test films: make compare A=output/a B=output/b
+	@test -n "$(A)" -a -n "$(B)" || { echo "Missing A=<run folder> B=<run folder>"; exit 2; }
+	$(BIN)/chexnet compare $(A) $(B) --figure output/compare.png
 
 lint: .venv/installed ## check style (ruff) and types (mypy)
 	$(BIN)/ruff check .

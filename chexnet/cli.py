@@ -1,4 +1,4 @@
-"""The command ``chexnet``: convert films, score films. Not for clinical use."""
+"""The command ``chexnet``: convert films, score films, compare runs. Not for clinical use."""
 
 import argparse
 import sys
@@ -69,6 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predict.add_argument("--no-overlays", action="store_true", help="write the table only")
     predict.add_argument("--batch-size", type=int, default=16, help="films at once (default 16)")
 
+    compare = commands.add_parser("compare", help="two runs on the same test films")
+    compare.set_defaults(run=_compare)
+    compare.add_argument("a", help="a run folder")
+    compare.add_argument("b", help="another")
+    compare.add_argument("--class-name", help="default: the first class")
+    compare.add_argument("--figure", type=Path, help="also write the ROC curves to this file")
+
     for command in (convert, predict):
         command.add_argument("--workers", type=int, help="default: one for each core")
         command.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -106,6 +113,18 @@ def _predict(given: argparse.Namespace) -> int:
         shown = films.filter(regex="^file$|^score|^calibrated|^positive|^warnings$")
         print(shown.to_string(index=False, na_rep="-", float_format="%.3f"))
     return _finish(films, counts, table)
+
+
+def _compare(given: argparse.Namespace) -> int:
+    from chexnet.evaluation import compare_runs
+    from chexnet.figures import compare_figure
+    from chexnet.runs import Run
+
+    a, b = Run(given.a), Run(given.b)
+    print(compare_runs(a, b, class_name=given.class_name).to_string(index=False))
+    if given.figure:
+        compare_figure(a, b, class_name=given.class_name).savefig(given.figure, dpi=150)
+    return 0
 
 
 def _finish(films: pd.DataFrame, counts: dict[str, int], table: Path) -> int:

@@ -1,4 +1,4 @@
-"""Executes the five notebooks in order and prints what they found.
+"""Executes the notebooks in order and prints what they found.
 
 The executed copies go to ``output/<run>/notebooks/``; those of the previous run are kept with it in
 ``output/<run>/earlier/``. The notebooks in git are changed only with

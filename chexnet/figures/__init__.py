@@ -1,8 +1,8 @@
 """Figures of a study and a run, made with matplotlib, without pyplot and without a model."""
 
 from chexnet.figures.curves import (
-    BLUE, RED, decision_figure, history_figure, localization_figure, precision_recall_figure,
-    reliability_figure, roc_figure, score_histogram, subgroup_figure,
+    BLUE, RED, compare_figure, decision_figure, history_figure, localization_figure,
+    precision_recall_figure, reliability_figure, roc_figure, score_histogram, subgroup_figure,
 )  # fmt: skip
 from chexnet.figures.overlay import (
     BOX_COLOR, OPACITY, blend, film_sheet, header_text, overlay_cam,
@@ -13,8 +13,9 @@ from chexnet.figures.results import results_figure
 from chexnet.figures.sheets import conversion_sheet
 
 __all__ = [
-    "BLUE", "BOX_COLOR", "OPACITY", "RED", "blend", "conversion_sheet", "decision_figure",
-    "film_sheet", "header_text", "history_figure", "localization_figure", "overlay_cam",
+    "BLUE", "BOX_COLOR", "OPACITY", "RED", "blend", "compare_figure", "conversion_sheet",
+    "decision_figure", "film_sheet", "header_text", "history_figure", "localization_figure",
+    "overlay_cam",
     "precision_recall_figure", "prediction_figure", "reliability_figure", "report_page",
     "results_figure", "roc_figure", "score_histogram", "subgroup_figure",
 ]  # fmt: skip

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from chexnet.evaluation import BASELINES, LOCATION_BASELINES, outperforms_baselines
+from chexnet.auroc import auroc
+from chexnet.evaluation import BASELINES, LOCATION_BASELINES, common_films, outperforms_baselines
 from chexnet.runs import Run
 
 # Okabe and Ito's colors, which are safe for color blindness; lines differ in their dashes too.
@@ -93,6 +94,31 @@ def roc_figure(run: Run, *, class_name: str | None = None, ax: Axes | None = Non
         label = f"operating point (threshold {point['threshold']:.2f} from validation)"
         x, y = 1 - point["specificity"]["value"], point["sensitivity"]["value"]
         ax.plot(x, y, "o", color=RED, label=label)
+    ax.plot([0, 1], [0, 1], color=GRAY, linewidth=0.8, linestyle=":")
+    return _finish(ax, x="1 - specificity", y="sensitivity", square=True)
+
+
+def compare_figure(a: Run, b: Run, *, class_name: str | None = None) -> Figure:
+    """ROC curves of two runs on the test films that both have scored.
+
+    Raises:
+        ValueError: as `chexnet.evaluation.common_films`, or the films have one label only.
+
+    Example:
+        >>> from chexnet.figures import compare_figure
+        >>> from chexnet.runs import Run
+        >>> run = Run("output/demo")
+        >>> len(compare_figure(run, run).axes[0].get_lines())
+        3
+    """
+    films = common_films(a, b, class_name=class_name)
+    ax = _new_axes(4.6, 4.6)
+    ax.set_title(f"{a.chosen_class(class_name)}, {len(films)} test images")
+    for run, column, color, dashes in ((a, "y_score", BLUE, "-"), (b, "y_score_b", RED, "--")):
+        area = auroc(films["y_true"], films[column]).estimate()
+        label = f"{run.folder.resolve().name}: AUROC {_interval(area)}"
+        rates = roc_curve(films["y_true"], films[column])[:2]
+        ax.plot(*rates, color=color, linestyle=dashes, label=label)
     ax.plot([0, 1], [0, 1], color=GRAY, linewidth=0.8, linestyle=":")
     return _finish(ax, x="1 - specificity", y="sensitivity", square=True)
 
