@@ -32,6 +32,7 @@ _MOST_ITEMS = 100_000  # of compressed pixel data: its table of offsets and frag
 _SLACK = 2**20  # bytes that a compressed frame may have beyond twice its plain size
 # JPEG, JPEG 2000, JP2: a first item that begins so is no table of offsets, which is missing then.
 _STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP")
+_GAP = bytes(256)  # OpenJPEG writes at most 12 zeros in a row, of a black picture too
 # Which of several installed decoders reads a film. Pillow before the others, so that a film gives
 # the same pixels with and without them; GDCM last, since it decodes half a stream without a word.
 _PLUGINS = ("pydicom", "pillow", "pyjpegls", "pylibjpeg", "gdcm")
@@ -105,15 +106,19 @@ def decode(
     if decoder.UID in (JPEGLossless, JPEGLosslessSV1):
         check_lossless(frame, stored)
     stored = _meaningful_bits(stored, form)
+    remarks = []
+    # Zeros are valid JPEG 2000: packets without a coefficient.
+    if "JPEG 2000" in decoder.UID.name and _GAP in frame.rstrip(b"\0"):
+        remarks.append(f"JPEG 2000 with {len(_GAP)} zeros in a row: parts may be missing")
     if form.photometric_interpretation == "PALETTE COLOR":
-        stored, remarks = _apply_palette(stored, ds, form)
-        return stored, form, remarks
+        stored, more = _apply_palette(stored, ds, form)
+        return stored, form, remarks + more
     if form.samples_per_pixel > 1:
         stored = stored.astype(np.uint8)
         if facts["photometric_interpretation"] in ("YBR_FULL", "YBR_FULL_422"):
             with library_errors(reason):
                 stored = convert_color_space(stored, "YBR_FULL", "RGB")
-    return stored, form, []
+    return stored, form, remarks
 
 
 def _check_stream(frame: bytes, form: PixelFormat, syntax: UID) -> int:

@@ -12,6 +12,7 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
+from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_modality_lut, apply_windowing, get_decoder
 
 from chexnet.dicom import FilmError, convert_folder, read_film
@@ -513,3 +514,16 @@ def test_nothing_private_is_warned_of_logged_or_raised(caplog):
 def test_a_file_that_is_not_there_is_a_plain_oserror(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_film(tmp_path / "none.dcm")
+
+
+def test_zeros_in_the_middle_of_a_jpeg_2000_film_are_said():
+    noise = np.random.default_rng(0).integers(0, 4096, (64, 64), np.uint16)
+    stream = jpeg_bytes(noise, codec="JPEG2000", no_jp2=True)
+    half = len(stream) // 2
+    gap = stream[:half] + bytes(300) + stream[half + 300 :]
+    damaged = film_of(film_bytes(noise, syntax=J2K, PixelData=encapsulate([gap])))
+    assert damaged.remarks == ("JPEG 2000 with 256 zeros in a row: parts may be missing",)
+    for whole in (noise, np.zeros((64, 64), np.uint16)):
+        stream = jpeg_bytes(whole, codec="JPEG2000", no_jp2=True) + bytes(300)
+        film = film_of(film_bytes(whole, syntax=J2K, PixelData=encapsulate([stream])))
+        assert not any("zeros in a row" in remark for remark in film.remarks)
