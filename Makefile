@@ -6,7 +6,7 @@ STUDY := data/phantom/study
 export MPLBACKEND := agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo rsna lint test test-browser test-backends lab bench notebooks model-card constraints clean
+.PHONY: help demo rsna study predict app lint test test-browser test-backends lab bench notebooks model-card constraints clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -25,6 +25,10 @@ demo: .venv/installed ## run the notebooks on synthetic data, from nothing to th
 rsna: .venv/installed ## the same on real films: make rsna RSNA=<folder in Kaggle's layout>
 	@test -n "$(RSNA)" || { echo "Missing RSNA=<folder>: the folder that contains stage_2_train_images"; exit 2; }
 	$(BIN)/python notebooks/execute.py --run rsna -p STUDY rsna -p SOURCE "$(RSNA)" -p IMAGE_SIZE 160 -p EPOCHS null -p WEIGHTS imagenet $(ARGS)
+
+study: .venv/installed ## on other data: make study SOURCE=<folder> DATASET=table|chestxray14|chexpert|rsna (docs/data.md)
+	@test -n "$(SOURCE)" -a -n "$(DATASET)" || { echo "Missing SOURCE=<folder> or DATASET=table|chestxray14|chexpert|rsna: see docs/data.md"; exit 2; }
+	$(BIN)/python notebooks/execute.py --run "$(or $(RUN),$(DATASET))" -p STUDY "$(or $(RUN),$(DATASET))" -p SOURCE "$(SOURCE)" -p DATASET "$(DATASET)" -p IMAGE_SIZE 160 -p EPOCHS null -p WEIGHTS imagenet $(ARGS)
 
 predict: .venv/installed ## score films: make predict FILMS="film.dcm folder/" RUN=demo OUT=output/predictions
 	@test -n "$(FILMS)" || { echo "Missing FILMS=<files or folders of DICOM, PNG or JPG films>"; exit 2; }

@@ -5,8 +5,10 @@ import nbformat
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
+from chexnet.labels import class_names
 from chexnet.phantom import write_phantom_study
 from chexnet.runs import Run
+from chexnet.splits import read_split
 from tests.test_house import NOTEBOOKS, ROOT
 
 spec = importlib.util.spec_from_file_location("execute", ROOT / "notebooks" / "execute.py")
@@ -49,6 +51,30 @@ def test_the_first_two_notebooks_run_on_a_study_whose_first_film_is_broken(tmp_p
     assert broken.stem not in table
     told = nbformat.read(tmp_path / "output" / "trial" / "notebooks" / "01_convert.ipynb", 4)
     assert broken.stem in json.dumps(told)
+
+
+FINDINGS = ["Consolidation", "Cardiomegaly", "Atelectasis"]
+FACTS = {"labels": FINDINGS, "boxes": "boxes.csv"} | {
+    name: name for name in ("patient", "view", "sex", "age")
+}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options"), [("chestxray14", {"classes": FINDINGS}), ("table", FACTS)]
+)
+def test_the_first_two_notebooks_run_on_png_films_with_three_findings(tmp_path, dataset, options):
+    study = write_phantom_study(tmp_path / "study", films=100, film_size=64, layout=dataset)
+    given = {"STUDY": "other", "SOURCE": str(study), "DATASET": dataset, "OPTIONS": options}
+    execute.execute("trial", given, notebooks=NOTEBOOKS[:2], root=tmp_path)
+    images, boxes = read_split(tmp_path / "data" / "other")
+    assert len(images) == 100
+    assert class_names(images) == FINDINGS
+    assert images[FINDINGS].isna().any(axis=None) == (dataset == "table")
+    assert images[["view", "sex", "age", "patient_id"]].notna().all(axis=None)
+    assert (images[["rows", "columns"]] == 64).all(axis=None)
+    assert set(boxes["class_name"]) == {"Consolidation"}
+    if dataset == "chestxray14":
+        assert ((images["split"] == "test") == (images["official_split"] == "test")).all()
 
 
 def test_executed_notebooks_of_the_previous_run_are_kept_with_it(tmp_path):

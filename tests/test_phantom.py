@@ -18,10 +18,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from chexnet.labels import read_chestxray14, read_rsna, read_table
 from chexnet.phantom import study as phantom
 from chexnet.phantom import write_phantom_study
 from chexnet.phantom.anatomy import draw_body, draw_chest
 from chexnet.phantom.findings import add_opacities
+from chexnet.phantom.layouts import FINDINGS
 from chexnet.phantom.study import CLASSES, IMAGES, LABELS, MAPPING, NORMAL, OPACITY, draw_film
 
 FILMS, SIDE = 400, 128
@@ -169,6 +171,53 @@ def test_a_longer_study_begins_with_the_films_of_a_shorter_one(tmp_path):
     assert films.items() <= long.items()
     rows = set(short[LABELS].decode().splitlines())
     assert rows <= set(long[LABELS].decode().splitlines())
+
+
+def test_other_layouts_show_the_same_films_with_three_findings(tmp_path):
+    rsna = write_phantom_study(tmp_path / "rsna", films=60, film_size=64)
+    nih = write_phantom_study(tmp_path / "nih", films=60, film_size=64, layout="chestxray14")
+    table = write_phantom_study(tmp_path / "table", films=60, film_size=64, layout="table")
+    mapping = pd.DataFrame(json.loads((rsna / MAPPING).read_text())).set_index("img_id")
+    for name, image_id in mapping["subset_img_id"].items():
+        png = cv2.imread(str(nih / "images" / name), cv2.IMREAD_GRAYSCALE)
+        assert (png == cv2.imread(str(table / "images" / name), cv2.IMREAD_GRAYSCALE)).all()
+        jpeg = pydicom.dcmread(rsna / IMAGES / f"{image_id}.dcm").pixel_array
+        assert np.abs(png.astype(int) - jpeg).mean() < 6
+
+    opacity = read_rsna(rsna)[0].set_index("image_id")["Pneumonia"]
+    images, boxes = read_chestxray14(nih, list(FINDINGS))
+    opacity = mapping["subset_img_id"].map(opacity)[images["image_id"] + ".png"]
+    assert images["Consolidation"].tolist() == opacity.tolist()
+    assert set(boxes["class_name"]) == {"Consolidation"}
+    assert 0.2 < boxes["image_id"].nunique() / images["Consolidation"].sum() < 0.8
+    assert set(images["official_split"]) == {"train", "test"}
+
+    facts = {name: name for name in ("patient", "view", "sex", "age")}
+    own, own_boxes = read_table(
+        table / "labels.csv", labels=list(FINDINGS), boxes=table / "boxes.csv", **facts
+    )
+    labels = own[list(FINDINGS)]
+    assert 0.1 < labels.isna().mean().mean() < 0.2
+    assert ((labels == images[list(FINDINGS)]) | labels.isna()).all(axis=None)
+    merged = own_boxes.merge(boxes)
+    assert len(merged) == len(own_boxes) > 0
+    for name in ("view", "sex", "age"):
+        assert own[name].tolist() == images[name].tolist()
+    assert own["patient_id"].astype(int).tolist() == images["patient_id"].astype(int).tolist()
+
+
+def test_another_layout_is_another_study_and_an_unknown_one_is_refused(tmp_path):
+    folder = write_phantom_study(tmp_path / "study", films=2, film_size=64, layout="table")
+    before = contents(folder)
+    assert write_phantom_study(folder, films=2, film_size=64, layout="table") == folder
+    assert contents(folder) == before
+    with pytest.raises(FileExistsError, match="'film_size': 64}: name another"):
+        write_phantom_study(folder, films=2, film_size=64)
+    (folder / "boxes.csv").unlink()
+    with pytest.raises(FileExistsError, match="'layout': 'table'}: name another"):
+        write_phantom_study(folder, films=2, film_size=64, layout="table")
+    with pytest.raises(ValueError, match="layout='nih': expected one of rsna, chestxray14, table"):
+        write_phantom_study(tmp_path / "new", layout="nih")
 
 
 def test_a_study_that_is_already_there_is_left_alone(tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ def conversion_sheet(
 
     Args:
         films: from `chexnet.dicom.convert_folder`.
-        source: the folder of DICOM files that was converted.
+        source: the folder of films that was converted.
         jpg_folder: the folder of the JPGs.
         count: maximum number of pairs. First come re-encoded films, one for each kind of storage
             and reason, then one of each rare size, then the darkest and the brightest.
@@ -73,17 +73,21 @@ def unusual_films(films: pd.DataFrame, jpg_folder: str | Path, *, count: int = 4
 
 
 def stored_values(path: str | Path) -> np.ndarray:
-    """The first frame of a DICOM file as a picture, uint8 ``(H, W)``; of colors the mean.
+    """A PNG, JPG or first frame of a DICOM file as a picture, uint8 ``(H, W)``; of colors the mean.
 
     There is no window, inversion or rescaling: the range of the stored bits becomes 0 to 255.
     """
-    film = pydicom.dcmread(path)
-    values = pixel_array(film, index=0).astype(np.float32)
+    values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if values is None:
+        film = pydicom.dcmread(path, force=True)  # also without the preamble
+        values, bits = pixel_array(film, index=0).astype(np.float32), film.BitsStored
+        if film.PixelRepresentation:  # (0028,0103): signed
+            values += 2.0 ** (bits - 1)
+    else:
+        bits = 8 * values.dtype.itemsize
     if values.ndim == 3:
-        values = values.mean(axis=-1)
-    if film.PixelRepresentation:  # (0028,0103): signed
-        values += 2.0 ** (film.BitsStored - 1)
-    return np.clip(values / (2.0**film.BitsStored - 1) * 255, 0, 255).astype(np.uint8)
+        values = values[..., :3].mean(axis=-1)
+    return np.clip(values / (2.0**bits - 1) * 255, 0, 255).astype(np.uint8)
 
 
 def _small(pixels: np.ndarray) -> np.ndarray:

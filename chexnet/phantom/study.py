@@ -1,4 +1,4 @@
-"""A synthetic chest study in exactly the layout of Kaggle's archive of the RSNA challenge.
+"""A synthetic chest study, by default in exactly the layout of Kaggle's archive of RSNA.
 
 It replaces the real films in `make demo` and in tests. It is easy on purpose: no score on it says
 anything about patients.
@@ -7,9 +7,10 @@ anything about patients.
 import json
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -25,6 +26,16 @@ from chexnet.files import check_number
 from chexnet.phantom.anatomy import draw_body, draw_chest
 from chexnet.phantom.drawing import CANVAS
 from chexnet.phantom.findings import add_opacities, expose
+from chexnet.phantom.layouts import (
+    NIH_BOXES,
+    NIH_LISTS,
+    NIH_TABLE,
+    TABLE_BOXES,
+    TABLE_LABELS,
+    Drawn,
+    write_chestxray14,
+    write_table,
+)
 
 # Increased when the same seed draws other films: a folder of an older version is not reused.
 DRAWING = 3
@@ -53,26 +64,39 @@ FILMS_OF_ONE = {1: 0.62, 2: 0.18, 3: 0.10, 4: 0.05, 6: 0.05}
 
 
 def write_phantom_study(
-    folder: str | Path, *, films: int = 600, seed: int = 0, film_size: int = 1024
+    folder: str | Path,
+    *,
+    films: int = 600,
+    seed: int = 0,
+    film_size: int = 1024,
+    layout: str = "rsna",
 ) -> Path:
-    """Writes a synthetic study in the layout of Kaggle's archive.
+    """Writes a synthetic study in the layout of Kaggle's archive, or of another data set.
 
-    The study has ``stage_2_train_images/<patientId>.dcm`` (JPEG baseline, 8 bits, MONOCHROME2), the
-    two CSV files with one row per box, and the JSON mapping to NIH file names, whose first eight
-    digits are the patient. ``phantom.json`` keeps the settings. Equal settings give equal bytes.
-    Film k depends on the seed and k only, so a longer study begins with the films of a shorter one.
+    In the layout "rsna" the study has ``stage_2_train_images/<patientId>.dcm`` (JPEG baseline, 8
+    bits, MONOCHROME2), the two CSV files with one row per box, and the JSON mapping to NIH file
+    names, whose first eight digits are the patient. ``phantom.json`` keeps
+    the settings. Equal settings give equal bytes. Film k depends on the seed and k only, so a
+    longer study begins with the films of a shorter one.
+
+    The other layouts have ``images/*.png`` of the same films and three classes: ``Consolidation``
+    (with boxes on half of its films), ``Cardiomegaly`` and ``Atelectasis`` (without boxes).
+    "chestxray14" has the tables and lists that `chexnet.labels.read_chestxray14` reads. "table" has
+    ``labels.csv`` and ``boxes.csv`` for `chexnet.labels.read_table`, and 15 % of its labels are
+    missing, which ChestX-ray14's layout cannot say.
 
     Args:
         folder: target; created if missing. If exactly this study is there, nothing is done.
         films: number of films, 1 or above.
         seed: of everything drawn, 0 or above.
         film_size: side of the square films, 64 to 4096 pixels; boxes are in these pixels.
+        layout: "rsna", "chestxray14" or "table".
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: ``films``, ``seed`` or ``film_size`` is out of range.
+        ValueError: ``films``, ``seed`` or ``film_size`` is out of range, or the layout is unknown.
         FileExistsError: the folder contains anything else than exactly this study.
 
     Example:
@@ -85,10 +109,16 @@ def write_phantom_study(
     check_number("films", films, integer=True, least=1)
     check_number("seed", seed, integer=True, least=0)
     check_number("film_size", film_size, integer=True, least=64, below=4097)
-    study = {"drawing": DRAWING, "films": films, "seed": seed, "film_size": film_size}
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout={layout!r}: expected one of {', '.join(LAYOUTS)}")
+    study: dict[str, object] = {
+        "drawing": DRAWING, "films": films, "seed": seed, "film_size": film_size
+    }  # fmt: skip
+    if layout != "rsna":
+        study["layout"] = layout
     settings = f"{json.dumps(study, indent=2)}\n".encode()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if _is_complete(folder, settings, films):
+        if _is_complete(folder, settings, films, layout):
             return folder
         raise FileExistsError(
             f"{folder} is not empty and is not the complete phantom study {study}: "
@@ -97,8 +127,9 @@ def write_phantom_study(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         target = Path(temporary) / folder.name
-        (target / IMAGES).mkdir(parents=True)
-        _write_study(target, films, seed, film_size)
+        target.mkdir()
+        bar = tqdm(islice(_films(seed), films), total=films, desc="phantom", unit="film")
+        LAYOUTS[layout].write(target, ((film, *draw_film(film, film_size)) for film in bar))
         (target / SETTINGS).write_bytes(settings)
         if folder.exists():
             folder.rmdir()
@@ -106,22 +137,23 @@ def write_phantom_study(
     return folder
 
 
-def _is_complete(folder: Path, settings: bytes, films: int) -> bool:
-    if not all((folder / name).is_file() for name in (SETTINGS, LABELS, CLASSES, MAPPING)):
+def _is_complete(folder: Path, settings: bytes, films: int, layout: str) -> bool:
+    expected = LAYOUTS[layout]
+    if not all((folder / name).is_file() for name in (SETTINGS, *expected.files)):
         return False
     same = (folder / SETTINGS).read_bytes() == settings
-    return same and len(list((folder / IMAGES).glob("*.dcm"))) == films
+    return same and len(list(folder.glob(expected.images))) == films
 
 
-def _write_study(study: Path, films: int, seed: int, film_size: int) -> None:
+def _write_rsna(study: Path, drawn: Drawn) -> None:
+    (study / IMAGES).mkdir()
     boxes, classes, mapping = [], [], []
-    for film in tqdm(islice(_films(seed), films), total=films, desc="phantom", unit="film"):
+    for film, pixels, its_boxes in drawn:
         image_id = film["image_id"]
-        pixels, drawn = draw_film(film, film_size)
         dataset = _dataset(film, pixels)
         dataset.save_as(study / IMAGES / f"{image_id}.dcm", enforce_file_format=True)
-        rows = drawn.tolist() or [[None] * 4]
-        boxes += [[image_id, *row, int(len(drawn) > 0)] for row in rows]
+        rows = its_boxes.tolist() or [[None] * 4]
+        boxes += [[image_id, *row, int(len(its_boxes) > 0)] for row in rows]
         classes += [[image_id, film["class"]]] * len(rows)
         facts = {"img_id": film["img_id"], "subset_img_id": image_id}
         mapping.append(facts | {"SOPInstanceUID": str(dataset.SOPInstanceUID)})
@@ -221,3 +253,20 @@ def _dataset(film: dict, pixels: np.ndarray) -> Dataset:
     _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 85])
     dataset.PixelData = encapsulate([jpeg.tobytes()], has_bot=False)
     return dataset
+
+
+class Layout(NamedTuple):
+    """How a study is written, and what it then consists of."""
+
+    write: Callable[[Path, Drawn], None]
+    images: str  # pattern of its image files
+    files: tuple[str, ...]  # its tables
+
+
+LAYOUTS = {
+    "rsna": Layout(_write_rsna, f"{IMAGES}/*.dcm", (LABELS, CLASSES, MAPPING)),
+    "chestxray14": Layout(
+        write_chestxray14, "images/*.png", (NIH_TABLE, NIH_BOXES, *NIH_LISTS.values())
+    ),
+    "table": Layout(write_table, "images/*.png", (TABLE_LABELS, TABLE_BOXES)),
+}

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pydicom
 import pytest
@@ -82,3 +83,11 @@ def test_twelve_bits_are_shown_in_their_own_range_and_colours_as_their_mean(stud
     found = stored_values(tmp_path / "deep.dcm")
     assert found.dtype == np.uint8
     np.testing.assert_allclose(found, values / 4095 * 255, atol=1)
+
+
+def test_a_stored_png_or_jpg_is_shown_with_the_range_of_its_bits(tmp_path):
+    gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    deep = np.dstack([gray.astype(np.uint16) * 257] * 3)
+    for name, pixels in (("8.png", gray), ("16.png", deep)):
+        cv2.imwrite(str(tmp_path / name), pixels)
+        np.testing.assert_array_equal(stored_values(tmp_path / name), gray)
