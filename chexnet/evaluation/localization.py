@@ -125,7 +125,7 @@ def overlaps(
 
     Args:
         maps: ``(N, H, W)``.
-        masks: ``(N, H, W)`` in [0, 1], the share of each pixel that lies in boxes, not all 0.
+        masks: ``(N, H, W)`` in [0, 1], the share of each pixel that lies in boxes.
         thresholds: ``(T,)``, ascending.
 
     Returns:
@@ -148,7 +148,8 @@ def overlaps(
             area[film] = counts[:0:-1].cumsum()[::-1]
     boxed = np.asarray(masks, np.float64).sum(axis=(1, 2))[:, np.newaxis]
     iobb = np.divide(shared, marked, out=np.zeros_like(shared), where=marked > 0)
-    return shared / (marked + boxed - shared), iobb
+    union = marked + boxed - shared  # 0 where nothing is marked and the boxes lie outside the film
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0), iobb
 
 
 def _with_boxes(

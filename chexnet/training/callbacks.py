@@ -47,7 +47,7 @@ class AurocCallback(_Callback):
     best: float = field(default=-math.inf, init=False)
 
     def __post_init__(self) -> None:
-        """Checks the validation split."""
+        """Checks the validation split, and that both splits have both values of each class."""
         super().__post_init__()
         val = self.val
         if val.shuffle or val.augmenter is not None or val.map_size is not None:
@@ -55,12 +55,13 @@ class AurocCallback(_Callback):
                 "validation must be neither shuffled nor augmented nor carry boxes: "
                 f"shuffle={val.shuffle}, augmenter={val.augmenter}, map_size={val.map_size}"
             )
-        for name, labels in zip(val.class_names, val.labels.T, strict=True):
-            if len(np.unique(labels)) < 2:
-                raise ValueError(
-                    f"validation: {len(labels)} films, all with the same {name}; the AUROC "
-                    "needs films with and without it"
-                )
+        for part, films in ("training", self.batches), ("validation", val):
+            for name, labels in zip(films.class_names, films.labels.T, strict=True):
+                if len(np.unique(labels)) < 2:
+                    raise ValueError(
+                        f"{part}: {len(labels)} films, all with the same {name}; expected films "
+                        "with and without it"
+                    )
 
     def recall(self, history: Sequence[dict]) -> None:
         """Takes the best AUROC so far from the rows of an interrupted training."""

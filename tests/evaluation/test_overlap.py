@@ -139,3 +139,9 @@ def test_heat_at_the_threshold_itself_is_marked():
     heat = np.array([[[0.25, 0.5, 0.75]]], np.float32)
     mask = np.array([[[0, 1, 1]]], np.float32)
     assert overlaps(heat, mask, [0.25, 0.5, 0.75])[0].tolist() == [[2 / 3, 1, 1 / 2]]
+
+
+def test_a_map_that_marks_nothing_has_iou_zero_even_without_any_box_on_the_film():
+    nothing = np.zeros((1, 2, 2), np.float32)
+    for found in overlaps(nothing, nothing, [0.5]):
+        assert found.tolist() == [[0]]

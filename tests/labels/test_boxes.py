@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chexnet.labels import box_masks, boxes_by_film, scale_boxes
-from chexnet.labels.boxes import coverage
+from chexnet.labels import box_masks, boxes_by_film, check_boxes, scale_boxes
+from chexnet.labels.boxes import BOX, coverage
 
 BOXES = pd.DataFrame(
     [("a", 256.0, 512.0, 128.0, 64.0), ("b", 0.0, 0.0, 1024.0, 512.0)],
@@ -97,3 +97,40 @@ def test_a_box_whose_film_has_no_known_size_is_named():
 
 def test_no_boxes_at_all_make_empty_masks():
     assert box_masks(BOXES.iloc[:0], IMAGES, ["a"], 3).tolist() == [[[0] * 3] * 3]
+
+
+def boxes_of(*rows):
+    return pd.DataFrame([("a", *row) for row in rows], columns=["image_id", *BOX])
+
+
+TALL = pd.DataFrame({"image_id": ["a"], "rows": [200], "columns": [100]})
+
+
+def test_boxes_on_their_film_pass_and_films_without_size_are_not_checked():
+    # The last one ends a pixel beyond the edges: rounding.
+    check_boxes(TALL, boxes_of((0, 0, 100, 200), (40, 150, 10, 10), (90, 190, 11, 11)))
+    outside = boxes_of((900, 900, 10, 10))
+    check_boxes(TALL.drop(columns="rows"), outside)
+    check_boxes(TALL.assign(rows=np.nan), outside)
+    check_boxes(TALL, outside.assign(image_id="b"))
+
+
+@pytest.mark.parametrize("box", [(100, 20, 10, 10), (20, 200, 10, 10), (60, 20, 90, 10)])
+def test_a_box_whose_center_is_outside_its_film_is_refused_with_both_sizes(box):
+    named = r"boxes: 1 boxes outside their film: a \(x=.*; film 100 x 200 pixels\); expected"
+    with pytest.raises(ValueError, match=named):
+        check_boxes(TALL, boxes_of((0, 0, 60, 60), box))
+
+
+@pytest.mark.parametrize("box", [(50, 20, 60, 10), (20, 150, 10, 60)])
+def test_a_box_over_the_edge_of_its_film_is_named_in_a_warning(box):
+    with pytest.warns(UserWarning, match=r"1 of 2 boxes extend over the edge.*: a \(x="):
+        check_boxes(TALL, boxes_of((0, 0, 60, 60), box))
+
+
+def test_boxes_that_are_all_in_a_quarter_of_their_films_look_like_those_of_smaller_films():
+    small = boxes_of(*[(k, 2 * k, 10, 20) for k in range(10)])
+    check_boxes(TALL, small[:9])
+    with pytest.warns(UserWarning, match="all 10 boxes are in the upper left quarter"):
+        check_boxes(TALL, small)
+    check_boxes(TALL, boxes_of(*[(k, 2 * k, 10, 20) for k in range(9)], (45, 5, 10, 10)))

@@ -153,14 +153,15 @@ def test_a_lucky_early_epoch_does_not_win(study, tmp_path):
     assert 0.5 < callback.best < 1
 
 
-def test_validation_with_one_class_only_is_refused_before_any_training(study, tmp_path):
+@pytest.mark.parametrize("part", ["training", "validation"])
+def test_a_split_with_one_class_only_is_refused_before_any_training(study, tmp_path, part):
     _, images, _, store = study
-    negatives = images[images["Pneumonia"] == 0]
-    val = AugmentedImageSequence(
-        store, negatives, class_names=("Pneumonia",), batch_size=8, shuffle=False, seed=0, workers=1
-    )
-    with pytest.raises(ValueError, match="all with the same Pneumonia"):
-        AurocCallback(tiny_network(), val, new_run(study, tmp_path / "run"), batches=val)
+    options = {"class_names": ("Pneumonia",), "batch_size": 8, "shuffle": False, "workers": 1}
+    both = AugmentedImageSequence(store, images, **options)
+    one = AugmentedImageSequence(store, images[images["Pneumonia"] == 0], **options)
+    batches, val = (one, both) if part == "training" else (both, one)
+    with pytest.raises(ValueError, match=rf"{part}: \d+ films, all with the same Pneumonia"):
+        AurocCallback(tiny_network(), val, new_run(study, tmp_path / "run"), batches=batches)
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(study, tmp_path):
