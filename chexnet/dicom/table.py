@@ -9,7 +9,7 @@ import re
 import stat
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -166,13 +166,13 @@ def _source(entry: os.DirEntry, file: str, folder: Path) -> Source:
     return Source(file, entry.path, "", facts.st_size, facts.st_mtime_ns)
 
 
-def _possible_ids(file: str, ids: str = "name") -> list[str]:
+def _possible_ids(file: str, ids: str = "name") -> Iterator[str]:
     """The ids that a file can get from its path, in the order in which they are tried."""
-    possible = [path_id(file), path_id(file, unique=True)]
     if ids == "name":
         with contextlib.suppress(ValueError):
-            possible.insert(0, check_image_id(stem(file.rpartition("/")[2]), file))
-    return possible
+            yield check_image_id(stem(file.rpartition("/")[2]), file)
+    yield path_id(file)
+    yield path_id(file, unique=True)
 
 
 def may_have_id(file: str, image_id: str) -> bool:
@@ -187,33 +187,30 @@ def _named_by_path(found: list[Source], ids: str) -> tuple[list[Source], list[Ro
     same id the only film keeps it; if several are films, each gets its next possible id.
     """
     possible = {source.file: _possible_ids(source.file, ids) for source in found}
+    named = [source._replace(image_id=next(possible[source.file])) for source in found]
     is_film = cache(_looks_like_film)
+    failed: list[Row] = []
     pending = True
     while pending:
         pending = False
-        clashing: list[tuple[Source, Source]] = []
         same = defaultdict(list)
-        for source in found:
-            same[possible[source.file][0].casefold()].append(source)
-        for sources in same.values():
-            if len(sources) == 1:
-                continue
-            films = [source for source in sources if is_film(source.path)]
-            for source in sources:
-                if films == [source]:
+        for place, source in enumerate(named):
+            same[source.image_id.casefold()].append(place)
+        lost = []
+        for places in same.values():
+            films = [place for place in places if len(places) > 1 and is_film(named[place].path)]
+            for place in places if len(places) > 1 else ():
+                if films == [place]:
                     continue
-                if len(possible[source.file]) > 1:
-                    possible[source.file].pop(0)
+                if another := next(possible[named[place].file], None):
+                    named[place] = named[place]._replace(image_id=another)
                     pending = True
                 else:
-                    other = sources[1] if source is sources[0] else sources[0]
-                    clashing.append((source, other))
-    failed = [
-        row_of(source, "failed", f"same image_id as {other.file}; neither is converted")
-        for source, other in clashing
-    ]
-    without = {row["file"] for row in failed}
-    named = [s._replace(image_id=possible[s.file][0]) for s in found if s.file not in without]
+                    lost.append(place)
+                    other = named[places[1] if place == places[0] else places[0]]
+                    reason = f"same image_id as {other.file}; neither is converted"
+                    failed.append(row_of(named[place], "failed", reason))
+        named = [source for place, source in enumerate(named) if place not in lost]
     return named, failed
 
 

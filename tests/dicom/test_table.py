@@ -109,6 +109,16 @@ def test_paths_that_give_one_id_get_a_hash_each(tmp_path):
     }
 
 
+def test_films_that_differ_in_the_coding_of_an_umlaut_only_are_refused(tmp_path):
+    write_all(tmp_path, "\u00fc.dcm", "u\u0308.dcm", "u.dcm")
+    found, refused = files_of(tmp_path)
+    assert found == {"u.dcm": "u"}
+    assert refused == {
+        "\u00fc.dcm": "same image_id as u\u0308.dcm; neither is converted",
+        "u\u0308.dcm": "same image_id as \u00fc.dcm; neither is converted",
+    }
+
+
 def test_a_report_beside_a_film_does_not_take_its_id(tmp_path):
     write_all(tmp_path, "deep/a.dcm")
     write_all(tmp_path, "deep/a.txt", "b.txt", "deep/b.txt", data=b"No pneumonia.")
