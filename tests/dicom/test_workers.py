@@ -209,7 +209,7 @@ def test_a_script_in_which_no_process_can_be_started_goes_on_in_its_own(tmp_path
         check=True,
     )
     assert "RuntimeWarning: no worker process can be started" in done.stderr
-    assert (target / "films.csv").read_text().count("not a DICOM file") == 5
+    assert (target / "films.csv").read_text().count("not a DICOM, PNG or JPG file") == 5
 
 
 BEATING = """
