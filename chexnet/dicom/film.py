@@ -89,7 +89,7 @@ class Film:
 def read_film(path: str | Path) -> Film:
     """Reads one film.
 
-    Modality LUT or rescale, then VOI LUT or window (the first of several), then MONOCHROME1
+    Modality LUT or rescale, then VOI LUT or window (the first that can be applied), then MONOCHROME1
     inverted. Without LUT and window, 8 bits or fewer keep the meaning of their full range, and more
     bits are spread from the lowest to the highest value in the film. Pixels marked as padding
     become black. Color becomes gray (ITU-R BT.601), of several frames the first is taken, and
