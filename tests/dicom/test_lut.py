@@ -112,6 +112,15 @@ def test_a_first_value_above_32767_of_unsigned_values_stays_unsigned(tmp_path):
     close(data, white_at(RAMP, 4095))
 
 
+def test_of_two_first_values_that_cover_some_values_the_signed_one_counts(tmp_path):
+    # -1000 to 64535; 63536 is -2000, by hand: value v of the modality becomes v + 2000.
+    stored = np.arange(65536, dtype=np.uint16)[::16].reshape(64, 64)
+    rescale = {"RescaleSlope": 1, "RescaleIntercept": -1000}
+    data = film_bytes(stored, **rescale, VOILUTSequence=table(4096, 63536, 12, np.arange(4096)))
+    close(data, white_at(stored.astype(int) + 1000, 4095))
+    close(data, by_dcmtk(data, tmp_path, "+Wl", "1"))
+
+
 @pytest.mark.parametrize("first", [33000, 60000])
 def test_a_table_that_begins_high_in_unsigned_values_is_not_a_signed_one(first, tmp_path):
     stored = np.arange(65536, dtype=np.uint16)[::16].reshape(64, 64)
@@ -156,9 +165,9 @@ def test_of_a_table_that_is_one_entry_short_the_last_one_stands_for_it(tmp_path)
 
 
 def test_of_a_table_with_more_entries_than_it_says_the_rest_is_left_out():
-    sequence = table(256, 0, 8, [*range(256), *[0] * 100])
-    stored = (RAMP % 256).astype(np.uint8)
-    assert np.array_equal(film_of(film_bytes(stored, VOILUTSequence=sequence)).pixels, stored)
+    sequence = table(256, 0, 8, [*range(256), *[0] * 4000])
+    film = film_of(film_bytes(RAMP, **TWELVE, VOILUTSequence=sequence))
+    assert np.array_equal(film.pixels, np.minimum(RAMP, 255))
 
 
 @pytest.mark.parametrize("relation", ["LOG", "DISP", "LIN", None])
@@ -226,6 +235,14 @@ def test_a_window_that_cannot_be_is_left_out_and_said_so(center, width):
         ("window 1000/2000 applied",),
         (f"{words} cannot be applied; read without it",),
     )
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize("width", ["0", "-500"])
+def test_no_function_has_a_window_without_width(function, width):
+    window = {"WindowCenter": "2048", "WindowWidth": width, "VOILUTFunction": function}
+    film = film_of(film_bytes(RAMP, **TWELVE, **window))
+    assert film.remarks == (f"window 2048/{width} cannot be applied; read without it",)
 
 
 def test_windows_that_are_no_numbers_are_left_out():
