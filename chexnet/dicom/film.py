@@ -89,11 +89,11 @@ class Film:
 def read_film(path: str | Path) -> Film:
     """Reads one film.
 
-    Modality LUT or rescale, then VOI LUT or window (the first that can be applied), then MONOCHROME1
-    inverted. Without LUT and window, 8 bits or fewer keep the meaning of their full range, and more
-    bits are spread from the lowest to the highest value in the film. Pixels marked as padding
-    become black. Color becomes gray (ITU-R BT.601), of several frames the first is taken, and
-    ``original["steps"]`` says so. Of PNG and JPG, 16 bits are spread in the same way, and
+    Modality LUT or rescale, then VOI LUT or window (the first of several that can be applied), then
+    MONOCHROME1 inverted. Without LUT and window, 8 bits or fewer keep the meaning of their full
+    range, and more bits are spread from the lowest to the highest value in the film. Pixels marked
+    as padding become black. Color becomes gray (ITU-R BT.601), of several frames the first is
+    taken, and ``original["steps"]`` says so. Of PNG and JPG, 16 bits are spread alike, and
     transparent pixels become black.
 
     Args:
