@@ -163,7 +163,7 @@ class SeededAugmenter:
     def __call__(
         self, films: np.ndarray, seed: Sequence[int], masks: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Augments films uint8 ``(n, S, S, 1)`` and moves masks float32 ``(n, h, w)`` with them."""
+        """Augments films uint8 ``(n, S, S, 1)`` and moves masks float32 ``(n, h, w, c)``."""
         if not hasattr(self._of_thread, "augmenter"):
             self._of_thread.augmenter = copy.deepcopy(self._augmenter)
         augmenter = self._of_thread.augmenter
@@ -172,9 +172,9 @@ class SeededAugmenter:
             changed, moved = augmenter(images=films), None
         else:
             shape = films.shape[1:]
-            heatmaps = [HeatmapsOnImage(mask[..., np.newaxis], shape) for mask in masks]
+            heatmaps = [HeatmapsOnImage(mask, shape) for mask in masks]
             changed, heatmaps = augmenter(images=films, heatmaps=heatmaps)
-            moved = np.stack([heatmap.arr_0to1[..., 0] for heatmap in heatmaps])
+            moved = np.stack([heatmap.arr_0to1 for heatmap in heatmaps])
         changed = np.asarray(changed)
         if changed.shape != films.shape or changed.dtype != films.dtype:
             raise ValueError(
@@ -216,6 +216,6 @@ def augmented_examples(
         ((3, 64, 64), (3, 8, 8))
     """
     films = np.repeat(film[np.newaxis, ..., np.newaxis], count, axis=0)
-    masks = None if mask is None else np.repeat(mask[np.newaxis], count, axis=0)
+    masks = None if mask is None else np.repeat(mask[np.newaxis, ..., np.newaxis], count, axis=0)
     changed, moved = SeededAugmenter(augmenter)(films, [seed], masks)
-    return changed[..., 0], moved
+    return changed[..., 0], None if moved is None else moved[..., 0]

@@ -12,7 +12,7 @@ from chexnet.backend import keras
 from chexnet.files import check_number, refuse
 from chexnet.generator.augmentation import SeededAugmenter
 from chexnet.generator.store import ImageStore
-from chexnet.labels import boxes_by_film, masks_by_film
+from chexnet.labels import boxes_by_film, boxes_of_class, masks_by_film
 
 # Masks are made and augmented on a finer raster than the map, of about this many cells a side.
 MASK_RASTER = 128
@@ -32,9 +32,11 @@ class AugmentedImageSequence(keras.utils.PyDataset):
     Attributes:
         epoch: the epoch of the next batches; can be set.
         image_ids: array of str, in the order of the table.
-        labels: float32 ``(N, classes)`` of 0 and 1, in the order of the table.
-        boxes: image_id to float ``(k, 4)``: x, y, width, height as shares of the film. Empty if no
-            boxes were given.
+        labels: float32 ``(N, classes)`` of 0, 1 and NaN (missing), in the order of the table.
+        boxes: for each class with boxes on its positive films, image_id to float ``(k, 4)``: x, y,
+            width, height as shares of the film. Other boxes are not used.
+        located: bool ``(N, classes)``, where the place of the class is known: in a box, or, of a
+            class that has `boxes`, nowhere on a film without it.
 
     Example:
         >>> from chexnet.generator import AugmentedImageSequence, ImageStore, default_augmenter
@@ -71,8 +73,8 @@ class AugmentedImageSequence(keras.utils.PyDataset):
 
         Args:
             store: contains the films of ``images``.
-            images: one row a film: ``image_id``, a column of 0 and 1 for each class, and, with
-                ``boxes``, ``rows`` and ``columns`` of the original film.
+            images: one row a film: ``image_id``, a column of 0, 1 or missing for each class, and,
+                with ``boxes``, ``rows`` and ``columns`` of the original film.
             class_names: columns of ``images``, in the order of the scores of the network.
             batch_size: films a batch, at least 1.
             augmenter: an imgaug augmenter, such as `default_augmenter`; None leaves the films as
@@ -80,7 +82,8 @@ class AugmentedImageSequence(keras.utils.PyDataset):
             shuffle: a new order each epoch. False for validation and test: the order of the table.
             seed: of order and augmentation, 0 or above.
             workers: threads that prepare batches.
-            boxes: ``image_id, x, y, width, height`` in original pixels.
+            boxes: ``image_id, x, y, width, height`` in original pixels; with several classes
+                ``class_name``, without which all boxes are of the first class.
             map_size: ``(h, w)`` of the masks; together with ``boxes``.
 
         Raises:
@@ -105,9 +108,16 @@ class AugmentedImageSequence(keras.utils.PyDataset):
         self.seed = seed
         self.augmenter = None if augmenter is None else SeededAugmenter(augmenter)
         self.map_size = None if map_size is None else (int(map_size[0]), int(map_size[1]))
-        self.boxes: dict[str, np.ndarray] = {}
-        if boxes is not None:
-            self.boxes = boxes_by_film(boxes[boxes["image_id"].isin(self.image_ids)], images)
+        self.boxes: dict[str, dict[str, np.ndarray]] = {}
+        self.located = np.zeros(self.labels.shape, bool)
+        for index, name in enumerate(self.class_names if boxes is not None else ()):
+            its_boxes = boxes_of_class(boxes, name, self.class_names)
+            positive = images.loc[images[name] == 1, "image_id"]
+            found = boxes_by_film(its_boxes[its_boxes["image_id"].isin(positive)], images)
+            if found:
+                self.boxes[name] = found
+                absent, boxed = self.labels[:, index] == 0, np.isin(self.image_ids, list(found))
+                self.located[:, index] = absent | boxed
         self.epoch = 0
 
     @property
@@ -134,24 +144,31 @@ class AugmentedImageSequence(keras.utils.PyDataset):
     ) -> tuple[np.ndarray, np.ndarray | dict[str, np.ndarray]]:
         """A batch of any epoch: films uint8 ``(n, S, S, 1)`` and labels float32 ``(n, classes)``.
 
-        With boxes, labels are ``{"predictions": labels, "location": masks}`` with masks float32
-        ``(n, h, w, 1)``: the share of each cell that lies in a box, after augmentation.
+        If there are `boxes`, labels are ``{"predictions": labels, "location": masks}`` with masks
+        float32 ``(n, h, w, classes)``: the share of each cell that lies in a box of the class,
+        after augmentation. They are 0 for a film without the class, NaN where not `located`.
         """
         rows = self.rows(epoch, index)
         image_ids = self.image_ids[rows]
         films, labels, masks = self.store[image_ids], self.labels[rows], None
-        if self.map_size is not None:
+        if self.map_size is not None and self.boxes:
             # Each cell of the map is cut into equal parts; the mean of the parts is its share.
-            height, width = (side * max(1, MASK_RASTER // side) for side in self.map_size)
-            masks = masks_by_film(self.boxes, image_ids, (height, width))
+            size = [side * max(1, MASK_RASTER // side) for side in self.map_size]
+            by_class = [masks_by_film(its, image_ids, size) for its in self.boxes.values()]
+            masks = np.stack(by_class, axis=-1)
         if self.augmenter is not None:
             seed = [self.seed, epoch, index, _AUGMENTATION]
             films, masks = self.augmenter(films, seed, masks)
         if masks is None or self.map_size is None:
             return films, labels
-        (height, width), (n, tall, wide) = self.map_size, masks.shape
-        parts = masks.reshape(n, height, tall // height, width, wide // width, 1)
-        return films, {"predictions": labels, "location": parts.mean((2, 4))}
+        (height, width), (n, tall, wide, _) = self.map_size, masks.shape
+        parts = masks.reshape(n, height, tall // height, width, wide // width, -1)
+        location = np.full((n, height, width, len(self.class_names)), np.nan, np.float32)
+        for name, shares in zip(self.boxes, np.moveaxis(parts.mean((2, 4)), -1, 0), strict=True):
+            index = self.class_names.index(name)
+            known = self.located[rows, index]
+            location[known, ..., index] = shares[known]
+        return films, {"predictions": labels, "location": location}
 
     def rows(self, epoch: int, index: int) -> np.ndarray:
         """Positions ``(n,)`` in ``image_ids`` and ``labels`` of the films of a batch."""
@@ -187,9 +204,9 @@ def _check_table(images: pd.DataFrame, class_names: Sequence[str], store: ImageS
     rule = "one row for each film; boxes have a table of their own"
     refuse("images", image_ids[image_ids.duplicated()], "duplicate image_ids", rule)
     for name in class_names:
-        bad = images[~images[name].isin([0, 1])]
+        bad = images[images[name].notna() & ~images[name].isin([0, 1])]
         found = [f"{label!r} of {i}" for i, label in zip(bad["image_id"], bad[name], strict=True)]
-        refuse("images", found, f"invalid labels {name}", "0 or 1")
+        refuse("images", found, f"invalid labels {name}", "0, 1 or missing")
     if images.empty:
         raise ValueError("images: no films")
     store.rows(image_ids)  # raises a KeyError for films that are not in the store

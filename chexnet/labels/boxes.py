@@ -14,6 +14,28 @@ _ROUNDING = 1e-9  # share of a film: a millionth of a pixel
 _MANY = 10  # boxes; of the RSNA films' boxes, 4 % are in the upper left quarter
 
 
+def boxes_of_class(
+    boxes: pd.DataFrame, class_name: str, class_names: Sequence[str]
+) -> pd.DataFrame:
+    """The boxes of one class. In a table without ``class_name`` all are of the first class.
+
+    Args:
+        boxes: a box table, with or without ``class_name``.
+        class_name: which class.
+        class_names: all classes of the study or run, in order.
+
+    Example:
+        >>> import pandas as pd
+        >>> from chexnet.labels import boxes_of_class
+        >>> boxes = pd.DataFrame({"image_id": ["a", "b"], "class_name": ["Mass", "Nodule"]})
+        >>> boxes_of_class(boxes, "Nodule", ["Mass", "Nodule"])["image_id"].tolist()
+        ['b']
+    """
+    if "class_name" in boxes:
+        return boxes[boxes["class_name"] == class_name]
+    return boxes if class_name == class_names[0] else boxes[:0]
+
+
 def check_boxes(images: pd.DataFrame, boxes: pd.DataFrame) -> None:
     """Compares boxes with the size of their films, before anything is trained on them.
 

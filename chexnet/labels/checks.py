@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from chexnet.files import check_image_id, refuse
-from chexnet.labels.boxes import BOX
+from chexnet.labels.boxes import BOX, boxes_of_class
 
 # Columns of the image table that are no label: what a reader, the converter or a split may add.
 NOT_LABELS = (
@@ -169,10 +169,11 @@ def check_labels_of_boxes(path: Path, boxes: pd.DataFrame, images: pd.DataFrame)
     names = class_names(images)
     unknown = boxes.loc[~boxes["image_id"].isin(images["image_id"]), "image_id"]
     refuse(path, unknown, "images with a box and no label", "images of the label table")
-    classes = boxes["class_name"] if "class_name" in boxes else pd.Series(names[0], boxes.index)
-    refuse(path, set(classes.unique()) - set(names), "unknown classes", ", ".join(names))
-    boxed = images[images["image_id"].isin(boxes["image_id"])]
-    labels = boxed.melt("image_id", names, "class_name", "label")
-    wrong = boxes.assign(class_name=classes).merge(labels[labels["label"] == 0])
-    named = wrong["image_id"] + " (" + wrong["class_name"] + ")"
+    if "class_name" in boxes:
+        refuse(path, set(boxes["class_name"]) - set(names), "unknown classes", ", ".join(names))
+    named = []
+    for name in names:
+        boxed = boxes_of_class(boxes, name, names)["image_id"]
+        absent = images.loc[images[name] == 0, "image_id"]
+        named += [f"{image_id} ({name})" for image_id in boxed[boxed.isin(absent)]]
     refuse(path, named, "boxes of images whose label is 0", "a box where the label is 1 or missing")

@@ -163,11 +163,12 @@ def map_size(model: keras.Model) -> tuple[int, int]:
 
 
 class _LocationLogits(keras.layers.Layer):
-    """The map of the first class as logits ``(N, h, w, 1)``: ``scale * map + offset``.
+    """The map of each class as logits ``(N, h, w, C)``: ``scale * map + offset``.
 
     The map is the head's kernel applied before pooling, so its loss trains the kernel that gives
     the score. The logit of the score is the *mean* of the map, which a small opacity raises only
-    with very high values; the trained scale and offset separate the two. They are not saved.
+    with very high values; the trained scale and offset of each class separate the two. They are not
+    saved.
     """
 
     def __init__(self, head: keras.layers.Dense, **kwargs: object) -> None:
@@ -175,24 +176,25 @@ class _LocationLogits(keras.layers.Layer):
         self.head = head
 
     def build(self, input_shape: tuple) -> None:
+        classes = self.head.kernel.shape[1:]
         # At first the map unchanged, and a prior of 12 % in a box.
-        self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
+        self.scale = self.add_weight(shape=classes, initializer="ones", name="scale")
         start = keras.initializers.Constant(-2.0)
-        self.offset = self.add_weight(shape=(), initializer=start, name="offset")
+        self.offset = self.add_weight(shape=classes, initializer=start, name="offset")
 
     def call(self, features: keras.KerasTensor) -> keras.KerasTensor:
-        return ops.matmul(features, self.head.kernel[:, :1]) * self.scale + self.offset
+        return ops.matmul(features, self.head.kernel) * self.scale + self.offset
 
 
 def with_location_output(model: keras.Model) -> keras.Model:
-    """The same network with a second output, to train on the boxes of its first class.
+    """The same network with a second output, to train on boxes.
 
     Args:
         model: from `build_chexnet`; its layers and weights are shared.
 
     Returns:
         A model with outputs ``predictions``: probabilities ``(N, C)``, and ``location``: logits
-        ``(N, h, w, 1)``.
+        ``(N, h, w, C)``.
 
     Example:
         >>> from chexnet.model import build_chexnet, with_location_output

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -34,9 +35,10 @@ class _Callback(keras.callbacks.Callback):
 class AurocCallback(_Callback):
     """AUROC on validation after each epoch; the network of the best epoch is saved at once.
 
-    Adds ``val_auroc`` (mean over classes), ``val_loss`` (mean cross-entropy) and ``saved`` to the
-    logs; ``model.keras`` is always of the last epoch whose ``saved`` is 1. The search for the best
-    starts again at ``first_epoch``, counted from 0; what was saved before serves interrupted runs.
+    Adds ``val_auroc`` and ``val_loss`` (cross-entropy) to the logs: of the known labels, mean over
+    the classes that have both. Adds ``saved``; ``model.keras`` is always of the last epoch where it
+    is 1. The search for the best starts again at ``first_epoch``, counted from 0; what was saved
+    before serves interrupted runs.
     """
 
     scored: keras.Model  # may be a part of the network that is fitted
@@ -56,12 +58,21 @@ class AurocCallback(_Callback):
                 f"shuffle={val.shuffle}, augmenter={val.augmenter}, map_size={val.map_size}"
             )
         for part, films in ("training", self.batches), ("validation", val):
-            for name, labels in zip(films.class_names, films.labels.T, strict=True):
-                if len(np.unique(labels)) < 2:
-                    raise ValueError(
-                        f"{part}: {len(labels)} films, all with the same {name}; expected films "
-                        "with and without it"
-                    )
+            both = [{0, 1} <= set(labels) for labels in films.labels.T]
+            one = ", ".join(
+                name for name, has in zip(films.class_names, both, strict=True) if not has
+            )
+            if not any(both) or (one and part == "training"):
+                raise ValueError(
+                    f"{part}: {len(films.labels)} films, all with the same {one}; expected films "
+                    "with and without it"
+                )
+            if one:
+                warnings.warn(
+                    f"validation has no films with and without {one}; the AUROC that chooses the "
+                    "epoch is the mean of the other classes",
+                    stacklevel=3,
+                )
 
     def recall(self, history: Sequence[dict]) -> None:
         """Takes the best AUROC so far from the rows of an interrupted training."""
@@ -77,7 +88,11 @@ class AurocCallback(_Callback):
             if invalid:
                 what = f"{invalid} of {y_score.size} scores on validation are NaN"
                 raise _not_finite(what, self.batches, epoch, len(self.batches) - 1)
-            pairs = list(zip(self.val.labels.T, y_score.T, strict=True))
+            pairs = [
+                (y_true[~np.isnan(y_true)], scores[~np.isnan(y_true)])
+                for y_true, scores in zip(self.val.labels.T, y_score.T, strict=True)
+                if {0, 1} <= set(y_true)
+            ]
             logs["val_auroc"] = float(np.mean([auroc(*pair).value for pair in pairs]))
             logs["val_loss"] = float(np.mean([log_loss(*pair) for pair in pairs]))
             if epoch == self.first_epoch:

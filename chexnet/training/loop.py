@@ -14,6 +14,7 @@ from chexnet.model import load_chexnet, map_size, with_location_output
 from chexnet.runs import Run
 from chexnet.training.callbacks import AurocCallback, Checkpoints, EpochLog, assign
 from chexnet.training.distribution import devices_and_process, shard, whole_batch_statistics
+from chexnet.training.losses import MaskedCrossentropy
 from chexnet.training.recipes import default_optimizer
 from chexnet.training.resume import (
     checkpoint_to_resume,
@@ -45,7 +46,8 @@ def train(
 
     After each epoch ``history.csv`` and a checkpoint are written, and ``model.keras`` if the AUROC
     on validation (mean over classes) is the best so far. At the end ``model`` has the weights of
-    the best epoch, ``training.json`` says why training ended, and the checkpoints are removed.
+    the best epoch, ``training.json`` says why training ended and which classes had a location loss,
+    and the checkpoints are removed. A missing label adds nothing to losses and AUROC.
 
     Args:
         model: from `chexnet.model.build_chexnet`; trained in place. ``model.jit_compile``, where
@@ -59,9 +61,11 @@ def train(
         head_learning_rate: rate of Adam in the first phase, above 0.
         optimizer: of the second phase, not used before; None is `default_optimizer`. With
             ``use_ema`` the average of the weights is validated and saved.
-        loss: of the scores, as for ``keras.Model.compile``; None is ``BinaryCrossentropy``.
+        loss: of the scores, as for ``keras.Model.compile``; None is `MaskedCrossentropy`. Losses
+            of Keras do not take missing labels.
         box_weight: weight of a second loss, 0 or above: cross-entropy between each position of
-            the map of class 0 and the share of it that is inside a radiologist's box.
+            a class's map and the share of it that is inside a radiologist's box. It uses films
+            with a box of the class and, if there are any, films without the class.
         callbacks: of Keras, such as ``EarlyStopping(monitor="val_auroc", mode="max")``; in both
             phases, epochs counted over both. One that sets ``stop_training`` ends the training.
         best_from: share of the second phase, 0 to below 1. Epochs before it are not kept in the
@@ -79,7 +83,8 @@ def train(
 
     Raises:
         ValueError: an argument is out of range, arguments contradict each other, validation has
-            one value only of a class, or the training to resume had other settings or data.
+            no class with both labels, a loss of Keras is given and labels are missing, or the
+            training to resume had other settings or data.
         FloatingPointError: the loss or a score is not finite; the films of the batch are named.
         BlockingIOError: another process is training into this run.
 
@@ -115,8 +120,9 @@ def train(
     if max_minutes is not None:
         check_number("max_minutes", max_minutes, above=0)
     given = keras.optimizers.get(optimizer) if optimizer is not None else None
-    loss = keras.losses.get(loss) if loss is not None else keras.losses.BinaryCrossentropy()
+    loss = keras.losses.get(loss) if loss is not None else MaskedCrossentropy()
     _check_data(model, train, val, box_weight=box_weight)
+    _check_loss(loss, train)
     _check_devices(given, max_minutes)
     settings = {
         "epochs": epochs,
@@ -144,12 +150,12 @@ def train(
             optimizers[phase] = one if isinstance(one, scaling) else scaling(one)
 
     # Network and loss: with boxes a second output, the map, has a loss of its own.
-    if train.map_size is None:
+    if not train.boxes:
         trained = keras.Model(model.input, model.output)
         losses = {"loss": loss}
     else:
         trained = with_location_output(model)
-        location = keras.losses.BinaryCrossentropy(from_logits=True)
+        location = MaskedCrossentropy(from_logits=True)
         losses = {
             "loss": {"predictions": loss, "location": location},
             "loss_weights": {"predictions": 1.0, "location": float(box_weight)},
@@ -205,7 +211,8 @@ def train(
             ended = f"max_minutes={max_minutes} reached"
         else:
             ended = f"a callback stopped it after epoch {len(log.rows)}"
-        run.write_json("training.json", {"ended": ended, "settings": settings})
+        record = {"ended": ended, "location_loss": _location_loss(train, box_weight)}
+        run.write_json("training.json", record | {"settings": settings})
         if not ended.startswith("max_minutes"):  # with more time it can go on
             shutil.rmtree(checkpoints)
     return run.history
@@ -241,6 +248,34 @@ def _check_data(
         )
     if train.map_size is not None and tuple(train.map_size) != map_size(model):
         raise ValueError(f"map_size={train.map_size}: the model's map has {map_size(model)}")
+
+
+def _check_loss(loss: object, train: AugmentedImageSequence) -> None:
+    missing = np.isnan(train.labels).sum(axis=0)
+    if missing.any() and type(loss).__module__.startswith("keras."):
+        named = [f"{name} ({n})" for name, n in zip(train.class_names, missing, strict=True) if n]
+        raise ValueError(
+            f"loss={keras.losses.serialize(loss)}: a loss of Keras does not take missing labels, "
+            f"and training films have some of {', '.join(named)}; expected MaskedCrossentropy or "
+            "WeightedCrossentropy"
+        )
+
+
+def _location_loss(train: AugmentedImageSequence, box_weight: float) -> str:
+    """One sentence for ``training.json``: which classes have a location loss, on which films."""
+    if not box_weight:
+        return "No location loss: box_weight is 0."
+    if not train.boxes:
+        return "No location loss: no positive training film has a box."
+    films = train.located.sum(axis=0)
+    parts = [
+        f"{name} on {len(boxed)} films with boxes and {n - len(boxed)} without the finding"
+        for name, boxed in train.boxes.items()
+        for n in [films[train.class_names.index(name)]]
+    ]
+    others = [name for name in train.class_names if name not in train.boxes]
+    none = f"; none for {', '.join(others)} (no boxes)" if others else ""
+    return f"Location loss: {', '.join(parts)}{none}."
 
 
 def _check_devices(optimizer: keras.optimizers.Optimizer | None, max_minutes: float | None) -> None:

@@ -129,7 +129,7 @@ def data_settings(
         [batches.class_names, batches.image_ids.tolist(), batches.labels.tolist()]
         for batches in (train, val)
     ]
-    boxes = {image_id: its_boxes.tolist() for image_id, its_boxes in train.boxes.items()}
+    boxes = keras.tree.map_structure(np.ndarray.tolist, train.boxes)
     layers = [
         [type(layer).__name__, {k: v for k, v in layer.get_config().items() if k not in _FREE}]
         for layer in model.layers

@@ -77,7 +77,7 @@ def record_scores(
         if method != "CAM":
             maps[method] = class_activation_map(model, sequence, class_index=None, method=method)[1]
     predictions = scored.melt(["image_id", "split"], names, "class_name", "y_true")
-    predictions["y_true"] = predictions["y_true"].astype(int)
+    predictions["y_true"] = predictions["y_true"].astype("Int64")
     predictions["y_score"] = scores.T.ravel().astype(float)
     test = scored.loc[scored["split"] == "test", "image_id"]
     for image_id in tqdm(test, desc="saving test images", unit=" images", delay=2):

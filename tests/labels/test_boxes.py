@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chexnet.labels import box_masks, boxes_by_film, check_boxes, scale_boxes
+from chexnet.labels import box_masks, boxes_by_film, boxes_of_class, check_boxes, scale_boxes
 from chexnet.labels.boxes import BOX, coverage
 
 BOXES = pd.DataFrame(
@@ -134,3 +134,11 @@ def test_boxes_that_are_all_in_a_quarter_of_their_films_look_like_those_of_small
     with pytest.warns(UserWarning, match="all 10 boxes are in the upper left quarter"):
         check_boxes(TALL, small)
     check_boxes(TALL, boxes_of(*[(k, 2 * k, 10, 20) for k in range(9)], (45, 5, 10, 10)))
+
+
+def test_boxes_without_a_class_are_of_the_first_and_others_of_their_own():
+    boxes = pd.DataFrame({"image_id": ["a", "b"]})
+    assert boxes_of_class(boxes, "Mass", ["Mass", "Edema"]).equals(boxes)
+    assert boxes_of_class(boxes, "Edema", ["Mass", "Edema"]).empty
+    named = boxes.assign(class_name=["Edema", "Mass"])
+    assert boxes_of_class(named, "Mass", ["Mass", "Edema"])["image_id"].tolist() == ["b"]
