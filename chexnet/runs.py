@@ -36,6 +36,7 @@ import numpy as np
 import pandas as pd
 
 from chexnet.files import check_image_id, locked, read_image, read_table, refuse, write_atomic
+from chexnet.labels import boxes_of_class
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,7 +115,8 @@ class Run:
                 ``earlier/1``, ``earlier/2`` and so on.
             settings: everything needed to repeat the run; JSON values.
             images: one row a film, with ``image_id`` and ``split`` at least.
-            boxes: ``image_id, x, y, width, height``, pixels of the original film.
+            boxes: ``image_id, x, y, width, height``, pixels of the original film; with several
+                classes ``class_name`` too.
             resume: open the existing run instead, if it has the same settings and data and was
                 interrupted during training or before its evaluation.
 
@@ -187,8 +189,12 @@ class Run:
 
     @property
     def boxes(self) -> pd.DataFrame:
-        """Reference boxes, one row each, pixels of the original film."""
+        """Reference boxes of all classes, one row each, pixels of the original film."""
         return self.read_table("boxes.csv")
+
+    def boxes_of(self, class_name: str | None = None) -> pd.DataFrame:
+        """The `boxes` of one class; ``None`` is the run's first. May be empty."""
+        return boxes_of_class(self.boxes, self.chosen_class(class_name), self.class_names)
 
     @property
     def history(self) -> pd.DataFrame:
@@ -207,20 +213,24 @@ class Run:
     def scored_films(self, class_name: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The rows of `predictions` of one class: of the validation films, and of the test films.
 
-        A film without ``patient_id`` counts as a patient of its own: it gets its ``image_id``.
+        Films whose label is missing are left out. A film without ``patient_id`` counts as a patient
+        of its own: it gets its ``image_id``.
 
         Raises:
-            ValueError: the class is unknown or has no test film.
+            ValueError: the class is unknown or has no test film with a label.
         """
         name = self.chosen_class(class_name)
-        films = self.predictions.query("class_name == @name")
+        films = self.predictions.query("class_name == @name").dropna(subset="y_true")
         ids = films["image_id"]
-        films = films.assign(patient_id=films.get("patient_id", ids).fillna(ids))
+        patients = films.get("patient_id", ids).fillna(ids)
+        films = films.assign(patient_id=patients, y_true=films["y_true"].astype(int))
         val, test = (
             films[films["split"] == split].reset_index(drop=True) for split in ("val", "test")
         )
         if test.empty:
-            raise ValueError(f"{self.folder / 'predictions.csv'}: no test film of {name!r}")
+            raise ValueError(
+                f"{self.folder / 'predictions.csv'}: no test film with a label of {name!r}"
+            )
         return val, test
 
     @property
@@ -235,7 +245,7 @@ class Run:
         }
 
     def current_metrics(self, part: str) -> dict:
-        """One part of `metrics`: ``"classes"`` (scores) or ``"localization"`` (maps).
+        """One part of `metrics`, by class: ``"classes"`` (scores) or ``"localization"`` (maps).
 
         Raises:
             ValueError: the run has not been evaluated, or its files have changed since.

@@ -115,11 +115,12 @@ def summary(run: Run) -> str:
     """The results figure, the AUROC and the hit rate on the test split, one line each."""
     name = run.class_names[0]
     test = run.current_metrics("classes")[name]["test"]
-    maps = run.current_metrics("localization")
+    maps = run.current_metrics("localization")[name]
+    hits = maps.get("hit_rate", maps)  # without boxes there is a reason only
     lines = [f"results figure: {(run.folder / 'figures' / 'results.png').relative_to(ROOT)}"]
     for title, number, films in (
         (f"test AUROC of {name}, 95 % interval", test["auroc"] or test, test["n"]),
-        ("localization hit rate, 95 % interval", maps["hit_rate"], maps["hit_rate"]["n"]),
+        ("localization hit rate, 95 % interval", hits, hits.get("n", 0)),
     ):
         reason = f" ({number['reason']})" if number.get("reason") else ""
         lines.append(f"{title}: {interval_text(number)}{reason}, {films} films")

@@ -87,7 +87,7 @@ def localized(run: Run, films: Path, cache: str) -> pd.DataFrame:
     """One row a film and kind of map: split, patient, hit, IoU."""
     scored = pd.concat(run.scored_films()).query("y_true == 1")
     ids, split = scored["image_id"].to_numpy(), scored["split"].to_numpy()
-    images, boxes = run.images, run.boxes
+    images, boxes = run.images, run.boxes_of()
     parts = []
     for kind, maps in maps_of(run, films, ids, cache):
         val = split == "val"

@@ -17,13 +17,10 @@ def results_table(metrics: dict, class_name: str) -> str:
         metrics: of the run, with classes and localization.
         class_name: whose numbers.
     """
-    found, maps = metrics["classes"][class_name], metrics["localization"]
+    found, maps = metrics["classes"][class_name], metrics["localization"][class_name]
     test, youden = found["test"], found["operating_points"]["youden"]
     view, metadata = (
         (baseline.title, found["baselines"][key]["auroc"]) for key, baseline in BASELINES.items()
-    )
-    point, random, mask = (
-        (title, maps["baselines"][key]) for key, title in LOCATION_BASELINES.items()
     )
     none = ("", None)
     rows = [
@@ -33,13 +30,19 @@ def results_table(metrics: dict, class_name: str) -> str:
          ("prevalence", {"value": test["prevalence"]})),
         ("sensitivity, threshold by Youden index on validation", youden["sensitivity"], none),
         ("specificity, the same threshold", youden["specificity"], none),
-        ("pointing-game accuracy (hit rate)", maps["hit_rate"], point),
-        ("", None, random),
-        ("mean IoU (absolute threshold, logits)", maps["mean_iou_logit"], mask),
-        ("mean IoU (per-image min-max-normalized map)", maps["mean_iou"], none),
-        ("hit rate, CAM × spatial prior", maps["guided"]["hit_rate"], none),
-        ("mean IoU, CAM × spatial prior", maps["guided"]["mean_iou"], none),
     ]  # fmt: skip
+    if "reason" not in maps:  # there are boxes
+        point, random, mask = (
+            (title, maps["baselines"][key]) for key, title in LOCATION_BASELINES.items()
+        )
+        rows += [
+            ("pointing-game accuracy (hit rate)", maps["hit_rate"], point),
+            ("", None, random),
+            ("mean IoU (absolute threshold, logits)", maps["mean_iou_logit"], mask),
+            ("mean IoU (per-image min-max-normalized map)", maps["mean_iou"], none),
+            ("hit rate, CAM × spatial prior", maps["guided"]["hit_rate"], none),
+            ("mean IoU, CAM × spatial prior", maps["guided"]["mean_iou"], none),
+        ]
     lines = ["| metric | model | baseline | its value |", "|---|---|---|---|"]
     for metric, value, (baseline, its_value) in rows:
         texts = ("" if number is None else interval_text(number) for number in (value, its_value))

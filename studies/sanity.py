@@ -14,6 +14,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 
 from chexnet.auroc import auroc
 from chexnet.cam import class_activation_map
@@ -43,11 +44,11 @@ def main() -> None:
     given = parser.parse_args()
     run = Run(given.run)
     settings = run.config["settings"]
-    scored = run.predictions.query("class_name == @run.class_names[0]")
+    scored = pd.concat(run.scored_films())
     ids, y = scored["image_id"].to_numpy(), scored["y_true"].to_numpy()
     val, test = (scored["split"].to_numpy() == split for split in ("val", "test"))
     images = run.images
-    boxes = run.boxes[run.boxes["image_id"].isin(ids[y == 1])]
+    boxes = run.boxes_of().query("image_id in @ids[@y == 1]")
     with tempfile.TemporaryDirectory() as cache:
         store = ImageStore(
             given.films, ids, image_size=settings["image_size"], cache=cache, progress=False

@@ -123,7 +123,7 @@ class RunOfNumbers:
         block = {"auroc": auroc, "n": 60} | ({"reason": reason} if reason else {})
         metrics = {
             "classes": {"Pneumonia": {"test": block}},
-            "localization": {"hit_rate": hit_rate},
+            "localization": {"Pneumonia": {"hit_rate": hit_rate}},
         }
         self.current_metrics = metrics.get
 

@@ -21,12 +21,14 @@ def view_scores(train: pd.DataFrame, films: pd.DataFrame, label: str) -> np.ndar
 
     A view that training never saw gets the overall prevalence.
     """
+    train = train.dropna(subset=label)
     prevalence = train[label].groupby(known(train["view"])).mean()
     return known(films["view"]).map(prevalence).fillna(train[label].mean()).to_numpy(np.float64)
 
 
 def view_sex_age_scores(train: pd.DataFrame, films: pd.DataFrame, label: str) -> np.ndarray:
     """Logistic regression on view, sex and age, fitted on the training films, ``(films,)``."""
+    train = train.dropna(subset=label)
     middle = plausible_age(train["age"]).median()
 
     def facts(frame: pd.DataFrame) -> pd.DataFrame:

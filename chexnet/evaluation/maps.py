@@ -50,41 +50,46 @@ class LocalizedFilms:
     map_shape: tuple[int, ...]
 
 
-def evaluate_maps(
-    run: Run, *, class_name: str | None = None, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0
-) -> dict:
+def evaluate_maps(run: Run, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0) -> dict:
     """Evaluates the maps of a run on test films and adds ``localization`` to ``metrics.json``.
 
     Args:
         run: with ``maps``, ``predictions``, ``images`` and ``boxes``.
-        class_name: whose maps, on films labelled with it; ``None`` is the run's first class.
         n_bootstrap: bootstrap samples of patients.
         seed: of the bootstrap.
 
     Returns:
-        what `summarize_localization` returns, of all positive test films with boxes, and as
-        ``true_positives`` of those predicted positive at the threshold of the Youden index;
-        ``challenge_map`` of all test films; ``thresholds``, and the ``prior``. What is not
-        available is ``None`` with a ``reason``.
+        by class name, what `summarize_localization` returns, of all positive test films with boxes,
+        and as ``true_positives`` of those predicted positive at the threshold of the Youden index;
+        ``challenge_map`` of these and the negative test films; ``thresholds``, and the ``prior``.
+        What is not available is ``None`` with a ``reason``; a class without boxes on its positive
+        test films has a ``reason`` only.
 
     Raises:
-        ValueError: the class is unknown, or a scored film has no map.
+        ValueError: a scored film has no map.
 
     Example:
         >>> from chexnet.evaluation import evaluate_maps
         >>> from chexnet.runs import Run
         >>> found = evaluate_maps(Run("output/demo"), n_bootstrap=20)
-        >>> 0 <= found["hit_rate"]["value"] <= 1
+        >>> 0 <= found["Pneumonia"]["hit_rate"]["value"] <= 1
         True
     """
     made_from = {name: run.fingerprint(name) for name in _FILES}
-    films = localize_films(run, class_name=class_name)
-    thresholds, prior = films.thresholds, films.prior
     bootstrap = {"n_bootstrap": n_bootstrap, "seed": seed}
-    report: dict[str, Any] = {
-        "class_name": run.chosen_class(class_name),
-        "map_shape": list(films.map_shape),
+    report = {
+        name: _evaluate_class(localize_films(run, class_name=name), **bootstrap)
+        for name in run.class_names
     }
+    run.write_metrics({"localization": report}, made_from)
+    return run.metrics["localization"]
+
+
+def _evaluate_class(films: LocalizedFilms, **bootstrap: int) -> dict:
+    if films.rows.empty:
+        return {"reason": "no boxes"}
+    thresholds, prior = films.thresholds, films.prior
+    report: dict[str, Any] = {"map_shape": list(films.map_shape)}
     report |= summarize_localization(films.rows, **bootstrap)
     if thresholds["score"] is not None:
         found = films.rows[films.rows["y_score"] >= thresholds["score"]]
@@ -94,15 +99,22 @@ def evaluate_maps(
         report["challenge_map"] = mean_interval(found["score"], found["patient_id"], **bootstrap)
     report["thresholds"] = {"chosen_on": "val", **thresholds}
     report["prior"] = prior and {"point": list(prior.point), "n_films": prior.n_films}
-    run.write_metrics({"localization": report}, made_from)
-    return run.metrics["localization"]
+    return report
 
 
 def localize_films(run: Run, *, class_name: str | None = None) -> LocalizedFilms:
     """Compares the maps of a run's test films with their boxes, and with baselines."""
     name = run.chosen_class(class_name)
-    index, images, all_boxes = run.class_names.index(name), run.images, run.boxes
+    index, images, all_boxes = run.class_names.index(name), run.images, run.boxes_of(name)
+    thresholds: dict[str, float | None] = dict.fromkeys(_THRESHOLDS)
     val, test = run.scored_films(name)
+    if len(set(val["y_true"])) > 1:
+        thresholds["score"] = choose_thresholds(val["y_true"], val["y_score"])["youden"]
+    # Where the finding is on a positive film without boxes is not known.
+    val, test = (
+        films[(films["y_true"] == 0) | films["image_id"].isin(all_boxes["image_id"])]
+        for films in (val, test)
+    )
     # Maps, ids, boxes of positive films, sizes: what the functions of `localization` take.
     val_films, test_films = (
         (
@@ -114,12 +126,9 @@ def localize_films(run: Run, *, class_name: str | None = None) -> LocalizedFilms
         for split, films in (("validation", val), ("test", test))
     )
     has_val_boxes = len(val_films[2]) > 0
-    thresholds: dict[str, float | None] = dict.fromkeys(_THRESHOLDS)
     if has_val_boxes:
         thresholds["min-max"] = choose_map_threshold(*val_films)[0]
         thresholds["logit"] = choose_map_threshold(*val_films, normalize=False)[0]
-    if len(set(val["y_true"])) > 1:
-        thresholds["score"] = choose_thresholds(val["y_true"], val["y_score"])["youden"]
 
     rows = localization_scores(*test_films, threshold=thresholds["min-max"])
     rows = rows.merge(test[["image_id", "patient_id", "y_true", "y_score"]], on="image_id")

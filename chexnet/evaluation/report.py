@@ -23,11 +23,14 @@ _DIFFERENCES = {
 _PROBABILITIES = (10, 30, 50, 70)  # per cent; the whole decision curve is in metrics.json
 
 
-def report_table(metrics: dict, *, group: str | tuple[str, ...] | None = None) -> pd.DataFrame:
+def report_table(
+    metrics: dict, *, class_name: str | None = None, group: str | tuple[str, ...] | None = None
+) -> pd.DataFrame:
     """All metrics of a run, one a row, in reading order.
 
     Args:
         metrics: content of ``metrics.json``, from `evaluate` and `evaluate_maps`.
+        class_name: only rows of this class; ``None`` is all, and their averages.
         group: only rows whose group begins with this text, or with one of these; ``None`` is all.
 
     Returns:
@@ -48,14 +51,15 @@ def report_table(metrics: dict, *, group: str | tuple[str, ...] | None = None) -
     for name, found in metrics.get("overall", {}).items():
         row = _row("all classes", f"AUROC, {name} average", found, found["method"])
         rows.append({"class_name": name} | row)
-    if "localization" in metrics:
-        found = metrics["localization"]
-        rows += [{"class_name": found["class_name"]} | row for row in _location_rows(found)]
+    for name, found in metrics.get("localization", {}).items():
+        rows += [{"class_name": name} | row for row in _location_rows(found)]
     columns = ["class_name", "group", "metric", "n", "n positive", ESTIMATE, "note"]
     table = pd.DataFrame(rows, columns=columns)
+    if class_name is not None:
+        table = table[table["class_name"] == class_name]
     if group is not None:
-        table = table[table["group"].str.startswith(group)].reset_index(drop=True)
-    return table
+        table = table[table["group"].str.startswith(group)]
+    return table.reset_index(drop=True)
 
 
 def interval_text(number: dict | None) -> str:
@@ -195,6 +199,9 @@ def _decision_rows(curve: list[dict] | dict, test: dict) -> Iterator[dict]:
 
 
 def _location_rows(found: dict) -> Iterator[dict]:
+    if "reason" in found:
+        yield _row("CAM, all positive films", _OVERLAPS["hit_rate"], found)
+        return
     blocks = {"CAM, all positive films": found}
     if "true_positives" in found:
         blocks["CAM, true positives"] = found["true_positives"]

@@ -36,10 +36,11 @@ def evaluate(run: Run, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0) -> dict
         seed: of the bootstrap.
 
     Returns:
-        `Run.metrics`: under ``classes``, by class name, ``val`` and ``test`` (films, prevalence,
-        AUROC with DeLong's interval and by patient), ``average_precision``, ``operating_points``,
-        ``calibration``, ``decision_curve``, ``subgroups`` and ``baselines``; with several classes
-        ``overall`` (macro and micro average). A number that is not available is ``None`` with a
+        `Run.metrics`: under ``classes``, by class name, of the films that have a label, ``val`` and
+        ``test`` (films, prevalence, AUROC with DeLong's interval and by patient),
+        ``average_precision``, ``operating_points``, ``calibration``, ``decision_curve``,
+        ``subgroups`` and ``baselines``; with several classes ``overall`` (macro and micro average).
+        A number that is not available is ``None`` with a
         ``reason``. What `evaluate_maps` wrote (``localization``) is kept, unless scores or maps
         have changed since.
 
@@ -60,7 +61,9 @@ def evaluate(run: Run, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0) -> dict
     for name in run.class_names:
         val, test = run.scored_films(name)
         if val.empty:
-            raise ValueError(f"{run.folder / 'predictions.csv'}: no validation film of {name!r}")
+            raise ValueError(
+                f"{run.folder / 'predictions.csv'}: no validation film with a label of {name!r}"
+            )
         classes[name] = _evaluate_class(name, train, val, test, **settings)
         tests.append(test)
     metrics = {"bootstrap": {"unit": "patient", **settings}, "classes": classes}

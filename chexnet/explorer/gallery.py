@@ -46,13 +46,13 @@ class Gallery:
         self.class_name = run.chosen_class(class_name)
         _, self.films = run.scored_films(self.class_name)
         self.threshold, _ = chosen_threshold(run, class_name=self.class_name)
-        found = run.metrics.get("localization", {})
-        ours = found.get("class_name") == self.class_name
-        self.chosen_map_threshold = found["thresholds"]["logit"] if ours else None
-        self.boxes = run.boxes
+        found = run.metrics.get("localization", {}).get(self.class_name, {})
+        self.chosen_map_threshold = found.get("thresholds", {}).get("logit")
+        self.boxes = run.boxes_of(self.class_name)
         self._boxes_of = dict(iter(self.boxes.groupby("image_id")))
         has_boxes = (self.films["y_true"] == 1) & self.films["image_id"].isin(list(self._boxes_of))
         self._has_boxes = has_boxes.to_numpy()
+        self.has_boxes = bool(has_boxes.any())  # on any film
         self.pixels = functools.lru_cache(32)(run.film)
         self.maps = functools.cache(self._read_maps)
         self.scale = functools.cache(lambda method: shared_scale(self.maps(method)))
@@ -193,7 +193,7 @@ class Gallery:
 
     def _map_text(self, row: int, method: str, map_threshold: float) -> str:
         if not self._has_boxes[row]:
-            return "no reference boxes"
+            return "no reference boxes" if self.has_boxes else ""
         image_id = self.films["image_id"][row]
         found = localization_scores(
             self.maps(method)[row : row + 1],

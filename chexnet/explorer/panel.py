@@ -6,6 +6,7 @@ keys to the kernel.
 
 import base64
 import functools
+import html
 from pathlib import Path
 
 import anywidget
@@ -26,6 +27,8 @@ def explore(
 ) -> "Explorer":
     """A panel to look at the test films of a run one by one.
 
+    With several classes one can be chosen; films without its label are left out. Its decision
+    threshold and map threshold are set, the film and the other controls stay.
     Films are filtered by TP, FN, TN or FP and sorted by score, IoU or error. Buttons and, after a
     click on the film, the arrow keys go to the next or previous film. The decision threshold and
     the map threshold start at those chosen on validation; changing them here does not change the
@@ -34,7 +37,7 @@ def explore(
 
     Args:
         run: a run, or its folder.
-        class_name: which class; ``None`` is the run's first.
+        class_name: the class shown at first; ``None`` is the run's first.
         colormap: ``"heat"`` (safe for color blindness and in grayscale print), ``"jet"`` as in the
             original, or another colormap of matplotlib.
 
@@ -78,11 +81,11 @@ class Explorer(ipywidgets.VBox):
         self.colormap = colormap
         self._at = 0
         self._make_controls()
-        self._share = (gallery.chosen_map_threshold or 0) / gallery.scale("CAM")
-        self._offer_map_thresholds()
+        self._galleries = {gallery.class_name: gallery}
+        self._start_thresholds()
         self.view = FilmView()
         rows = [
-            [self.outcome],
+            [self.class_name, self.outcome],
             [self.previous, self.next, self.sort, self.reverse],
             [self.decision_threshold, self.map_threshold, self.opacity],
             [self.method, self.boxes, self.clahe],
@@ -113,6 +116,12 @@ class Explorer(ipywidgets.VBox):
         narrow = ipywidgets.Layout(width="auto")
         checkbox = functools.partial(ipywidgets.Checkbox, indent=False, layout=narrow)
         names = [(f"{title}s ({key})", key) for key, (title, *_) in OUTCOMES.items()]
+        self.class_name = ipywidgets.Dropdown(
+            options=self.gallery.run.class_names,
+            value=self.gallery.class_name,
+            description="class",
+        )
+        _show_if(len(self.class_name.options) > 1, self.class_name)
         self.outcome = ipywidgets.ToggleButtons(options=[("all images", "all"), *names])
         self.outcome.style.button_width = "auto"
         self.previous = ipywidgets.Button(description="previous", icon="arrow-left")
@@ -121,10 +130,7 @@ class Explorer(ipywidgets.VBox):
         self.sort = ipywidgets.Dropdown(options=sorts, description="sort by")
         self.reverse = checkbox(description="reverse order")
         self.decision_threshold = slider(
-            value=self.gallery.threshold,
-            step=0.001,
-            readout_format=".3f",
-            description="decision threshold",
+            step=0.001, readout_format=".3f", description="decision threshold"
         )
         self.map_threshold = ipywidgets.SelectionSlider(options=[0.0], **wide)
         self.map_threshold.layout.width = "520px"
@@ -136,6 +142,14 @@ class Explorer(ipywidgets.VBox):
         self.boxes = checkbox(value=True, description="reference boxes")
         self.clahe = checkbox(description="apply CLAHE")
 
+    def _start_thresholds(self) -> None:
+        """Sets the decision threshold and the map threshold that validation chose."""
+        self._updating = True
+        self.decision_threshold.value = self.gallery.threshold
+        self._share = (self.gallery.chosen_map_threshold or 0) / self.gallery.scale("CAM")
+        self._offer_map_thresholds()
+        _show_if(self.gallery.has_boxes, self.boxes)
+
     def _offer_map_thresholds(self) -> None:
         """Fills the slider for the method, at the share of its scale that was chosen last."""
         method, chosen = self.method.value, self.gallery.chosen_map_threshold
@@ -145,7 +159,7 @@ class Explorer(ipywidgets.VBox):
             label = f"{value:.2f}" if method == "CAM" else f"{value / scale:.0%}"
             own = method == "CAM" and value == chosen
             options.append((label + " (from validation)" * own, value))
-        self._updating = True  # the new options alone would show the first of them for a moment
+        self._updating = True  # half of the changes alone would show something for a moment
         self.map_threshold.description = f"map threshold [{'logit' if method == 'CAM' else '%'}]"
         self.map_threshold.options = options
         self.map_threshold.index = int(np.abs(np.array(thresholds) / scale - self._share).argmin())
@@ -162,6 +176,25 @@ class Explorer(ipywidgets.VBox):
         self.decision_threshold.observe(lambda _: self._choose_again(), names="value")
         self.map_threshold.observe(lambda _: self._change_map_threshold(), names="value")
         self.method.observe(lambda _: self._change_method(), names="value")
+        self.class_name.observe(lambda _: self._change_class(), names="value")
+
+    def _change_class(self) -> None:
+        """Shows the same film for another class, or why this cannot be; then the class stays."""
+        name, image_id = self.class_name.value, self.image_id
+        if name == self.gallery.class_name:
+            return
+        try:
+            if name not in self._galleries:
+                self._galleries[name] = Gallery(self.gallery.run, name)
+        except ValueError as error:
+            self.class_name.value = self.gallery.class_name
+            self.view.side = f'<p class="position">{html.escape(str(error))}</p>'
+            return
+        self.gallery = self._galleries[name]
+        found = np.flatnonzero(self.gallery.films["image_id"] == image_id)
+        self._rows, self._at = found[:1], 0
+        self._start_thresholds()
+        self._choose_again()
 
     def _choose(self) -> None:
         """Shows the first film that the controls select."""
@@ -171,6 +204,8 @@ class Explorer(ipywidgets.VBox):
 
     def _choose_again(self) -> None:
         """Selects again, and stays at the present film where it is still selected."""
+        if self._updating:
+            return
         row = self._rows[self._at] if len(self._rows) else None
         self._rows = self.gallery.order(
             self.outcome.value,
@@ -232,3 +267,7 @@ class Explorer(ipywidgets.VBox):
             bundle["image/jpeg"] = base64.b64encode(jpg(both)).decode()
             bundle["text/plain"] = f"Explorer of {self.gallery.run!r} at film {self.image_id}"
         return bundle
+
+
+def _show_if(visible: bool, control: ipywidgets.Widget) -> None:
+    control.layout.display = None if visible else "none"

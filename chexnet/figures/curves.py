@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from chexnet.auroc import auroc
+from chexnet.auroc import auroc, no_estimate
 from chexnet.evaluation import BASELINES, LOCATION_BASELINES, common_films, outperforms_baselines
 from chexnet.runs import Run
 
@@ -272,15 +272,18 @@ def subgroup_figure(run: Run, *, class_name: str | None = None, ax: Axes | None 
     return _finish(ax, x=label)
 
 
-def localization_figure(run: Run, *, axes: Sequence[Axes] | None = None) -> Figure:
+def localization_figure(
+    run: Run, *, class_name: str | None = None, axes: Sequence[Axes] | None = None
+) -> Figure:
     """Forest plots of how well the CAM finds the boxes, with baselines that ignore the image.
 
     Args:
         run: whose maps are evaluated (`chexnet.evaluation.evaluate_maps`).
+        class_name: the class; ``None`` is the run's first. Without boxes there is the reason.
         axes: two, for the hit rate and the mean IoU; ``None`` makes a figure.
 
     Raises:
-        ValueError: the present maps are not evaluated.
+        ValueError: the run has no such class, or the present maps are not evaluated.
 
     Example:
         >>> from chexnet.figures import localization_figure
@@ -288,9 +291,13 @@ def localization_figure(run: Run, *, axes: Sequence[Axes] | None = None) -> Figu
         >>> [ax.get_title() for ax in localization_figure(Run("output/demo")).axes]
         ['Pointing-game accuracy (hit rate)', 'Mean IoU of CAM and boxes']
     """
-    found = run.current_metrics("localization")
+    name = run.chosen_class(class_name)
+    found = run.current_metrics("localization")[name]
     if axes is None:
         axes = Figure(figsize=(9.5, 2.5), layout="constrained").subplots(1, 2)
+    if "reason" in found:
+        number = no_estimate(found["reason"])
+        found = {"hit_rate": number, "mean_iou": number, "baselines": {}}
     groups = {"all images with boxes": found, "true positives": found.get("true_positives", {})}
     for ax, measure, title, baselines in (
         (axes[0], "hit_rate", "Pointing-game accuracy (hit rate)", ("fixed_point", "random_point")),
@@ -302,7 +309,8 @@ def localization_figure(run: Run, *, axes: Sequence[Axes] | None = None) -> Figu
             if measure in block
         ]
         for key in baselines:
-            rows.append((f"baseline: {LOCATION_BASELINES[key]}", found["baselines"][key], RED))
+            if key in found["baselines"]:
+                rows.append((f"baseline: {LOCATION_BASELINES[key]}", found["baselines"][key], RED))
         _forest(ax, rows)
         ax.set_xlim(0, 1)
         ax.set_title(title, fontsize=10)

@@ -21,8 +21,8 @@ def report_page(run: Run, *, class_name: str | None = None) -> Figure:
 
     Args:
         run: evaluated.
-        class_name: the class; ``None`` is the run's first. Maps are evaluated for one class; the
-            page of another class says so in their place.
+        class_name: the class; ``None`` is the run's first. The page of a class without boxes has
+            no charts of localization.
 
     Raises:
         ValueError: the run has no such class, or is not evaluated with its present scores.
@@ -40,10 +40,12 @@ def report_page(run: Run, *, class_name: str | None = None) -> Figure:
     comparison = textwrap.wrap(sentence, _LINE_LENGTH)
     head = _TITLE + _LINE * (len(facts) + len(comparison))
     forest_rows = 1 + len(found["subgroups"]) + len(found["baselines"])
-    heights = [head, _SQUARES, _CURVES, _AXIS + _ROW * forest_rows, _MAPS]
+    localization = run.metrics.get("localization", {}).get(name)
+    heights = [head, _SQUARES, _CURVES, _AXIS + _ROW * forest_rows]
+    heights += [_MAPS] if localization is None or "reason" not in localization else []
     figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
-    parts = np.asarray(figure.subfigures(5, 1, height_ratios=heights))
-    title, squares, wide, forest, maps = parts.tolist()
+    parts = np.asarray(figure.subfigures(len(heights), 1, height_ratios=heights))
+    title, squares, wide, forest, *maps = parts.tolist()
     heading = f"Run {run.folder.resolve().name}: {name}"
     title.text(0.01, 1 - 0.1 / head, heading, fontsize=14, va="top")
     title.text(0.01, 1 - _TITLE / head, "\n".join(facts), fontsize=9, va="top")
@@ -64,12 +66,11 @@ def report_page(run: Run, *, class_name: str | None = None) -> Figure:
         if ax.get_aspect() == 1 and ax.get_legend():  # these squares are too small for it
             below = {"loc": "upper left", "bbox_to_anchor": (-0.1, -0.18)}
             ax.legend(fontsize=7.5, frameon=False, labelspacing=0.3, **below)
-    evaluated = run.metrics.get("localization", {}).get("class_name")
-    if evaluated == name:
-        curves.localization_figure(run, axes=maps.subplots(1, 2))
-    else:
-        reason = f"are evaluated for {evaluated}" if evaluated else "are not evaluated"
-        maps.text(0.02, 0.8, f"– The maps {reason}.", fontsize=9)
+    for part in maps:
+        if localization is None:
+            part.text(0.02, 0.8, "– The maps are not evaluated.", fontsize=9)
+        else:
+            curves.localization_figure(run, class_name=name, axes=part.subplots(1, 2))
     return figure
 
 

@@ -84,7 +84,7 @@ def results_figure(
         )
     films, decision = outcome_table(run, class_name=class_name, threshold=threshold)
     maps = run.maps_of(films["image_id"], "test")[:, run.class_names.index(class_name)]
-    table = run.boxes
+    table = run.boxes_of(class_name)
     films["row"] = np.arange(len(films))  # of maps
     films["boxed"] = films["y_true"].eq(1) & films["image_id"].isin(table["image_id"])
     films["hit"] = films["boxed"] & points_in_boxes(
@@ -99,10 +99,11 @@ def results_figure(
         f"Run {run.folder.resolve().name}, {class_name}: {len(films)} test images ({counts}). "
         f"{decision} {rule} "
         "Overlay: positive part of the CAM (logits), same color scale for all images; dashed line: "
-        "half of the scale's maximum. The mean of the CAM plus the bias is the logit of the score. "
-        "Hit or miss: the maximum of the CAM lies inside or outside a box."
+        "half of the scale's maximum. The mean of the CAM plus the bias is the logit of the score."
     )
-    caption += " Blue: radiologists’ boxes." if boxes else ""
+    if films["boxed"].any():
+        caption += " Hit or miss: the maximum of the CAM lies inside or outside a box."
+        caption += " Blue: radiologists’ boxes." if boxes else ""
     figure, cells = _quadrants(films, columns, rows, caption, style)
     for outcome, some in shown.items():
         if not len(some):

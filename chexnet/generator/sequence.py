@@ -153,8 +153,8 @@ class AugmentedImageSequence(keras.utils.PyDataset):
         films, labels, masks = self.store[image_ids], self.labels[rows], None
         if self.map_size is not None and self.boxes:
             # Each cell of the map is cut into equal parts; the mean of the parts is its share.
-            size = [side * max(1, MASK_RASTER // side) for side in self.map_size]
-            by_class = [masks_by_film(its, image_ids, size) for its in self.boxes.values()]
+            height, width = (side * max(1, MASK_RASTER // side) for side in self.map_size)
+            by_class = [masks_by_film(b, image_ids, (height, width)) for b in self.boxes.values()]
             masks = np.stack(by_class, axis=-1)
         if self.augmenter is not None:
             seed = [self.seed, epoch, index, _AUGMENTATION]

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -250,9 +251,9 @@ def _check_data(
         raise ValueError(f"map_size={train.map_size}: the model's map has {map_size(model)}")
 
 
-def _check_loss(loss: object, train: AugmentedImageSequence) -> None:
+def _check_loss(loss: Any, train: AugmentedImageSequence) -> None:
     missing = np.isnan(train.labels).sum(axis=0)
-    if missing.any() and type(loss).__module__.startswith("keras."):
+    if missing.any() and loss.__module__.startswith("keras."):
         named = [f"{name} ({n})" for name, n in zip(train.class_names, missing, strict=True) if n]
         raise ValueError(
             f"loss={keras.losses.serialize(loss)}: a loss of Keras does not take missing labels, "
@@ -267,11 +268,11 @@ def _location_loss(train: AugmentedImageSequence, box_weight: float) -> str:
         return "No location loss: box_weight is 0."
     if not train.boxes:
         return "No location loss: no positive training film has a box."
-    films = train.located.sum(axis=0)
+    absent = (train.labels == 0).sum(axis=0)
     parts = [
-        f"{name} on {len(boxed)} films with boxes and {n - len(boxed)} without the finding"
-        for name, boxed in train.boxes.items()
-        for n in [films[train.class_names.index(name)]]
+        f"{name} on {len(train.boxes[name])} films with boxes and {n} without the finding"
+        for name, n in zip(train.class_names, absent, strict=True)
+        if name in train.boxes
     ]
     others = [name for name in train.class_names if name not in train.boxes]
     none = f"; none for {', '.join(others)} (no boxes)" if others else ""

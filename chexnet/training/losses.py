@@ -1,6 +1,7 @@
 """Binary cross-entropy over the labels that are known, and with a weight for positive films."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from chexnet.backend import keras
 from chexnet.files import check_number
@@ -23,7 +24,7 @@ class MaskedCrossentropy(keras.losses.Loss):
     """
 
     def __init__(
-        self, from_logits: bool = False, name: str = "masked_crossentropy", **kwargs: object
+        self, from_logits: bool = False, name: str = "masked_crossentropy", **kwargs: Any
     ) -> None:
         """Keeps the arguments.
 
@@ -78,7 +79,7 @@ class WeightedCrossentropy(MaskedCrossentropy):
         positive_weight: Iterable[float],
         label_smoothing: float = 0.0,
         name: str = "weighted_crossentropy",
-        **kwargs: object,
+        **kwargs: Any,
     ) -> None:
         """Checks and keeps the arguments.
 

@@ -4,7 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chexnet.evaluation import choose_thresholds, evaluate_maps, localization_scores
+from chexnet.evaluation import (
+    choose_thresholds,
+    evaluate_maps,
+    localization_scores,
+    report_table,
+)
 from chexnet.evaluation.localization import choose_map_threshold
 from chexnet.labels import box_masks
 from tests.made_up_run import change_scores, write_run
@@ -159,11 +164,11 @@ def run(tmp_path_factory):
 def report(run):
     name = "predictions.csv"
     run.write_metrics({"classes": {"kept": 1}}, {name: run.fingerprint(name)})
-    return evaluate_maps(run, n_bootstrap=300)
+    return evaluate_maps(run, n_bootstrap=300)["Pneumonia"]
 
 
 def test_the_report_is_merged_into_the_metrics(run, report):
-    assert run.metrics == {"classes": {"kept": 1}, "localization": report}
+    assert run.metrics == {"classes": {"kept": 1}, "localization": {"Pneumonia": report}}
     assert "NaN" not in json.dumps(report)
 
 
@@ -208,7 +213,7 @@ def test_maps_that_know_where_beat_what_looks_at_no_pixel(run, report):
 
 def test_maps_that_know_nothing_hit_what_a_random_point_hits(tmp_path):
     run = write_run(tmp_path / "run", films=900, signal=0.0)
-    report = evaluate_maps(run, n_bootstrap=100)
+    report = evaluate_maps(run, n_bootstrap=100)["Pneumonia"]
     assert report["hit_rate"]["value"] == pytest.approx(
         report["baselines"]["random_point"]["value"], abs=0.08
     )
@@ -226,7 +231,7 @@ def test_test_films_have_no_say_in_thresholds_and_floors(run, report, tmp_path):
     moved = boxes["image_id"].map(films["split"]) == "test"
     boxes.loc[moved, "y"] = 0.0
     other.write_table("boxes.csv", boxes)
-    changed = evaluate_maps(other, n_bootstrap=20)
+    changed = evaluate_maps(other, n_bootstrap=20)["Pneumonia"]
     assert changed["thresholds"] == report["thresholds"]
     assert changed["prior"] == report["prior"]
     training = run.images.loc[run.images["split"] == "train", "image_id"]
@@ -236,19 +241,52 @@ def test_test_films_have_no_say_in_thresholds_and_floors(run, report, tmp_path):
 
 def test_a_study_without_boxes_gives_reasons_in_place_of_numbers(tmp_path):
     run = write_run(tmp_path / "run", films=80)
-    run.write_table("boxes.csv", run.boxes[:0])
-    report = evaluate_maps(run, n_bootstrap=20)
-    assert report["hit_rate"] == {
-        "value": None,
-        "low": None,
-        "high": None,
-        "n": 0,
-        "reason": "no films",
-    }
-    assert report["mean_iou"]["value"] is None
+    splits, boxes = run.images.set_index("image_id")["split"], run.boxes
+    for kept in ([], ["train", "val"]):
+        run.write_table("boxes.csv", boxes[boxes["image_id"].map(splits).isin(kept)])
+        assert evaluate_maps(run, n_bootstrap=20) == {"Pneumonia": {"reason": "no boxes"}}
+    run.write_table("boxes.csv", boxes[boxes["image_id"].map(splits) == "test"])
+    report = evaluate_maps(run, n_bootstrap=20)["Pneumonia"]
+    assert report["hit_rate"]["value"] is not None
+    assert report["mean_iou"]["reason"] == "no films with boxes in validation or training"
     assert report["prior"] is None
     assert report["thresholds"]["min-max"] is None
     assert "challenge_map" not in report
+
+
+def test_each_class_is_compared_with_its_own_boxes(tmp_path):
+    run = write_run(tmp_path / "run", films=200, classes=("Pneumonia", "Edema", "Mass"))
+    one = evaluate_maps(run, n_bootstrap=20)
+    assert one["Edema"] == one["Mass"] == {"reason": "no boxes"}
+    positive = run.images.loc[run.images["Mass"] == 1, "image_id"]
+    corners = pd.DataFrame({"image_id": positive, "x": 0, "y": 0, "width": 64, "height": 64})
+    boxes = [run.boxes.assign(class_name="Pneumonia"), corners.assign(class_name="Mass")]
+    run.write_table("boxes.csv", pd.concat(boxes))
+    two = evaluate_maps(run, n_bootstrap=20)
+    assert two["Pneumonia"] == one["Pneumonia"]
+    assert two["Edema"] == {"reason": "no boxes"}
+    assert two["Mass"]["baselines"]["random_point"]["value"] == pytest.approx(1 / 128)
+    table = report_table(run.metrics, group="CAM, all positive films")
+    assert table["class_name"].unique().tolist() == run.class_names
+    assert report_table(run.metrics, class_name="Edema")["note"].tolist() == ["no boxes"]
+
+
+def test_positive_films_without_boxes_and_missing_labels_are_left_out(tmp_path):
+    run = write_run(tmp_path / "run", films=200)
+    films, boxes = run.read_table("predictions.csv"), run.boxes
+    positive = films.loc[films["y_true"] == 1, "image_id"]
+    run.write_table("boxes.csv", boxes[~boxes["image_id"].isin(positive[::2])])
+    without = evaluate_maps(run, n_bootstrap=20)["Pneumonia"]
+    assert without["hit_rate"]["n"] < (films["split"] == "test").sum()
+    run.write_table("boxes.csv", boxes)
+    missing = films["y_true"].mask(films["image_id"].isin(positive[::2]))
+    change_scores(run, predictions=films.assign(y_true=missing))
+    found = evaluate_maps(run, n_bootstrap=20)["Pneumonia"]
+    for key in ("hit_rate", "mean_iou", "iobb"):
+        assert found[key] == without[key]
+    test = films[films["split"] == "test"]
+    called = (test["y_true"] == 0) & (test["y_score"] >= without["thresholds"]["score"])
+    assert without["challenge_map"]["n"] == without["hit_rate"]["n"] + called.sum()
 
 
 def test_a_scored_film_without_a_map_is_an_error_that_names_it(tmp_path):
@@ -257,5 +295,3 @@ def test_a_scored_film_without_a_map_is_an_error_that_names_it(tmp_path):
     change_scores(run, image_ids=ids[1:], maps=maps[1:])
     with pytest.raises(ValueError, match=rf"maps.npz: 1 of .* have no map, such as {ids[0]}"):
         evaluate_maps(run, n_bootstrap=20)
-    with pytest.raises(ValueError, match=r"class_name='Edema'"):
-        evaluate_maps(run, class_name="Edema", n_bootstrap=20)

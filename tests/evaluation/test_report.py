@@ -38,8 +38,9 @@ def test_the_table_says_what_the_metrics_say(metrics):
     assert (row["n"], row["n positive"]) == (str(test["n"]), str(test["n_positive"]))
     assert row["note"] == f"prevalence {test['prevalence']:.2f}"
     row = table[table["metric"] == "hit rate (pointing game)"].iloc[0]
-    assert row[ESTIMATE] == interval_text(metrics["localization"]["hit_rate"])
-    assert (row["n"], row["n positive"]) == (str(metrics["localization"]["hit_rate"]["n"]), "")
+    hits = metrics["localization"]["Pneumonia"]["hit_rate"]
+    assert row[ESTIMATE] == interval_text(hits)
+    assert (row["n"], row["n positive"]) == (str(hits["n"]), "")
     assert {"macro", "micro"} <= set(table["class_name"])
 
 
@@ -110,7 +111,7 @@ def test_the_table_holds_the_decision_curve_and_iobb(metrics):
     point = next(curve[key] for key in curve if round(key, 2) == 0.3)
     assert row[ESTIMATE] == interval_text(point | {"value": point["model"]})
     assert row["note"] == f"treat all: {interval_text({'value': point['treat_all']})}"
-    share = metrics["localization"]["iobb_accuracy"]["0.5"]
+    share = metrics["localization"]["Pneumonia"]["iobb_accuracy"]["0.5"]
     rows = table.loc["share of films with IoBB > 0.5"]
     assert rows.iloc[0][ESTIMATE] == interval_text(share)
 

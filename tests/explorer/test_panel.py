@@ -106,7 +106,7 @@ def test_the_first_thresholds_are_those_chosen_on_validation(run, panel):
     films, words = outcome_table(run)
     assert f"Decision threshold {panel.decision_threshold.value:.3g} (" in words
     assert (panel.gallery.outcomes(panel.decision_threshold.value) == films["outcome"]).all()
-    chosen = run.metrics["localization"]["thresholds"]["logit"]
+    chosen = run.metrics["localization"]["Pneumonia"]["thresholds"]["logit"]
     assert panel.map_threshold.label == f"{chosen:.2f} (from validation)"
     assert panel.map_threshold.value == chosen
 
@@ -230,7 +230,7 @@ def test_what_a_table_says_cannot_become_a_script(tmp_path):
 
 
 def test_iou_at_the_threshold_from_validation_is_the_one_that_the_evaluation_reports(run, panel):
-    report = run.metrics["localization"]["mean_iou_logit"]
+    report = run.metrics["localization"]["Pneumonia"]["mean_iou_logit"]
     iou = panel.gallery.iou("CAM")[:, panel.map_threshold.index]
     assert np.nanmean(iou) == pytest.approx(report["value"], abs=1e-6)
     labels = panel.gallery.films["y_true"].to_numpy()
@@ -249,6 +249,66 @@ def test_each_class_has_its_own_maps_scale_and_iou(tmp_path):
     labelled = gallery.films["y_true"] == 1
     assert (np.isfinite(gallery.iou("CAM")).any(axis=1) <= labelled).all()
     assert gallery.chosen_map_threshold is None
+
+
+@pytest.fixture
+def several(tmp_path):
+    """Three classes, boxes of the first; a third of Mass unlabeled, validation has no Hernia."""
+    names = ("Pneumonia", "Mass", "Hernia")
+    run = write_films(write_run(tmp_path / "several", films=160, signal=0.5, classes=names))
+    films = run.read_table("predictions.csv")
+    mass, hernia = films["class_name"] == "Mass", films["class_name"] == "Hernia"
+    truth = films["y_true"].mask(mass & (films.index % 3 == 0))
+    change_scores(run, predictions=films.assign(y_true=truth.mask(hernia, 0)))
+    evaluate_maps(run, n_bootstrap=20)
+    return run
+
+
+def test_another_class_keeps_the_film_and_the_controls_and_has_its_own_thresholds(several):
+    panel = explore(several)
+    panel.sort.value, panel.opacity.value = "iou", 0.3
+    mass = Gallery(several, "Mass")
+    while panel.image_id not in set(mass.films["image_id"]):
+        panel.turn(1)
+    film, first = panel.image_id, panel.view.overlay
+    panel.decision_threshold.value = 0.9
+    sent = []
+    panel.view.observe(lambda change: sent.append(change["new"]), names="side")
+    panel.class_name.value = "Mass"
+    assert len(sent) == 1  # no half of the change was shown
+    assert panel.image_id == film
+    assert (panel.sort.value, panel.opacity.value) == ("iou", 0.3)
+    assert panel.decision_threshold.value == pytest.approx(mass.threshold, abs=1e-3)
+    row = int(np.flatnonzero(mass.films["image_id"] == film)[0])
+    threshold = panel.map_threshold.value
+    expected = mass.overlay(row, map_threshold=threshold, opacity=0.3)
+    assert panel.view.overlay == jpg(expected) != first
+    assert "with mass" in panel.view.side
+    assert "reference boxes" not in panel.view.side
+    assert panel.boxes.layout.display == "none"
+    panel.class_name.value = "Pneumonia"
+    assert (panel.image_id, panel.boxes.layout.display) == (film, None)
+    assert panel.view.overlay == first
+
+
+def test_films_whose_label_is_missing_are_not_shown(several):
+    panel = explore(several, class_name="Mass")
+    labels = several.read_table("predictions.csv").query("class_name == 'Mass'")
+    known = labels.query("split == 'test'").dropna(subset="y_true")["image_id"]
+    assert sorted(ids(panel)) == sorted(known)
+
+
+def test_a_class_that_cannot_be_shown_says_why_and_the_class_stays(several):
+    panel = explore(several)
+    film = panel.image_id
+    panel.class_name.value = "Hernia"
+    assert "no threshold can be chosen for &#x27;Hernia&#x27;" in panel.view.side
+    assert (panel.class_name.value, panel.image_id) == ("Pneumonia", film)
+
+
+def test_one_class_has_no_selector(panel, several):
+    assert panel.class_name.layout.display == "none"
+    assert explore(several).class_name.layout.display is None
 
 
 def test_the_stored_methods_are_offered_and_keep_the_share_of_the_scale(tmp_path):

@@ -283,6 +283,51 @@ def test_masks_are_the_share_of_each_cell_in_a_box(study):
     assert len(films) == 4
 
 
+def test_only_pairs_whose_place_is_known_have_a_target(study):
+    _, images, boxes = study
+    images = images.assign(Mass=np.nan, Edema=images["Edema"].where(images.index != 5))
+    images.loc[1, "Pneumonia"] = np.nan  # a missing label; film 1 has no box
+    images.loc[2, "Pneumonia"] = 1  # a positive film without a box
+    images.loc[3, "Pneumonia"] = 0  # a negative film whose box is not used
+    others = boxes.iloc[[1]].assign(image_id="film05", class_name="Edema")  # its label is missing
+    boxes = pd.concat([boxes.assign(class_name="Pneumonia"), others])
+    batches = sequence(
+        study, images=images, class_names=("Edema", "Pneumonia", "Mass"), boxes=boxes,
+        map_size=(4, 8), batch_size=8,
+    )  # fmt: skip
+    assert list(batches.boxes) == ["Pneumonia"]
+    location = batches[0][1]["location"]
+    assert location.shape == (8, 4, 8, 3)
+    assert np.isnan(location[..., [0, 2]]).all()
+    known = ~np.isnan(location[..., 1]).any(axis=(1, 2))
+    assert known.tolist() == [True, False, False, True, True, True, True, True]
+    assert (known == batches.located[:8, 1]).all()
+    assert not batches.located[:, [0, 2]].any()
+    place = location[known, ..., 1].sum(axis=(1, 2)) > 0
+    assert place.tolist() == [True, False, False, False, True, False]
+
+
+def test_without_a_usable_box_there_are_no_masks(study):
+    boxes = study[2]
+    for given in (boxes[:0], boxes.assign(class_name="Edema")):
+        batches = sequence(study, boxes=given, map_size=(4, 8))
+        assert batches.boxes == {}
+        assert isinstance(batches[0][1], np.ndarray)
+
+
+def test_each_class_is_moved_with_its_own_boxes(study):
+    _, images, boxes = study
+    both = {"class_names": ("Pneumonia", "Edema"), "shuffle": True, "map_size": (8, 8)}
+    both |= {"images": images.assign(Edema=1 - images["Edema"])}  # on films 0, 2, 4, ...
+    both |= {"augmenter": default_augmenter(SIZE), "batch_size": COUNT}
+    two = pd.concat([boxes.assign(class_name=name) for name in both["class_names"]])
+    location = sequence(study, boxes=two, **both)[0][1]["location"]
+    for index, name in enumerate(both["class_names"]):
+        one = sequence(study, boxes=boxes.assign(class_name=name), **both)[0][1]["location"]
+        assert np.array_equal(one[..., index], location[..., index], equal_nan=True)
+        assert np.nansum(one[..., index]) > 0
+
+
 def test_masks_follow_the_films_through_augmentation(study):
     _, _, boxes = study
     augmenter = default_augmenter(SIZE, scale=0.2, blur=0)
@@ -359,13 +404,13 @@ def test_keras_is_given_the_number_of_threads_as_it_wants_it(study):
     assert batches.use_multiprocessing is False
 
 
-@pytest.mark.parametrize("label", [2, -1, 0.5, None, "yes"])
+@pytest.mark.parametrize("label", [2, -1, 0.5, "yes"])
 def test_a_label_that_is_neither_0_nor_1_is_named_with_its_film(study, label):
     _, images, _ = study
     wrong = images.astype({"Pneumonia": object})
     wrong.loc[5, "Pneumonia"] = label
     with pytest.raises(
-        ValueError, match=r"1 invalid labels Pneumonia: .* of film05; expected: 0 or 1"
+        ValueError, match=r"1 invalid labels Pneumonia: .* of film05; expected: 0, 1 or missing"
     ):
         sequence(study, images=wrong)
 

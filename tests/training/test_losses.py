@@ -1,9 +1,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 
-from chexnet.training import WeightedCrossentropy
+from chexnet.training import MaskedCrossentropy, WeightedCrossentropy
 
 LABELS = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 1.0]], np.float32)
 SCORES = np.array([[0.8, 0.3], [0.4, 0.1], [0.2, 0.9], [0.5, 0.6]], np.float32)
@@ -32,6 +33,35 @@ def test_negatives_over_positives_gives_both_kinds_the_same_weight():
     total = np.where(LABELS == 1, [loss.positive_weight], 1)
     for column, labels in zip(total.T, LABELS.T, strict=True):
         assert column[labels == 1].sum() == column[labels == 0].sum()
+
+
+def test_a_missing_label_adds_nothing_worked_by_hand():
+    labels = np.array([[1, 0], [0, np.nan], [np.nan, np.nan]], np.float32)
+    scores = np.array([[0.5, 0.2], [0.4, 0.9], [0.7, 0.1]], np.float32)
+    by_hand = [-np.log(0.5), -np.log(1 - 0.2), -np.log(1 - 0.4)]
+    for loss, weights in (
+        (MaskedCrossentropy(), [1, 1, 1]),
+        (WeightedCrossentropy([3, 1]), [3, 1, 1]),
+    ):
+        expected = np.dot(by_hand, weights) / 3
+        assert float(loss(labels, scores)) == pytest.approx(expected, rel=1e-5)
+    logits = np.log(scores / (1 - scores))
+    from_logits = MaskedCrossentropy(from_logits=True)
+    assert float(from_logits(labels, logits)) == pytest.approx(np.mean(by_hand), rel=1e-5)
+    assert float(MaskedCrossentropy()(labels[2:], scores[2:])) == 0
+
+
+def test_the_gradient_of_a_missing_label_is_zero():
+    kernel = keras.Variable(np.zeros((1, 2), np.float32))
+    labels = np.array([[1, np.nan]], np.float32)
+    with tf.GradientTape() as tape:
+        scores = ops.sigmoid(ops.matmul(np.ones((1, 1), np.float32), kernel))
+        value = MaskedCrossentropy()(labels, scores)
+    assert tape.gradient(value, kernel.value).numpy().tolist() == [[-0.5, 0.0]]
+
+
+def test_where_nothing_is_missing_it_is_keras_own_to_the_last_bit():
+    assert value(MaskedCrossentropy()) == value(keras.losses.BinaryCrossentropy())
 
 
 @pytest.mark.parametrize(
