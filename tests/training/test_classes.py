@@ -94,7 +94,7 @@ def test_a_loss_of_keras_with_missing_labels_is_refused_before_training(several,
 
 
 def test_the_epoch_is_chosen_by_the_classes_and_films_whose_labels_are_known(several, tmp_path):
-    _, val = sequences(several, class_names=CLASSES)
+    batches, val = sequences(several, class_names=CLASSES)
     scores = np.full((24, 3), 0.5)
     scores[:, 0] = np.where(np.isnan(val.labels[:, 0]), 0.99, val.labels[:, 0] * 0.8 + 0.1)
 
@@ -104,7 +104,7 @@ def test_the_epoch_is_chosen_by_the_classes_and_films_whose_labels_are_known(sev
 
     run = new_run(several, tmp_path / "run")
     with pytest.warns(UserWarning, match="without Mass"):
-        callback = AurocCallback(Three([]), val, run, batches=val)
+        callback = AurocCallback(Three([]), val, run, batches=batches)
     callback.set_model(compiled_network())
     logs = {"loss": 1.0}
     callback.on_epoch_end(0, logs)

@@ -37,4 +37,5 @@ def test_a_loss_is_given_by_name_or_config(study, tmp_path):  # noqa: F811
         settings = override_recipe(recipe(None), given)["training"]
         run = new_run(study, tmp_path / "run")
         train(tiny_network(), *sequences(study), run, **settings)
-        assert run.read_json("training.json")["settings"]["loss"] == loss
+        recorded = run.read_json("training.json")["settings"]["loss"]
+        assert recorded == keras.losses.serialize(keras.losses.get(loss))
