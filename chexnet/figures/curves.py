@@ -325,7 +325,7 @@ def _open(
     metrics = run.current_metrics("classes")[name]
     ax = ax or _new_axes(*size)
     ax.set_title(name)
-    return ax, metrics, run.predictions.query("class_name == @name")
+    return ax, metrics, pd.concat(run.scored_films(name))
 
 
 def _new_axes(width: float, height: float) -> Axes:

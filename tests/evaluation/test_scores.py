@@ -285,5 +285,7 @@ def test_a_run_without_test_films_is_refused_by_name(tmp_path):
     run = write_run(tmp_path / "run", films=60)
     films = run.predictions
     rewrite(run, films[films["split"] == "val"])
-    with pytest.raises(ValueError, match=r"predictions.csv: no test film with a label of 'Pneumonia'"):
+    with pytest.raises(
+        ValueError, match=r"predictions.csv: no test film with a label of 'Pneumonia'"
+    ):
         evaluate(run, n_bootstrap=20)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from chexnet.evaluation import evaluate, evaluate_maps
 from chexnet.figures import curves as charts
 from chexnet.runs import Run
-from tests.made_up_run import write_history, write_run
+from tests.made_up_run import change_scores, write_history, write_run
 
 OF_A_CLASS = [
     charts.roc_figure,
@@ -154,3 +154,16 @@ class TestEveryChart:
 def test_pyplot_is_never_touched_so_no_figure_stays_open():
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or not pyplot.get_fignums()
+
+
+def test_films_whose_label_is_missing_are_not_drawn(tmp_path):
+    run = write_run(tmp_path / "run", films=200, signal=0.8)
+    films = run.read_table("predictions.csv")
+    change_scores(run, predictions=films.assign(y_true=films["y_true"].mask(films.index % 3 == 0)))
+    evaluate(run, n_bootstrap=20)
+    for chart in OF_A_CLASS:
+        chart(run)
+    counted = sum(
+        int(text.split("n = ")[1][:-1]) for text in legend(charts.score_histogram(run))[:2]
+    )
+    assert counted == run.metrics["classes"]["Pneumonia"]["test"]["n"] < len(films) / 2
