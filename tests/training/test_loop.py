@@ -361,7 +361,7 @@ def test_the_films_of_a_batch_without_a_finite_loss_are_named(study, tmp_path):
     run = new_run(study, tmp_path / "run")
     network = tiny_network()
     training.labels = training.labels.copy()
-    training.labels[training.rows(0, 2)[3]] = np.nan
+    training.labels[training.rows(0, 2)[3]] = np.inf
     with pytest.raises(FloatingPointError) as error:
         train(network, training, validation, run, epochs=2)
     assert "epoch 1: the loss is nan after batch 2" in str(error.value)
