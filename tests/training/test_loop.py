@@ -364,7 +364,7 @@ def test_the_films_of_a_batch_without_a_finite_loss_are_named(study, tmp_path):
     training.labels[training.rows(0, 2)[3]] = np.inf
     with pytest.raises(FloatingPointError) as error:
         train(network, training, validation, run, epochs=2)
-    assert "epoch 1: the loss is nan after batch 2" in str(error.value)
+    assert "epoch 1: the loss is -inf after batch 2" in str(error.value)
     for image_id in training.image_ids[training.rows(0, 2)]:
         assert image_id in str(error.value)
     assert training.image_ids[training.rows(0, 1)[0]] not in str(error.value)
