@@ -55,6 +55,7 @@ class UploadPanel(ipywidgets.VBox):
         self.picture = ipywidgets.Image(format="png", layout={"display": "none"})
         self._found: Prediction | None = None
         super().__init__([self.upload, self.class_name, self.text, self.picture])
+        self.add_class("chexnet-upload")
         self.upload.observe(lambda change: self._take(change["new"]), "value")
         self.class_name.observe(lambda change: self._draw(), "value")
 

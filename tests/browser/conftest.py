@@ -1,5 +1,6 @@
-"""A run made for the test, and notebook 05 beside it in a real browser."""
+"""A run made for the test, and notebooks 05 and 06 beside it in a real browser."""
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,7 @@ import pytest
 from chexnet.evaluation import evaluate, evaluate_maps
 from chexnet.runs import Run
 from tests.browser.jupyter import ROOT, chromium, jupyter_server
-from tests.made_up_run import write_run
+from tests.made_up_run import write_model, write_run
 
 SCREENS = ROOT / "output" / "screens"
 
@@ -33,13 +34,15 @@ def home(tmp_path_factory) -> Path:
     write_films(run)
     evaluate(run, n_bootstrap=20)
     evaluate_maps(run, n_bootstrap=20)
-    book = nbformat.read(ROOT / "notebooks" / "05_visualize.ipynb", as_version=4)
-    for cell in book.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    for name in ("notebooks", "data"):
-        (folder / name).mkdir()
-    nbformat.write(book, folder / "notebooks" / "05_visualize.ipynb")
+    write_model(run)
+    (folder / "notebooks").mkdir()
+    shutil.copytree(run.folder / "films", folder / "data" / "phantom" / "jpg")
+    for name in ("05_visualize.ipynb", "06_predict.ipynb"):
+        book = nbformat.read(ROOT / "notebooks" / name, as_version=4)
+        for cell in book.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        nbformat.write(book, folder / "notebooks" / name)
     return folder
 
 
