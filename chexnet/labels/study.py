@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from chexnet.labels.checks import read_csv
 from chexnet.labels.chestxray14 import read_chestxray14
 from chexnet.labels.chexpert import read_chexpert
 from chexnet.labels.rsna import read_rsna
@@ -55,7 +56,8 @@ def read_study(
         source: its folder.
         options: of `read_rsna`, `read_chestxray14`, `read_chexpert` or `read_table`. For "table",
             ``csv`` (by default ``labels.csv``), ``boxes`` and ``folder`` (by default ``source``
-            itself) are paths in ``source``.
+            itself) are paths in ``source``; columns named ``patient, view, sex, age, split`` have
+            these roles, ``image`` is by default the first of the others, and ``labels`` the rest.
 
     Returns:
         images and boxes.
@@ -75,8 +77,18 @@ def read_study(
         options["folder"], _ = film_folder(dataset, source, **options)
         if options.get("boxes"):
             options["boxes"] = source / options["boxes"]
-        return read_table(source / options.pop("csv", "labels.csv"), **options)
+        csv = source / options.pop("csv", "labels.csv")
+        return read_table(csv, **{**_roles(csv, options), **options})
     return READERS[dataset](source, **options)
+
+
+def _roles(csv: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `read_table` for the columns of which no option says what they are."""
+    columns = [name for name in read_csv(csv, []).columns if name not in options.values()]
+    facts = {name: name for name in ("patient", "view", "sex", "age", "split") if name in columns}
+    rest = [name for name in columns if name not in facts]
+    image = options.get("image", rest[0] if rest else "image")
+    return {"image": image, "labels": [name for name in rest if name != image], **facts}
 
 
 def _check_dataset(dataset: str) -> None:
