@@ -124,9 +124,10 @@ class Prediction:
             raise ValueError(f"class_name={name!r}: expected one of {list(self.scores)}")
         evaluated = self.run is not None and "classes" in self.run.metrics
         run = self.run if evaluated else None
+        scale = _scales(self.run, list(self.scores))[name]
         return prediction_figure(
             self.film, self.maps[name], str(self), score=self.scores[name], run=run,
-            class_name=name,
+            class_name=name, scale=scale,
         )  # fmt: skip
 
 
@@ -523,16 +524,20 @@ def _write(path: Path, rows: dict[str, dict], class_names: list[str]) -> None:
     write_atomic(path, table.to_csv(index=False).encode())
 
 
+def _scales(run: Run | None, class_names: list[str]) -> dict[str, float | None]:
+    """The color scale of each class, the same for all films; without a run each film has its own."""
+    if run is None:
+        return dict.fromkeys(class_names)
+    maps = run.maps()[1]
+    return {name: shared_scale(maps[:, index]) for index, name in enumerate(class_names)}
+
+
 class _Overlays:
     """Writes films with their maps; for a run, with the color scale of its results figure."""
 
     def __init__(self, predictor: Predictor, folder: Path) -> None:
         self._folders = {name: folder / path_id(name) for name in predictor.class_names}
-        self._scales: dict[str, float | None] = dict.fromkeys(predictor.class_names)
-        if predictor.run is not None:
-            maps = predictor.run.maps()[1]
-            for index, name in enumerate(predictor.class_names):
-                self._scales[name] = shared_scale(maps[:, index])
+        self._scales = _scales(predictor.run, predictor.class_names)
         for path in self._folders.values():
             path.mkdir(parents=True, exist_ok=True)
 

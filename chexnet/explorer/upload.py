@@ -86,10 +86,9 @@ class UploadPanel(ipywidgets.VBox):
 
     def _draw(self) -> None:
         several = self._found is not None and len(self.predictor.class_names) > 1
-        self.class_name.layout.display = None if several else "none"
-        self.picture.layout.display = "none" if self._found is None else None
         if self._found is not None:
             png = io.BytesIO()
-            figure = self._found.figure(self.class_name.value)
-            figure.savefig(png, format="png", dpi=110)
+            self._found.figure(self.class_name.value).savefig(png, format="png", dpi=110)
             self.picture.value = png.getvalue()
+        self.class_name.layout.display = None if several else "none"
+        self.picture.layout.display = "none" if self._found is None else None

@@ -37,7 +37,8 @@ def test_a_dicom_a_png_and_a_text_file_are_uploaded(page: Page, server, home, di
         expect(panel).to_contain_text(score, timeout=LONG)
         picture = panel.locator("img")
         expect(picture).to_be_visible(timeout=LONG)
-        assert picture.evaluate("picture => picture.naturalWidth") > 500
+        drawn = "() => document.querySelector('.chexnet-upload img').naturalWidth > 500"
+        page.wait_for_function(drawn, timeout=LONG)
         page.screenshot(path=SCREENS / f"upload {path.suffix[1:]}.png", full_page=True)
     with page.expect_file_chooser(timeout=LONG) as chooser:
         panel.get_by_role("button").click()
