@@ -525,7 +525,7 @@ def _write(path: Path, rows: dict[str, dict], class_names: list[str]) -> None:
 
 
 def _scales(run: Run | None, class_names: list[str]) -> dict[str, float | None]:
-    """The color scale of each class, the same for all films; without a run each film has its own."""
+    """The color scale of each class; without a run each film has its own."""
     if run is None:
         return dict.fromkeys(class_names)
     maps = run.maps()[1]
