@@ -24,10 +24,12 @@ from tqdm.auto import tqdm
 from chexnet.cam import exact_forward, shared_scale
 from chexnet.dicom import FilmError, film_to_jpg, image_ids
 from chexnet.evaluation import (
+    ORIENTATIONS,
     apply_temperature,
     calibrated_scores,
     chosen_threshold,
     feature_distance,
+    orientation,
 )  # fmt: skip
 from chexnet.figures import blend, prediction_figure
 from chexnet.files import (
@@ -239,7 +241,7 @@ class Predictor:
         percentile, warnings = None, film.remarks
         if self._training is not None:
             percentile = self._training.percentile(features)
-            warnings += self._training.warnings(film.header, percentile)
+            warnings += self._training.warnings(film, percentile)
         return Prediction(
             film.source, by_class, calibrated, dict(self.thresholds), positive,
             dict(zip(self.class_names, maps, strict=True)), film.pixels, film.header, percentile,
@@ -252,7 +254,8 @@ class _TrainingFilms:
 
     def __init__(self, run: Run) -> None:
         stored = run.read_arrays("features.npz")
-        self._fitted = {name: stored[name] for name in ("mean", "precision")}
+        self._gaussian = {name: stored[name] for name in ("mean", "precision")}
+        self._regression = {name: stored[name] for name in ("kernel", "bias")}
         self._val_distances = stored["val_distances"]
         self._image_size = run.read_json("preparation.json")["image_size"]
         films = run.images.query("split == 'train'")
@@ -262,14 +265,14 @@ class _TrainingFilms:
 
     def percentile(self, features: np.ndarray) -> float:
         """Share of the validation films, in %, that are closer than a film with these features."""
-        distance = feature_distance(features[np.newaxis], **self._fitted)[0]
+        distance = feature_distance(features[np.newaxis], **self._gaussian)[0]
         closer = np.searchsorted(self._val_distances, distance)
         return float(100 * closer / len(self._val_distances))
 
-    def warnings(self, header: dict[str, Any], percentile: float) -> tuple[str, ...]:
+    def warnings(self, film: _ReadFilm, percentile: float) -> tuple[str, ...]:
         """Sentences that say in what a film differs."""
         found = []
-        view, rows, columns = header["view"], header["rows"], header["columns"]
+        view, rows, columns = (film.header[name] for name in ("view", "rows", "columns"))
         if view is not None and self._views and view not in self._views:
             seen = ", ".join(sorted(self._views))
             found.append(f"view {view}; the training films are {seen}")
@@ -283,6 +286,9 @@ class _TrainingFilms:
                 f"width / height is {ratio:.2f}; that of the training films is {low:.2f} to "
                 f"{high:.2f}"
             )
+        looks = orientation(film.prepared, **self._regression)
+        if looks != ORIENTATIONS[0]:
+            found.append(f"looks {looks}")
         if percentile > UNUSUAL:
             found.append(
                 f"unlike the training films: further from them than {percentile:.0f} % of the "

@@ -10,7 +10,7 @@
 | ``training.json`` | why the training ended, and its settings |
 | ``predictions.csv`` | ``image_id, split, class_name, y_true, y_score`` of validation and test |
 | ``maps.npz`` | their class activation maps, by method |
-| ``features.npz`` | what `chexnet.evaluation.fit_feature_distance` returned |
+| ``features.npz`` | what `chexnet.evaluation.fit_familiarity` returned |
 | ``preparation.json`` | image size and CLAHE settings |
 | ``films/`` | the test films, for figures |
 | ``metrics.json``, ``figures/`` | results of the evaluation |

@@ -95,7 +95,8 @@ def write_model(run):
     model.save(run.folder / "model.keras")
     distances = np.linspace(1, 1000, 20, dtype=np.float32)
     features = {"mean": np.zeros(1024, np.float32), "precision": np.eye(1024, dtype=np.float32)}
-    run.write_arrays("features.npz", **features, val_distances=distances)
+    regression = {"kernel": np.zeros((256, 5), np.float32), "bias": np.eye(5)[0]}
+    run.write_arrays("features.npz", **features, **regression, val_distances=distances)
     run.write_json("preparation.json", {"image_size": 32, "clip_limit": 2.0, "tiles": 8})
     return run
 

@@ -11,8 +11,14 @@ import pytest
 
 from chexnet.cli import main
 from chexnet.dicom import FilmError, convert_folder, read_films
-from chexnet.evaluation import calibrated_scores, chosen_threshold, evaluate, feature_distance
-from chexnet.evaluation.out_of_distribution import fit_feature_distance
+from chexnet.evaluation import (
+    ORIENTATIONS,
+    calibrated_scores,
+    chosen_threshold,
+    evaluate,
+    feature_distance,
+    fit_familiarity,
+)
 from chexnet.files import read_image, read_table
 from chexnet.generator import ImageStore
 from chexnet.labels import add_film_facts, read_rsna
@@ -127,21 +133,36 @@ def test_a_file_that_is_no_film_is_refused_by_name(folder, predictor):
 
 
 def test_what_differs_from_the_training_films_is_said(home, predictor):
-    usual = predictor._training.warnings
-    header = {"view": "PA", "sex": None, "age": None, "rows": 128, "columns": 128}
-    assert usual(header, 99.0) == ()
-    assert "view LL; the training films are AP, PA" in usual(header | {"view": "LL"}, 0.0)[0]
-    assert "20 x 20 pixels" in usual(header | {"rows": 20, "columns": 20}, 0.0)[0]
-    assert "width / height is 2.00" in usual(header | {"columns": 256}, 0.0)[0]
-    assert "further from them than 100 %" in usual(header, 100.0)[0]
-    assert usual(header | {"view": None}, 0.0) == ()
+    film = predictor.read(min((home / "jpg").glob("*.jpg")))
+
+    def warnings(percentile=0.0, **changes):
+        changed = film._replace(header={**film.header, "view": "PA"} | changes)
+        return predictor._training.warnings(changed, percentile)
+
+    assert warnings(99.0) == warnings(view=None) == ()
+    assert warnings(view="LL") == ("view LL; the training films are AP, PA",)
+    assert "20 x 20 pixels" in warnings(rows=20, columns=20)[0]
+    assert "width / height is 2.00" in warnings(columns=256)[0]
+    assert "further from them than 100 %" in warnings(100.0)[0]
+
+
+def test_a_film_that_is_turned_or_inverted_is_said(home, predictor):
+    said = []
+    for path in sorted((home / "jpg").glob("*.jpg"))[:6]:
+        film = read_image(path)
+        copies = [*(np.rot90(film, turns) for turns in range(4)), 255 - film]
+        for copy in copies:
+            said.append([w for w in predictor(np.ascontiguousarray(copy)).warnings if "looks" in w])
+    expected = [[], *([f"looks {name}"] for name in ORIENTATIONS[1:])]
+    assert said == expected * 6
 
 
 def test_distance_is_that_of_mahalanobis():
     rng = np.random.default_rng(0)
     spread = np.array([1.0, 3.0, 0.5])
     train = rng.normal(size=(200_000, 3)) * spread
-    fitted = fit_feature_distance(train, train[:100])
+    films = rng.integers(0, 256, (10, 32, 32), dtype=np.uint8)
+    fitted = fit_familiarity(train, train[:100], films)
     limits = {name: fitted[name] for name in ("mean", "precision")}
     far = feature_distance(np.array([[0, 0, 0], [0, 6, 0], [3, 3, 0]]), **limits)
     np.testing.assert_allclose(far, [0, 2, np.sqrt(9 + 1)], atol=0.05)

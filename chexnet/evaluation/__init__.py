@@ -8,14 +8,16 @@ from chexnet.evaluation.maps import evaluate_maps
 from chexnet.evaluation.operating_points import (
     OUTCOMES, choose_thresholds, chosen_threshold, outcome_table, outcomes_at,
 )  # fmt: skip
-from chexnet.evaluation.out_of_distribution import feature_distance, fit_feature_distance
+from chexnet.evaluation.out_of_distribution import (
+    ORIENTATIONS, feature_distance, fit_familiarity, orientation,
+)  # fmt: skip
 from chexnet.evaluation.report import interval_text, outperforms_baselines, report_table
 from chexnet.evaluation.scores import evaluate
 
 __all__ = [
-    "BASELINES", "LOCATION_BASELINES", "OUTCOMES", "apply_temperature", "calibrated_scores",
-    "choose_thresholds", "chosen_threshold", "common_films", "compare_runs", "evaluate",
-    "evaluate_maps", "feature_distance", "fit_feature_distance", "interval_text",
-    "localization_scores", "outcome_table", "outcomes_at", "outperforms_baselines", "overlaps",
-    "report_table",
+    "BASELINES", "LOCATION_BASELINES", "ORIENTATIONS", "OUTCOMES", "apply_temperature",
+    "calibrated_scores", "choose_thresholds", "chosen_threshold", "common_films", "compare_runs",
+    "evaluate", "evaluate_maps", "feature_distance", "fit_familiarity", "interval_text",
+    "localization_scores", "orientation", "outcome_table", "outcomes_at", "outperforms_baselines",
+    "overlaps", "report_table",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from chexnet.backend import keras
 from chexnet.cam import class_activation_map, score_films
-from chexnet.evaluation import fit_feature_distance
+from chexnet.evaluation import fit_familiarity
 from chexnet.files import read_image
 from chexnet.generator import AugmentedImageSequence, ImageStore
 from chexnet.runs import Run
@@ -85,6 +85,7 @@ def record_scores(
     bias = keras.ops.convert_to_numpy(model.get_layer("predictions").bias)
     run.write_scores(predictions, scored["image_id"], maps, bias=bias)
     seen, is_val = score_films(model, training)[2], scored["split"] == "val"
-    run.write_arrays("features.npz", **fit_feature_distance(seen, features[is_val]))
+    films = store[some["image_id"]][..., 0]
+    run.write_arrays("features.npz", **fit_familiarity(seen, features[is_val], films))
     run.write_json("preparation.json", store.preparation)
     return predictions
