@@ -170,6 +170,8 @@ class TestNotebook:
         assert path.stat().st_size < 1_000_000
 
 
-def test_there_are_five_notebooks_in_order():
+def test_there_are_six_notebooks_in_order():
     names = [path.stem for path in NOTEBOOKS]
-    assert names == ["01_convert", "02_split", "03_train", "04_evaluate", "05_visualize"]
+    assert names == [
+        *("01_convert", "02_split", "03_train", "04_evaluate", "05_visualize", "06_predict"),
+    ]

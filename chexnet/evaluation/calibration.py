@@ -40,7 +40,13 @@ def fit_temperature(y_true: ArrayLike, y_score: ArrayLike) -> float:
 
 
 def apply_temperature(y_score: ArrayLike, temperature: float) -> np.ndarray:
-    """Scores ``(N,)`` in [0, 1] with their logits divided by a temperature."""
+    """Scores ``(N,)`` in [0, 1] with their logits divided by a temperature.
+
+    Example:
+        >>> from chexnet.evaluation import apply_temperature
+        >>> apply_temperature([0.5, 0.9], 2.0).round(2)
+        array([0.5 , 0.75])
+    """
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}: expected a number above 0")
     return special.expit(_logit(y_score) / temperature)
