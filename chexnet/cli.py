@@ -99,15 +99,13 @@ def _convert(given: argparse.Namespace) -> int:
 
 
 def _predict(given: argparse.Namespace) -> int:
-    from chexnet.predict import predict_folder
+    from chexnet.predict import predict_folder, table_name
 
     films = predict_folder(
         given.model, given.films, given.out, shard=given.shard, overlays=not given.no_overlays,
         batch_size=given.batch_size, workers=given.workers, progress=not given.quiet,
     )  # fmt: skip
-    table = given.out / "predictions.csv"
-    if given.shard != "1/1":
-        table = given.out / f"predictions-{given.shard.replace('/', '-of-')}.csv"
+    table = given.out / table_name(given.shard)
     counts = {"scored": (films["status"] == "scored").sum()}
     if len(films) <= 10:
         shown = films.filter(regex="^file$|^score|^calibrated|^positive|^warnings$")

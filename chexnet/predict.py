@@ -30,7 +30,7 @@ from chexnet.evaluation import (
     chosen_threshold,
     feature_distance,
     orientation,
-)  # fmt: skip
+)
 from chexnet.figures import blend, prediction_figure
 from chexnet.files import (
     check_number,
@@ -40,7 +40,7 @@ from chexnet.files import (
     read_table,
     summarize,
     write_atomic,
-)  # fmt: skip
+)
 from chexnet.generator import prepare_film
 from chexnet.runs import Run
 
@@ -410,7 +410,7 @@ def predict_folder(
     files = _list_files([films] if isinstance(films, str | Path) else films)[number - 1 :: of]
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     target.mkdir(parents=True, exist_ok=True)
-    path = target / ("predictions.csv" if of == 1 else f"predictions-{number}-of-{of}.csv")
+    path = target / table_name(shard)
     with locked(path.with_name(f".{path.name}.lock"), f"{path}: another process is writing it"):
         rows = _done_rows(path, files, predictor.fingerprint)
         todo = [file for file in files if file.file not in rows]
@@ -431,6 +431,12 @@ def predict_folder(
         finally:
             _write(path, rows, predictor.class_names)
     return read_table(path)
+
+
+def table_name(shard: str) -> str:
+    """The file name of the table that `predict_folder` writes for a shard."""
+    number, of = _shard(shard)
+    return "predictions.csv" if of == 1 else f"predictions-{number}-of-{of}.csv"
 
 
 def _shard(text: str) -> tuple[int, int]:

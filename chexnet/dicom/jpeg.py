@@ -19,26 +19,26 @@ from chexnet.dicom.header import FilmError, library_errors
 from chexnet.files import decode_jpeg
 
 # Names of ITU-T T.81 table B.1.
-_SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
-_SOF0, _DHT, _SOS, _DQT, _DRI, _APP0, _COM = 0xC0, 0xC4, 0xDA, 0xDB, 0xDD, 0xE0, 0xFE
+SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
+_SOF0, DHT, SOS, _DQT, DRI, _APP0, _COM = 0xC0, 0xC4, 0xDA, 0xDB, 0xDD, 0xE0, 0xFE
 _REMARKS = frozenset((*range(_APP0, _APP0 + 16), _COM))
 # Every start of frame, JPEG-LS's (T.87) included; C4, C8 and CC are other things.
 _FRAMES = frozenset((*range(0xC0, 0xD0), 0xF7)) - {0xC4, 0xC8, 0xCC}
 _KINDS = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive", 0xC3: "lossless", 0xF7: "LS"}
 # In coded data FF 00 is a byte FF and FF D0 to FF D7 are restarts; anything else is a marker.
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]", re.DOTALL)
+MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]", re.DOTALL)
 # What speaks for a complete JPEG, see `looks_complete`; figures of RSNA's 875 films.
 _BITS = (46, 100)  # of 8 x 8 pixels; 823 films have as many. The densest has 89, half of it 45
 _LARGE = 2**16  # bytes; the smallest film has 67,000. Less is decoded in no time
 _TAIL = 64  # bytes; in 861 films they suffice to find the beginning of a block
-_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _MOST_SCANS = 32  # a progressive grey JPEG has six
 
 
-def _segments(stream: bytes) -> Iterator[tuple[int, int, int]]:
+def segments(stream: bytes) -> Iterator[tuple[int, int, int]]:
     """Marker, start and end of each marker segment before the coded data (T.81 B.1.1.4)."""
     offset = 2
-    while stream[:2] == _SOI and offset + 4 <= len(stream) and stream[offset] == 0xFF:
+    while stream[:2] == SOI and offset + 4 <= len(stream) and stream[offset] == 0xFF:
         if stream[offset + 1] == 0xFF:  # a fill byte
             offset += 1
             continue
@@ -53,7 +53,7 @@ def read_jpeg_frame(stream: bytes) -> tuple[str, int, int, int, int]:
     Raises:
         FilmError: it declares nothing.
     """
-    for marker, start, end in _segments(stream):
+    for marker, start, end in segments(stream):
         if marker in _FRAMES and min(end, len(stream)) - start >= 10:
             bits, rows, columns, samples = struct.unpack(">BHHB", stream[start + 4 : start + 10])
             return _KINDS.get(marker, "unusual"), bits, rows, columns, samples
@@ -93,16 +93,16 @@ def looks_complete(stream: bytes, rows: int, columns: int) -> bool:
     if not (words[1:] | words[:-1]).all():  # 16 zeros in a row, which one film has
         return False
     tables, end, selected = {}, 0, b""
-    for marker, start, end in _segments(stream):
+    for marker, start, end in segments(stream):
         content = stream[start + 4 : end]
-        if marker == _SOS:
+        if marker == SOS:
             selected = content[2:3]
             break
-        while marker == _DHT and content:
+        while marker == DHT and content:
             size = 17 + sum(content[1:17])
             tables[content[0]], content = content[1:size], content[size:]
     dc, ac = (tables.get(number, b"") for number in (selected[0] >> 4, 16 + selected[0] % 16))
-    tail = _RESTART.split(stream[max(end, len(stream) - _TAIL) : -2])[-1]
+    tail = RESTART.split(stream[max(end, len(stream) - _TAIL) : -2])[-1]
     return bool(dc and ac) and _ends_with_a_block(tail.replace(b"\xff\0", b"\xff"), dc, ac)
 
 
@@ -157,12 +157,12 @@ def check_jpeg(stream: bytes, rows: int, columns: int) -> int:
             damaged coded data.
     """
     found, depth = None, 0
-    if stream[:2] != _SOI:
+    if stream[:2] != SOI:
         with library_errors("damaged: its JPEG 2000 stream cannot be read"):
             image = Image.open(io.BytesIO(stream), formats=("JPEG2000",))
             depth = get_j2k_parameters(stream)["precision"]
         found = image.height, image.width
-    for marker, start, _ in _segments(stream):
+    for marker, start, _ in segments(stream):
         if marker in _FRAMES:
             size = stream[start + 5 : start + 9]
             found, depth = (int.from_bytes(size[:2]), int.from_bytes(size[2:])), stream[start + 4]
@@ -171,10 +171,10 @@ def check_jpeg(stream: bytes, rows: int, columns: int) -> int:
         raise FilmError("damaged: its JPEG declares no size")
     if found != (rows, columns):
         raise FilmError(f"its JPEG is {found[0]} x {found[1]}; expected {rows} x {columns} pixels")
-    if stream[:2] == _SOI:
+    if stream[:2] == SOI:
         if _EOI not in stream:
             raise FilmError("truncated: its JPEG has no end")
-        if (scans := stream.count(bytes((0xFF, _SOS)))) > _MOST_SCANS:
+        if (scans := stream.count(bytes((0xFF, SOS)))) > _MOST_SCANS:
             raise FilmError(f"its JPEG has {scans} scans; expected at most {_MOST_SCANS}")
         kind, bits, *_ = read_jpeg_frame(stream)
         if bits == 8 and kind in ("baseline", "extended", "progressive"):
@@ -197,8 +197,8 @@ def grey_baseline(stream: bytes, rows: int, columns: int) -> bytes | None:
         None if it is not a single grey 8-bit baseline scan of that size with nothing after it.
     """
     size_line = b"\x00\x0b\x08" + rows.to_bytes(2) + columns.to_bytes(2) + b"\x01"
-    kept, sized = [_SOI], False
-    for marker, start, end in _segments(stream):
+    kept, sized = [SOI], False
+    for marker, start, end in segments(stream):
         segment = stream[start:end]
         if marker in _REMARKS:
             if marker == _APP0 and segment[2:9] == b"\x00\x10JFIF\x00" and segment[16:] == b"\0\0":
@@ -208,8 +208,8 @@ def grey_baseline(stream: bytes, rows: int, columns: int) -> bytes | None:
         elif marker == _SOF0 and segment[2:10] == size_line and not sized:
             kept.append(segment)
             sized = True
-        elif marker == _SOS and sized and segment[2:5] == b"\x00\x08\x01":
-            following = _MARKER.search(stream, end)
+        elif marker == SOS and sized and segment[2:5] == b"\x00\x08\x01":
+            following = MARKER.search(stream, end)
             if following is None or following[0] != _EOI:
                 return None
             before = b"".join([*kept, segment])
@@ -226,9 +226,9 @@ def _is_table(marker: int, content: bytes) -> bool:
     """Whether a segment is tables and nothing else (T.81 B.2.4)."""
     if marker == _DQT:
         return len(content) % 65 == 0 and all(number < 4 for number in content[::65])
-    if marker == _DRI:
+    if marker == DRI:
         return len(content) == 2
-    while marker == _DHT and len(content) >= 17 and content[0] in (0x00, 0x01, 0x10, 0x11):
+    while marker == DHT and len(content) >= 17 and content[0] in (0x00, 0x01, 0x10, 0x11):
         size = 17 + sum(content[1:17])
         if size == len(content):
             return True

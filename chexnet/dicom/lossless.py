@@ -4,17 +4,12 @@ Decoders fill in what is missing of a stream, GDCM without a word. But the pixel
 many bits they took: each is coded as its difference from a prediction by its neighbors.
 """
 
-import re
-
 import numpy as np
 
 from chexnet.dicom.header import FilmError
-from chexnet.dicom.jpeg import _segments
+from chexnet.dicom.jpeg import DHT, DRI, MARKER, RESTART, SOI, SOS, segments
 
-# Names of T.81 table B.1; SOF3 is a lossless frame.
-_SOI, _SOF3, _DHT, _SOS, _DRI = b"\xff\xd8", 0xC3, 0xC4, 0xDA, 0xDD
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]", re.DOTALL)
-_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_SOF3 = 0xC3  # T.81 table B.1: a lossless frame
 _SLACK = 16  # bytes of padding that a device may put behind a scan
 _ROWS = 256  # at a time, which keeps the memory small
 # Bits behind the code of a difference (table H.2), for each difference modulo 65536.
@@ -35,18 +30,18 @@ def check_lossless(stream: bytes, pixels: np.ndarray) -> None:
     components, precision, interval, scans = b"", 0, 0, 0
     planes = pixels if pixels.ndim == 3 else pixels[..., None]
     while True:
-        for marker, start, end in _segments(stream):
+        for marker, start, end in segments(stream):
             content = stream[start + 4 : end]
-            if marker == _DHT:
+            if marker == DHT:
                 tables |= _code_lengths(content)
-            elif marker == _DRI:
+            elif marker == DRI:
                 interval = int.from_bytes(content)
             elif marker == _SOF3:
                 precision, components = content[0], content[6::3]
                 if len(components) != planes.shape[2] or any(f != 0x11 for f in content[7::3]):
                     return  # subsampled, which no film is
-            elif marker == _SOS:
-                behind = _MARKER.search(stream, end)
+            elif marker == SOS:
+                behind = MARKER.search(stream, end)
                 coded = stream[end : behind.start() if behind else len(stream)]
                 count, shift, scans = content[0], content[-1] & 15, scans + 1
                 needed = 0
@@ -59,7 +54,7 @@ def check_lossless(stream: bytes, pixels: np.ndarray) -> None:
                     counts = _count_differences(plane, precision, shift, content[-3], interval)
                     needed += int(counts @ (tables[table >> 4][_CATEGORY] + _CATEGORY % 16))
                 _compare(needed, coded)
-                stream = _SOI + (stream[behind.start() :] if behind else b"")
+                stream = SOI + (stream[behind.start() :] if behind else b"")
                 break
         else:
             break
@@ -68,7 +63,7 @@ def check_lossless(stream: bytes, pixels: np.ndarray) -> None:
 
 
 def _compare(needed: int, coded: bytes) -> None:
-    restarts = len(_RESTART.findall(coded))
+    restarts = len(RESTART.findall(coded))
     there = len(coded) - coded.count(b"\xff\x00") - 2 * restarts
     # Each restart begins with a byte of its own.
     if not needed <= 8 * there <= needed + 8 * (restarts + 1 + _SLACK):

@@ -91,10 +91,11 @@ def compare_runs(
             each = [auroc(y, score, groups=groups, **settings).estimate() for score in scores]
             gap = compare_auroc(y, *scores, groups=groups, **settings).estimate()
             rows.append(_row(title, len(films), [*each, gap]))
+    located = [localize_films(run, class_name=name).rows.set_index("image_id") for run in runs]
     for title, tables in (
         ("Brier score, calibrated", [_squared_errors(run, name) for run in runs]),
-        ("hit rate (pointing game)", [_localized(run, name, "hit") for run in runs]),
-        ("mean IoU", [_localized(run, name, "iou") for run in runs]),
+        ("hit rate (pointing game)", [rows["hit"] for rows in located]),
+        ("mean IoU", [rows["iou"] for rows in located]),
     ):
         both = films[["image_id", "patient_id"]]
         for table, column in zip(tables, "ab", strict=True):
@@ -120,8 +121,3 @@ def _squared_errors(run: Run, name: str) -> pd.Series:
         return pd.Series(dtype=float)
     errors = (films["probability"] - films["y_true"]) ** 2
     return errors.set_axis(films["image_id"])
-
-
-def _localized(run: Run, name: str, measure: str) -> pd.Series:
-    """A measure of each localized test film, by film."""
-    return localize_films(run, class_name=name).rows.set_index("image_id")[measure]
