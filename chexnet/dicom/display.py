@@ -11,7 +11,14 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_windowing
 
-from chexnet.dicom.header import MAX_ITEMS, FilmError, PixelFormat, read_items, read_value
+from chexnet.dicom.header import (
+    MAX_ITEMS,
+    FilmError,
+    PixelFormat,
+    read_items,
+    read_text,
+    read_value,
+)
 from chexnet.dicom.lut import LookupTable, read_table
 
 # X-ray angiography, single and biplane, and radiofluoroscopy: their modality LUT leads back to the
@@ -120,7 +127,7 @@ def _leads_back_to_intensity(ds: Dataset) -> bool:
     modality and say how their values relate to the intensity.
     """
     sop_class, modality, relation = (
-        str(read_value(ds, keyword, object) or "").strip(" \0").upper()
+        read_text(ds, keyword)
         for keyword in ("SOPClassUID", "Modality", "PixelIntensityRelationship")
     )
     return sop_class in _XA or (modality in _XA_MODALITIES and relation in ("LOG", "DISP"))

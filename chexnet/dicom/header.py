@@ -81,19 +81,20 @@ _NEW_SYNTAXES = {
     "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
 }
 # SOP classes of films "for processing": digital X-ray, mammography, intra-oral (PS3.4 B.5).
-_FOR_PROCESSING = frozenset(f"1.2.840.10008.5.1.4.1.1.1.{kind}.1" for kind in (1, 2, 3))
+FOR_PROCESSING = frozenset(f"1.2.840.10008.5.1.4.1.1.1.{kind}.1" for kind in (1, 2, 3))
 _SHAPES = {"MONOCHROME1": "INVERSE", "MONOCHROME2": "IDENTITY"}  # PS3.3 C.8.11.3.1.2
 # Height and width of a pixel (PS3.3 C.7.6.3.1.7, 10.7.1).
-_SIDES = ("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+SIDES = ("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 _ROUNDING = 0.01  # by which sides of a square pixel may differ
 # PS3.3 C.8.1.3 View Position, and what MIMIC-CXR and others write for a lateral film.
 _VIEWS = frozenset(["AP", "PA", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LAT", "LATERAL"])
 _SEXES = frozenset("MFO")  # PS3.3 C.7.1.1
+FACTS = ("ViewPosition", "PatientSex", "PatientAge")  # what ``public_facts`` is made of
 _YEARS_PER_UNIT = {"Y": 1.0, "": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # PS3.5 6.2
 _OLDEST = 120  # RSNA's table has 148 and 155: data-entry errors
 
 HEAD = 2**16  # bytes of a file that say whether it is a film and which
-_PREFIX_END = 132  # bytes of preamble and prefix (PS3.10 7.1)
+PREFIX_END = 132  # bytes of preamble and prefix (PS3.10 7.1)
 _VRS = b"AE|AS|CS|DA|DT|IS|LO|LT|OB|PN|SH|ST|TM|UI|UL|UN|US"
 # The first bytes of a file without preamble: an element of group 2, or one of group 8, its VR in
 # explicit coding or its length, at most 64, in implicit coding (PS3.5 7.1).
@@ -104,7 +105,7 @@ _WITHOUT_META = {
 }
 _IMPLICIT = re.compile(rb"\x08\0.\0[\0-\x40]\0\0\0", re.DOTALL)
 _PIXEL_DATA = Tag("PixelData")
-_tag_of = cache(Tag)  # pydicom finds an element much faster by its tag than by its keyword
+tag_of = cache(Tag)  # pydicom finds an element much faster by its tag than by its keyword
 # Values that need no other element to be converted. ``convert_value`` alone takes a third of the
 # time of ``ds[tag]``: 0.36 instead of 0.41 ms for a film of RSNA.
 _PLAIN_VRS = frozenset(["AS", "CS", "DS", "IS", "OB", "OW", "UI", "US"])
@@ -191,7 +192,7 @@ def bounded(data: bytes) -> io.BytesIO:
 
 def has_prefix(head: bytes) -> bool:
     """Whether a file begins as the Standard asks for (PS3.10 7.1)."""
-    return head[_PREFIX_END - 4 : _PREFIX_END] == b"DICM"
+    return head[PREFIX_END - 4 : PREFIX_END] == b"DICM"
 
 
 def looks_like_dicom(head: bytes) -> bool:
@@ -219,7 +220,7 @@ def read_uid(path: str | Path) -> str:
     """
     with Path(path).open("rb") as file:
         head = file.read(HEAD)
-    uid_tag = _tag_of("SOPInstanceUID")
+    uid_tag = tag_of("SOPInstanceUID")
     with quiet_pydicom():
         data, syntax = _data_set(head, HEAD)
         with library_errors("damaged: its header cannot be read"):
@@ -245,15 +246,15 @@ def _data_set(data: bytes, most: int) -> tuple[io.BytesIO, UID]:
         raise FilmError("not a DICOM, PNG or JPG file")
     file = bounded(data)
     syntax = None if has_prefix(data) else _syntax_without_meta(data)
-    start = _PREFIX_END if has_prefix(data) else 0
+    start = PREFIX_END if has_prefix(data) else 0
     # Some files have their preamble and meta information twice; the second set is the data's own.
-    while syntax is None or has_prefix(data[start - _PREFIX_END : start]):
+    while syntax is None or has_prefix(data[start - PREFIX_END : start]):
         file.seek(start)
         with library_errors("damaged: its file meta information cannot be read"):
             # Explicit VR, little endian, all of group 2 (PS3.10 7.1).
             meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
         syntax = UID(read_value(meta, "TransferSyntaxUID", str) or syntax or "")
-        start = file.tell() + _PREFIX_END
+        start = file.tell() + PREFIX_END
     if not syntax:
         raise FilmError("its header names no transfer syntax")
     if name := _NEW_SYNTAXES.get(syntax):
@@ -323,7 +324,7 @@ def read_items(ds: Dataset, keyword: str) -> list[Dataset]:
     """The first items of a sequence, none if it is missing; errors as of ``read_value``."""
     if read_value(ds, keyword, Dataset) is None:
         return []
-    return list(ds[_tag_of(keyword)].value[:MAX_ITEMS])
+    return list(ds[tag_of(keyword)].value[:MAX_ITEMS])
 
 
 def read_value(ds: Dataset, keyword: str, kind: type[_Kind]) -> _Kind | None:
@@ -338,7 +339,7 @@ def read_value(ds: Dataset, keyword: str, kind: type[_Kind]) -> _Kind | None:
     Raises:
         FilmError: the value is too large, damaged, of another type, or not finite.
     """
-    tag = _tag_of(keyword)
+    tag = tag_of(keyword)
     if tag not in ds:
         return None
     with library_errors(f"damaged: {keyword} cannot be read"):
@@ -366,6 +367,11 @@ def read_value(ds: Dataset, keyword: str, kind: type[_Kind]) -> _Kind | None:
     if isinstance(value, float) and not math.isfinite(value):
         raise FilmError(f"{keyword}: expected a finite number")
     return value
+
+
+def read_text(ds: Dataset, keyword: str) -> str:
+    """The text of an element in capitals, without padding; "" if it is missing."""
+    return str(read_value(ds, keyword, object) or "").strip(" \0").upper()
 
 
 @dataclass(frozen=True)
@@ -396,11 +402,11 @@ def read_pixel_format(ds: Dataset) -> PixelFormat:
     Raises:
         FilmError: no pixels, or pixels of a kind that cannot be converted.
     """
-    if any(_tag_of(name) in ds for name in ("FloatPixelData", "DoubleFloatPixelData")):
+    if any(tag_of(name) in ds for name in ("FloatPixelData", "DoubleFloatPixelData")):
         raise FilmError("floating-point pixels; expected integers of 8 to 16 bits")
-    if _tag_of("DirectoryRecordSequence") in ds:  # PS3.3 F.3.2.2
+    if tag_of("DirectoryRecordSequence") in ds:  # PS3.3 F.3.2.2
         raise FilmError("a DICOMDIR, the table of contents of a disc; no film")
-    if _tag_of("PixelData") not in ds:
+    if tag_of("PixelData") not in ds:
         raise FilmError("no pixel data")
 
     def integer(keyword: str, default: int | None = None) -> int:
@@ -455,14 +461,14 @@ def find_contradictions(ds: Dataset, photometric: str, high_bit: int) -> list[st
     if stated not in (None, high_bit):
         remarks.append(f"High Bit {stated} cannot be; read as {high_bit}")
     shape, intent, sop_class = (
-        str(read_value(ds, keyword, object) or "").strip(" \0").upper()
+        read_text(ds, keyword)
         for keyword in ("PresentationLUTShape", "PresentationIntentType", "SOPClassUID")
     )
     if shape in _SHAPES.values() and shape != _SHAPES.get(photometric, shape):
         remarks.append(f"Presentation LUT Shape {shape} contradicts {photometric}; not followed")
-    if intent == "FOR PROCESSING" or sop_class in _FOR_PROCESSING:
+    if intent == "FOR PROCESSING" or sop_class in FOR_PROCESSING:
         remarks.append("FOR PROCESSING: its values are not meant for display")
-    for keyword in _SIDES:
+    for keyword in SIDES:
         if (ratio := _ratio(ds, keyword)) and abs(ratio - 1) > _ROUNDING:
             remarks.append(f"pixels are not square: height / width {ratio:.3g}; not resampled")
             break
@@ -471,7 +477,7 @@ def find_contradictions(ds: Dataset, photometric: str, high_bit: int) -> list[st
 
 def _ratio(ds: Dataset, keyword: str) -> float | None:
     """Height to width of a pixel; None if not given or not two positive numbers."""
-    if (tag := _tag_of(keyword)) not in ds:
+    if (tag := tag_of(keyword)) not in ds:
         return None
     raw = ds.get_item(tag).value
     if isinstance(raw, bytes):  # mostly twice the same; converting takes ten times longer
@@ -488,17 +494,14 @@ def _ratio(ds: Dataset, keyword: str) -> float | None:
     return rows / columns if 0 < rows < math.inf and 0 < columns < math.inf else None
 
 
-def public_facts(ds: Dataset, rows: int, columns: int) -> dict[str, object]:
-    """The facts of a header that may be passed on.
+def public_facts(texts: list[str], rows: int, columns: int) -> dict[str, object]:
+    """The facts of a header that may be passed on, from the texts of ``FACTS`` and the size.
 
     Returns:
         ``view`` (0018,5101) and ``sex`` (0010,0040), None if not one of the Standard's; ``age``
         (0010,1010) in whole years, None if invalid or above 120; ``rows`` and ``columns``.
     """
-    view, sex, age = (
-        str(read_value(ds, keyword, object) or "").strip(" \0").upper()
-        for keyword in ("ViewPosition", "PatientSex", "PatientAge")
-    )
+    view, sex, age = texts
     parts = re.fullmatch(r"(\d{1,3})([YMWD]?)", age, re.ASCII)
     years = int(int(parts[1]) * _YEARS_PER_UNIT[parts[2]]) if parts else None
     return {

@@ -12,9 +12,11 @@ from pydicom.data import get_testdata_file
 from chexnet.dicom import FilmError, header, image_ids, read_film
 from chexnet.dicom.film import film_of, stored_jpeg
 from chexnet.dicom.header import (
+    FACTS,
     public_facts,
     read_bytes,
     read_elements,
+    read_text,
     read_uid,
     read_value,
 )
@@ -38,7 +40,7 @@ NAMES = ["Rows", "Columns", "BitsAllocated", "WindowCenter", "VOILUTSequence", "
 
 def facts(**elements):
     ds, _ = read_elements(film_bytes(SMALL, **elements))
-    return public_facts(ds, 8, 8)
+    return public_facts([read_text(ds, keyword) for keyword in FACTS], 8, 8)
 
 
 @pytest.mark.parametrize(

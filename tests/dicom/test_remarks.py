@@ -132,8 +132,13 @@ def test_what_a_header_says_beside_the_pixels_is_read_as_before_and_said(header,
     assert np.array_equal(film.pixels, plain.pixels) and film.original == plain.original
     assert film.remarks == ((remark,) if remark else ())
     # What is copied unseen has nothing to say.
-    copied = bool(more) and photometric == "MONOCHROME2" and not remark
-    assert (stored_jpeg(data) is not None) == copied
+    assert stored_jpeg(data) is None or not remark
+
+
+@pytest.mark.parametrize("spacing", [["0.143", "0.143"], []])
+def test_a_film_with_nothing_to_say_is_copied_unseen(spacing):
+    header = {"PixelSpacing": spacing, "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1"}
+    assert stored_jpeg(film_bytes(NOISE, syntax=JPEG, **header)) is not None
 
 
 def test_a_damaged_pixel_spacing_says_nothing():
