@@ -20,7 +20,7 @@ from chexnet.model import build_chexnet
 from chexnet.phantom import write_phantom_study
 from chexnet.predict import Predictor, predict_folder
 
-SIZES, BATCH, FILMS, ROUNDS = (160, 320), 16, 96, 3
+SIZES, BATCH, FILMS, ROUNDS = (160, 224, 320), 16, 96, 3
 
 
 def main() -> None:

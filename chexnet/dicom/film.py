@@ -46,6 +46,7 @@ _LONG_VRS = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 _SHORT_VRS = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_16)
 _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0\0\0\0\0"  # PS3.5 A.4
 _UNDEFINED = 0xFFFFFFFF
+_GROUP_2 = 0x20000
 _PIXEL_DATA = int(Tag("PixelData"))
 # What a film says whose JPG can be copied, if nothing of ``_MAY_CHANGE`` is in its header. The tags
 # are plain integers, which are compared ten times as fast as pydicom's.
@@ -239,11 +240,12 @@ def _plain_elements(data: bytes) -> tuple[dict[int, tuple[bytes, bytes]], bytes]
 
     Returns:
         VR and value by tag, and the frame; nothing where any of it is not plain: another coding
-        than explicit VR, little endian, sequences of undefined length, or other than one frame in
-        one fragment (PS3.5 7.1.2, A.4).
+        than explicit VR, little endian, tags out of order, sequences of undefined length, or other
+        than one frame in one fragment (PS3.5 7.1.2, A.4).
     """
     elements: dict[int, tuple[bytes, bytes]] = {}
-    tag, length, offset = 0, 0, PREFIX_END if has_prefix(data) else HEAD
+    # Tags ascend, and the first is of group 2 (PS3.5 7.1, PS3.10 7.1).
+    tag, length, offset = _GROUP_2 - 1, 0, PREFIX_END if has_prefix(data) else HEAD
     while offset < min(HEAD, len(data) - 12):
         group, number, vr, length = _ELEMENT.unpack_from(data, offset)
         offset += 8
@@ -252,8 +254,8 @@ def _plain_elements(data: bytes) -> tuple[dict[int, tuple[bytes, bytes]], bytes]
             offset += 4
         elif vr not in _SHORT_VRS:
             break
-        tag = group << 16 | number
-        if not tag or tag >= _PIXEL_DATA:  # zeros begin with tag 0
+        before, tag = tag, group << 16 | number
+        if not before < tag < _PIXEL_DATA:
             break
         elements[tag] = vr, data[offset : offset + length]
         offset += length

@@ -39,6 +39,8 @@ from pydicom.uid import (
 )
 from pydicom.values import convert_value
 
+from chexnet.dicom.codecs import DECODER_DEPENDENCIES
+
 MAX_FILE = 256 * 2**20  # bytes; the largest uncompressed chest film takes 30 MB
 MAX_SAMPLES = 36_000_000  # values of one frame, 6,000 x 6,000 in grey: twice that film
 MAX_SIDE = 65535  # pixels; Rows and Columns have 16 bits (PS3.3 C.7.6.3)
@@ -61,14 +63,8 @@ DISPLAY = frozenset(
 )
 FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 MAX_ITEMS = 8  # tables or windows of a film that are tried; devices write one to five
-# What reads a transfer syntax that Pillow cannot. Their licenses are MIT and Apache 2.0, but for
-# pylibjpeg-libjpeg, GPL 3, which nobody needs who has no films with 12-bit JPEG Extended.
-REMEDIES = {
-    "1.2.840.10008.1.2.4.51": "pylibjpeg pylibjpeg-libjpeg",
-    "1.2.840.10008.1.2.4.57": "python-gdcm",
-    "1.2.840.10008.1.2.4.70": "python-gdcm",
-    "1.2.840.10008.1.2.4.80": "pyjpegls",
-    "1.2.840.10008.1.2.4.81": "pyjpegls",
+# What reads a transfer syntax that Pillow cannot; licenses BSD and MIT.
+REMEDIES = dict.fromkeys(DECODER_DEPENDENCIES, "imagecodecs") | {
     "1.2.840.10008.1.2.4.201": "pylibjpeg pylibjpeg-openjpeg",
     "1.2.840.10008.1.2.4.202": "pylibjpeg pylibjpeg-openjpeg",
     "1.2.840.10008.1.2.4.203": "pylibjpeg pylibjpeg-openjpeg",

@@ -1,6 +1,6 @@
 """Whether a decoded lossless JPEG (ITU-T T.81 annex H) is all that its stream holds.
 
-Decoders fill in what is missing of a stream, GDCM without a word. But the pixels tell exactly how
+Decoders fill in what is missing of a stream. But the pixels tell exactly how
 many bits they took: each is coded as its difference from a prediction by its neighbors.
 """
 

@@ -34,8 +34,8 @@ _SLACK = 2**20  # bytes that a compressed frame may have beyond twice its plain 
 _STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP")
 _GAP = bytes(256)  # OpenJPEG writes at most 12 zeros in a row, of a black picture too
 # Which of several installed decoders reads a film. Pillow before the others, so that a film gives
-# the same pixels with and without them; GDCM last, since it decodes half a stream without a word.
-_PLUGINS = ("pydicom", "pillow", "pyjpegls", "pylibjpeg", "gdcm")
+# the same pixels with and without them. Never GDCM, which ends the process at some damaged streams.
+_PLUGINS = ("pydicom", "pillow", "imagecodecs", "pylibjpeg")
 
 
 def first_frame(ds: Dataset, form: PixelFormat, decoder: Decoder) -> bytes:
@@ -157,8 +157,8 @@ def _of_stream(form: PixelFormat, depth: int) -> PixelFormat:
 def _choose_plugin(decoder: Decoder, depth: int) -> str:
     """The decoder to use, of those that pydicom found."""
     names = [name for name in _PLUGINS if name in decoder.available_plugins]
-    if depth > 8 and decoder.UID in (JPEGExtended12Bit,):
-        names = [name for name in names if name == "pylibjpeg"]
+    if depth > 8 and decoder.UID in (JPEGExtended12Bit,):  # of which Pillow decodes 8 bits only
+        names = [name for name in names if name != "pillow"]
     if not names:
         raise FilmError(no_decoder(decoder.UID))
     return names[0]

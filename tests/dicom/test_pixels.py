@@ -33,7 +33,7 @@ RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 RAMP8 = (RAMP % 256).astype(np.uint8)
 TWELVE = {"BitsStored": 12, "HighBit": 11}
 WINDOW = {"WindowCenter": 2048, "WindowWidth": 4096}
-LOSSLESS, LS = (f"1.2.840.10008.1.2.4.{end}" for end in (57, 80))
+EXTENDED, LOSSLESS, LS = (f"1.2.840.10008.1.2.4.{end}" for end in (51, 57, 80))
 JPEG_XL, HTJ2K = "1.2.840.10008.1.2.4.112", "1.2.840.10008.1.2.4.201"
 PLAIN = np.rint(RAMP / 4095 * 255)  # of 12 bits
 
@@ -233,9 +233,10 @@ def test_pixels_that_are_not_as_the_header_says_are_refused_for_that_reason(data
 @pytest.mark.parametrize(
     ("syntax", "package"),
     [
-        (LOSSLESS, "python-gdcm"),
-        (SV1, "python-gdcm"),
-        (LS, "pyjpegls"),
+        (EXTENDED, "imagecodecs"),
+        (LOSSLESS, "imagecodecs"),
+        (SV1, "imagecodecs"),
+        (LS, "imagecodecs"),
         (HTJ2K, "pylibjpeg-openjpeg"),
     ],
 )
@@ -264,7 +265,17 @@ def test_pillow_reads_what_it_can_whatever_else_is_installed(syntax, monkeypatch
 
 def needs(syntax):
     if not get_decoder(pydicom.uid.UID(syntax)).is_available:
-        pytest.skip("the optional decoders are not installed: pip install python-gdcm pyjpegls")
+        pytest.skip("the optional decoders are not installed: pip install imagecodecs")
+
+
+def test_a_jpeg_of_12_bits_gives_its_values():
+    needs(EXTENDED)
+    values = np.rint(np.linspace(0, 4095, 64 * 48)).astype(np.uint16).reshape(64, 48)
+    stream = pytest.importorskip("imagecodecs").jpeg8_encode(values, 100, bitspersample=12)
+    film = film_of(film_bytes(values, syntax=EXTENDED, PixelData=encapsulate([stream]), **TWELVE))
+    plain = film_of(film_bytes(values, **TWELVE))
+    assert film.original["bits"] == 12
+    assert np.abs(film.pixels.astype(int) - plain.pixels).max() <= 1
 
 
 def test_a_lossless_film_of_pydicom_gives_the_pixels_of_its_plain_twin():
@@ -365,5 +376,5 @@ def test_half_a_lossless_stream_is_refused_with_an_end_or_zeros_behind_it(kind, 
 def test_a_decoder_that_fails_is_named():
     needs(SV1)
     stream = b"\xff\xd8" + bytes(64) + b"\xff\xd9"
-    with pytest.raises(FilmError, match=r"declares no size \(decoder: python-gdcm\)$"):
+    with pytest.raises(FilmError, match=r"declares no size \(decoder: imagecodecs\)$"):
         film_of(film_bytes(RAMP8, syntax=SV1, PixelData=encapsulate([stream])))
