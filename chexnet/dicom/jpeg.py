@@ -156,29 +156,21 @@ def check_jpeg(stream: bytes, rows: int, columns: int) -> int:
         FilmError: another size than expected, no end, so many scans that it takes too long, or
             damaged coded data.
     """
-    found, depth = None, 0
-    if stream[:2] != SOI:
+    if stream[:2] == SOI:
+        kind, depth, *size, _ = read_jpeg_frame(stream)
+    else:
         with library_errors("damaged: its JPEG 2000 stream cannot be read"):
             image = Image.open(io.BytesIO(stream), formats=("JPEG2000",))
             depth = get_j2k_parameters(stream)["precision"]
-        found = image.height, image.width
-    for marker, start, _ in segments(stream):
-        if marker in _FRAMES:
-            size = stream[start + 5 : start + 9]
-            found, depth = (int.from_bytes(size[:2]), int.from_bytes(size[2:])), stream[start + 4]
-            break
-    if found is None:
-        raise FilmError("damaged: its JPEG declares no size")
-    if found != (rows, columns):
-        raise FilmError(f"its JPEG is {found[0]} x {found[1]}; expected {rows} x {columns} pixels")
-    if stream[:2] == SOI:
-        if _EOI not in stream:
-            raise FilmError("truncated: its JPEG has no end")
-        if (scans := stream.count(bytes((0xFF, SOS)))) > _MOST_SCANS:
-            raise FilmError(f"its JPEG has {scans} scans; expected at most {_MOST_SCANS}")
-        kind, bits, *_ = read_jpeg_frame(stream)
-        if bits == 8 and kind in ("baseline", "extended", "progressive"):
-            check_complete(stream)
+        kind, size = "", [image.height, image.width]
+    if size != [rows, columns]:
+        raise FilmError(f"its JPEG is {size[0]} x {size[1]}; expected {rows} x {columns} pixels")
+    if kind and _EOI not in stream:
+        raise FilmError("truncated: its JPEG has no end")
+    if kind and (scans := stream.count(bytes((0xFF, SOS)))) > _MOST_SCANS:
+        raise FilmError(f"its JPEG has {scans} scans; expected at most {_MOST_SCANS}")
+    if depth == 8 and kind in ("baseline", "extended", "progressive"):
+        check_complete(stream)
     return depth
 
 
