@@ -494,9 +494,9 @@ def _batches(
         try:
             return predictor.read(file.path)
         except FilmError as error:
-            return str(error)
+            return str(error).removeprefix(f"{file.path}: ")
         except OSError as error:
-            return f"{file.path}: cannot be read: {error.strerror or type(error).__name__}"
+            return f"cannot be read: {error.strerror or type(error).__name__}"
 
     waiting: deque[tuple[_File, Future]] = deque()
     rest = iter(files)

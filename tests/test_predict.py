@@ -179,7 +179,7 @@ def test_noise_is_further_from_the_training_films_than_validation(predictor):
 def test_a_bad_film_is_a_row(folder, tmp_path, predictor):
     table = predict_folder(predictor, folder, tmp_path / "out", progress=False)
     assert table["status"].tolist() == ["scored", "scored", "failed", "failed"]
-    assert "notes.txt" in table["reason"].iloc[3]
+    assert table["reason"].iloc[3] == "not a DICOM, PNG or JPG file"
     again = read_table(tmp_path / "out" / "predictions.csv")
     pd.testing.assert_frame_equal(table, again)
     for row in table[table["status"] == "scored"].itertuples():

@@ -72,12 +72,14 @@ def image_ids(folder: str | Path, ids: str = "name") -> dict[str, str]:
         ids: the rule, as given to ``convert_folder``.
 
     Returns:
-        Image id by file (its path below ``folder``, with "/"). No id occurs twice. Files that
-        cannot be read or get no id are left out.
+        Image id by file (its path below ``folder``, with "/"). No id occurs twice.
 
     Raises:
         NotADirectoryError: ``folder`` is not a folder.
         ValueError: ``ids`` is not one of the rules.
+
+    Warns:
+        RuntimeWarning: files are left out, since they cannot be read or get no id.
 
     Example:
         >>> from chexnet.dicom import image_ids
@@ -88,7 +90,11 @@ def image_ids(folder: str | Path, ids: str = "name") -> dict[str, str]:
     """
     if not Path(folder).is_dir():
         raise NotADirectoryError(f"{folder}: not a folder")
-    found, _ = find_files(Path(folder).resolve(), None, ids)
+    found, failed = find_files(Path(folder).resolve(), None, ids)
+    if failed:
+        first = f"{failed[0]['file']} ({failed[0]['reason']})"
+        message = f"{folder}: {len(failed)} files are left out, such as {first}"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
     return {source.file: source.image_id for source in found}
 
 

@@ -205,3 +205,13 @@ def test_a_number_that_cannot_be_one_makes_it_no_table(tmp_path, number):
     table.write_text(table.read_text().replace("2048", number))
     with pytest.raises(ValueError, match=r"films\.csv: not a table of convert_folder"):
         read_films(tmp_path)
+
+
+def test_image_ids_says_which_files_it_leaves_out(tmp_path):
+    folder, outside = tmp_path / "films", tmp_path / "film.dcm"
+    folder.mkdir()
+    (folder / "a.dcm").write_bytes(b"")
+    outside.write_bytes(b"")
+    (folder / "b.dcm").symlink_to(outside)
+    with pytest.warns(RuntimeWarning, match=r"1 files are left out, such as b\.dcm \(a link that"):
+        assert image_ids(folder) == {"a.dcm": "a"}
