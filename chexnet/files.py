@@ -1,7 +1,9 @@
 """Files: atomic writing, locks, image ids as file names, reading a table or an image."""
 
 import contextlib
+import gzip
 import hashlib
+import json
 import math
 import os
 import re
@@ -25,6 +27,11 @@ __all__ = [
 UNFINISHED = ".part"  # ends the name of a file that is being written
 _LONGEST_ID = 128  # characters; a file name has at most 255 bytes
 _IMAGE_ID = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,{_LONGEST_ID - 1}}}")
+# Devices of Windows, whatever the suffix ("Naming Files, Paths, and Namespaces").
+_DEVICE = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(\..*)?", re.IGNORECASE)
+_MOST_COLUMNS, _LONGEST_HEAD = 4096, 1_000_000  # of a table; characters of its first line
+_LONGEST_JSON = 64_000_000  # bytes
+_LONGEST_NAME = 300  # characters of a name in a message
 _START_OF_IMAGE = b"\xff\xd8"  # ITU-T T.81 table B.1, SOI
 _PNG = b"\x89PNG\r\n\x1a\n"  # PNG specification 5.2
 
@@ -37,20 +44,24 @@ def check_image_id(image_id: object, source: object) -> str:
         source: where it comes from, such as a file's path; the error begins with it.
 
     Raises:
-        ValueError: it is not 1 to 128 of the characters ``A-Z a-z 0-9 . _ -``, or it begins with a
-            dot or a hyphen.
+        ValueError: it is not 1 to 128 of the characters ``A-Z a-z 0-9 . _ -``, it begins with a
+            dot or a hyphen, or it is the name of a device on Windows, such as CON.
 
     Example:
         >>> from chexnet.files import check_image_id
         >>> check_image_id("00000001_000", "images.csv")
         '00000001_000'
     """
-    if isinstance(image_id, str) and _IMAGE_ID.fullmatch(image_id):
+    if isinstance(image_id, str) and _is_plain(image_id):
         return image_id
     raise ValueError(
         f"{source}: invalid image_id {str(image_id)[:40]!r}; expected 1 to 128 of A-Z a-z 0-9 . _ "
-        "-, not beginning with . or -"
+        "-, not beginning with . or - and not a device of Windows (CON, NUL)"
     )
+
+
+def _is_plain(name: str) -> bool:
+    return bool(_IMAGE_ID.fullmatch(name)) and not _DEVICE.fullmatch(name)
 
 
 def path_id(relative: str, *, unique: bool = False) -> str:
@@ -84,9 +95,10 @@ def path_id(relative: str, *, unique: bool = False) -> str:
         letters = unicodedata.normalize("NFKD", wanted)
         plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
     safe = re.sub(r"^[.-]", "_", re.sub(r"[^A-Za-z0-9._-]+", "_", plain)) or "_"
-    if safe == wanted and _IMAGE_ID.fullmatch(safe) and not unique:
+    if safe == wanted and _is_plain(safe) and not unique:
         return safe
     digest = hashlib.sha256(relative.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+    safe = re.sub(r"\..*", "", safe) if _DEVICE.fullmatch(safe) else safe
     return f"{safe[: _LONGEST_ID - 9]}-{digest}"
 
 
@@ -105,7 +117,7 @@ def write_atomic(path: Path, data: bytes, *, sync: bool = False) -> None:
         sync: also wait until it is on the disk, so that it survives a power cut.
 
     Raises:
-        OSError: it cannot be written; what was there before is unchanged.
+        OSError: it cannot be written, with its path; what was there before is unchanged.
 
     Example:
         >>> from pathlib import Path
@@ -120,9 +132,11 @@ def write_atomic(path: Path, data: bytes, *, sync: bool = False) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         unfinished.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             unfinished.unlink()
+        if isinstance(error, OSError) and error.errno:  # "No space left on device" names no file
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
@@ -133,12 +147,14 @@ def remove_unfinished(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, message: str) -> Iterator[None]:
+def locked(lock: Path | FileLock, message: str, *, wait: float = 0) -> Iterator[None]:
     """Holds a lock while the ``with`` block runs; it ends with the process, even when killed.
 
     Args:
-        path: the lock file. It stays there, empty.
+        lock: the lock file, which stays there, empty; or a ``FileLock``, which the thread that
+            holds it may take again.
         message: of the error if the lock is taken.
+        wait: seconds to wait for it.
 
     Raises:
         BlockingIOError: another process or thread holds the lock.
@@ -151,11 +167,12 @@ def locked(path: Path, message: str) -> Iterator[None]:
         ...     print("nobody else is in here")
         nobody else is in here
     """
+    lock = lock if isinstance(lock, FileLock) else FileLock(lock)
     try:
-        lock = FileLock(path, blocking=False).acquire()
+        acquired = lock.acquire(timeout=wait)
     except Timeout:
         raise BlockingIOError(message) from None
-    with lock:
+    with acquired:
         yield
 
 
@@ -213,14 +230,75 @@ def read_table(path: Path) -> pd.DataFrame:
 
     Only an empty field is missing: "NA" is text.
 
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not a CSV file, or it has more than 4,096 columns.
+
     Example:
         >>> from pathlib import Path
         >>> from chexnet.files import read_table
         >>> len(read_table(Path("data/phantom/images.csv")))
         40
     """
+    check_columns(path)
     ids = {"image_id": str, "patient_id": str}
-    return pd.read_csv(path, dtype=ids, keep_default_na=False, na_values=[""])
+    try:
+        return pd.read_csv(path, dtype=ids, keep_default_na=False, na_values=[""])
+    except ValueError as error:
+        raise ValueError(f"{path}: not a CSV file ({shorten(error)})") from None
+
+
+def check_columns(path: Path) -> None:
+    """Refuses a CSV file, maybe gzipped, whose first line no table of ours can have."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rb") as file:
+        head = file.readline(_LONGEST_HEAD)
+    columns = head.count(b",") + 1
+    if columns > _MOST_COLUMNS or len(head) == _LONGEST_HEAD:
+        raise ValueError(
+            f"{path}: {columns} columns or more in a first line of {len(head)} bytes; expected at "
+            f"most {_MOST_COLUMNS} columns"
+        )
+
+
+def read_json(path: Path) -> dict:
+    """Reads a JSON file that holds a dict.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not JSON, not a dict, above 64 MB, nested too deep, or it has a NaN or an
+            infinity, which JSON does not have.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from chexnet.files import read_json
+        >>> read_json(Path("output/demo/config.json"))["films"]["test"]
+        10
+    """
+    size = path.stat().st_size
+    if size > _LONGEST_JSON:
+        raise ValueError(f"{path}: {size / 1e6:.0f} MB; expected at most {_LONGEST_JSON / 1e6:.0f}")
+    try:
+        return parse_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {shorten(error)}") from None
+
+
+def parse_json(content: bytes) -> dict:
+    """The dict of a JSON text; a ValueError says what is wrong, without the file's name."""
+
+    def not_json(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        found = json.loads(content, parse_constant=not_json)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    except ValueError as error:
+        raise ValueError(f"damaged ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"holds a {type(found).__name__}; expected a dict")
+    return found
 
 
 def enter_project() -> Path:
@@ -246,9 +324,15 @@ def enter_project() -> Path:
     raise FileNotFoundError(f"{here}: expected a folder below one that holds data/ and output/")
 
 
+def shorten(text: object, most: int = 300) -> str:
+    """A text of at most ``most`` characters, for a message."""
+    words = str(text)
+    return words if len(words) <= most else f"{words[: most - 3]}..."
+
+
 def summarize(names: Iterable[object]) -> str:
     """The first few of many names, for an error message: ``"a, b, c, d, e and 7 more"``."""
-    listed = [str(name) for name in names]
+    listed = [shorten(name, _LONGEST_NAME) for name in names]
     rest = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
     return ", ".join(listed[:5]) + rest
 

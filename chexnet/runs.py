@@ -2,7 +2,7 @@
 
 | file | what |
 |---|---|
-| ``config.json`` | settings, versions, git commit, fingerprint of the data |
+| ``config.json`` | random id of the run, settings, versions, git commit, fingerprints of the data |
 | ``images.csv`` | every film of the study: ids, labels, view, sex, age, size, split |
 | ``boxes.csv`` | reference boxes, pixels of the original film |
 | ``model.keras``, ``history.csv`` | the best network; loss and AUROC by epoch |
@@ -17,7 +17,8 @@
 | ``notebooks/`` | the executed notebooks |
 | ``earlier/`` | previous runs of this folder, numbered |
 
-Each file is written whole or not at all.
+Each file is written whole or not at all. One process at a time changes a run folder; a `Run` whose
+folder has got another run since it was opened writes nothing more.
 """
 
 import contextlib
@@ -26,16 +27,31 @@ import importlib.metadata
 import io
 import json
 import platform
+import secrets
+import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
-from chexnet.files import check_image_id, locked, read_image, read_table, refuse, write_atomic
+from chexnet.files import (
+    check_image_id,
+    locked,
+    parse_json,
+    read_image,
+    read_json,
+    read_table,
+    refuse,
+    shorten,
+    write_atomic,
+)
 from chexnet.labels import boxes_of_class
 
 if TYPE_CHECKING:
@@ -46,11 +62,17 @@ __all__ = ["Run", "data_fingerprint"]
 # Whose versions a result depends on.
 _DISTRIBUTIONS = ("tensorflow", "keras", "numpy", "pandas", "pydicom", "opencv-python", "pyimgaug")
 _FILM_FACTS = ["patient_id", "detailed_class", "view", "sex", "age", "rows", "columns"]
+_SCORES = ("predictions.csv", "maps.npz", "features.npz", "preparation.json")
+_RESULTS = ("metrics.json", "figures")  # made from scores
 _MADE_BY_A_RUN = (
-    *("config.json", "images.csv", "boxes.csv", "model.keras", "history.csv", "tensorboard"),
-    *("checkpoints", "training.json", "predictions.csv", "maps.npz", "films"),
-    *("features.npz", "preparation.json", "metrics.json", "figures", "notebooks", "predictions"),
+    *("images.csv", "boxes.csv", "model.keras", "history.csv", "tensorboard", "checkpoints"),
+    *("training.json", *_SCORES, "films", *_RESULTS, "notebooks", "predictions"),
+    "config.json",  # the last to be moved: see _set_aside
 )
+_PREDICTIONS = ("image_id", "split", "class_name", "y_true", "y_score")
+_PATIENCE = 10.0  # seconds to wait for another process that is writing a file
+_FINEST_MAP = 64  # cells along a side of the largest map of `chexnet.cam.METHODS`, at 512 pixels
+_MANY_BYTES = 2**28  # of an array file other than the maps: features.npz has 5 MB
 _LONGEST_SIDE = 512  # pixels of a stored film: the original's input size, enough to see an opacity
 
 
@@ -76,6 +98,8 @@ class Run:
 
     Attributes:
         folder: its path.
+        origin: what `Run.create` did, in words: started a new run, and why not the one that was
+            there, or resumed that one.
 
     Example:
         >>> from chexnet.runs import Run
@@ -91,12 +115,19 @@ class Run:
 
         Raises:
             FileNotFoundError: the folder or its ``config.json`` is missing.
+            ValueError: ``config.json`` is damaged.
         """
         self.folder = Path(folder)
-        if not (self.folder / "config.json").is_file():
+        self.origin = "opened"
+        path = self.folder / "config.json"
+        if not path.is_file():
             raise FileNotFoundError(
                 f"{self.folder}: not a run folder (no config.json); notebook 03 makes one"
             )
+        self._lock = FileLock(self.folder / _LOCK)
+        self._opened = path.read_bytes()
+        if not isinstance(read_json(path).get("settings"), dict):
+            raise ValueError(f"{path}: no settings; expected the config.json of a run")
 
     @classmethod
     def create(
@@ -106,6 +137,7 @@ class Run:
         settings: Mapping[str, object],
         images: pd.DataFrame,
         boxes: pd.DataFrame,
+        pixels: str | None = None,
         resume: bool = False,
     ) -> "Run":
         """Starts a run: writes its settings and tables.
@@ -117,11 +149,14 @@ class Run:
             images: one row a film, with ``image_id`` and ``split`` at least.
             boxes: ``image_id, x, y, width, height``, pixels of the original film; with several
                 classes ``class_name`` too.
-            resume: open the existing run instead, if it has the same settings and data and was
-                interrupted during training or before its evaluation.
+            pixels: `chexnet.generator.ImageStore.fingerprint` of the films, so that a run is not
+                resumed or scored with other ones.
+            resume: open the existing run instead, if it has the same settings, data and pixels and
+                was interrupted during training or before its evaluation. `origin` says which.
 
         Raises:
-            ValueError: a column is missing, or an ``image_id`` is a duplicate.
+            ValueError: a column is missing, an ``image_id`` is invalid or a duplicate, or
+                ``config.json`` would not be JSON.
             BlockingIOError: another process is training in this folder.
         """
         for name, frame, columns in (
@@ -133,41 +168,84 @@ class Run:
                 raise ValueError(f"{name} has no column {missing}; it has {list(frame.columns)}")
         image_ids = images["image_id"]
         refuse("images", image_ids[image_ids.duplicated()], "duplicate image_ids")
+        for image_id in image_ids:
+            check_image_id(image_id, "images")
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         config = {
+            "run_id": secrets.token_hex(8),
             "settings": dict(settings),
             "data_fingerprint": data_fingerprint(images, boxes),
+            "pixels": pixels,
             "films": images["split"].value_counts().to_dict(),
             "versions": _versions(),
             "git_commit": _git_commit(),
         }
-        with _lock(folder):
-            if resume and _can_resume(folder, config):
-                return cls(folder)
-            _set_aside(folder)
-            _write(folder / "images.csv", _csv(images))
-            _write(folder / "boxes.csv", _csv(boxes))
-            _write(folder / "config.json", _json(config))  # last: with it, the run is complete
-        return cls(folder)
+        tables = {"images.csv": _csv(images), "boxes.csv": _csv(boxes)}
+        written = tables | {"config.json": _json(config)}  # last: with it, the run is complete
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / _LOCK, _in_use(folder)):
+            reason = _why_not_resumed(folder, config) if resume else "resume=False"
+            origin = "resumed"
+            if reason is not None:
+                place = _set_aside(folder, _MADE_BY_A_RUN)
+                origin = "new run"
+                if place is not None:
+                    origin += f"; the previous one is in {place} ({reason})"
+                for name, content in written.items():
+                    write_atomic(folder / name, content)
+            run = cls(folder)
+        run.origin = origin
+        return run
 
     def __repr__(self) -> str:
         """The folder, which says which run this is."""
         return f"Run({str(self.folder)!r})"
 
-    def lock(self) -> contextlib.AbstractContextManager:
-        """Keeps others from training here in a ``with`` block; a BlockingIOError if one does."""
-        return _lock(self.folder)
+    @contextlib.contextmanager
+    def lock(self, *, wait: float = 0) -> Iterator[None]:
+        """Keeps others from changing the folder in a ``with`` block.
+
+        Args:
+            wait: seconds to wait for another process or thread to finish.
+
+        Raises:
+            BlockingIOError: another process or thread is changing it.
+            FileNotFoundError: the folder is gone.
+            ValueError: the folder has another run now.
+        """
+        self._check_still_there()  # or the lock would make the folder again
+        with locked(self._lock, _in_use(self.folder), wait=wait):
+            self._check_still_there()
+            yield
+
+    def _check_still_there(self) -> None:
+        path = self.folder / "config.json"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{self.folder}: this run was removed or moved; nothing more is written into it"
+            )
+        if path.read_bytes() != self._opened:
+            raise ValueError(
+                f"{path}: another run was started here since this one was opened (the previous one "
+                f"is in earlier/); open it with Run({str(self.folder)!r})"
+            )
 
     @property
     def config(self) -> dict:
-        """Settings, versions, git commit and data fingerprint."""
-        return json.loads((self.folder / "config.json").read_text())
+        """Settings, versions, git commit and fingerprints, as they were when it was opened."""
+        return parse_json(self._opened)
 
     @property
     def class_names(self) -> list[str]:
         """The classes of the head, in order."""
-        return list(self.config["settings"]["class_names"])
+        names = self.config["settings"].get("class_names")
+        plain = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if not plain or not names or len(set(names)) < len(names):
+            raise ValueError(
+                f"{self.folder / 'config.json'}: class_names={shorten(names)}; expected a list of "
+                "different names"
+            )
+        return names
 
     def chosen_class(self, class_name: str | None) -> str:
         """``class_name``, or the run's first class where it is ``None``.
@@ -184,8 +262,18 @@ class Run:
 
     @property
     def images(self) -> pd.DataFrame:
-        """Every film of the study, one row each."""
-        return self.read_table("images.csv")
+        """Every film of the study, one row each.
+
+        Raises:
+            ValueError: a column is missing, or an ``image_id`` is invalid or a duplicate.
+        """
+        path, images = self.folder / "images.csv", self.read_table("images.csv")
+        refuse(path, {"image_id", "split"} - set(images), "missing columns")
+        ids = images["image_id"]
+        refuse(path, ids[ids.duplicated()], "duplicate image_ids")
+        for image_id in ids:
+            check_image_id(image_id, path)
+        return images
 
     @property
     def boxes(self) -> pd.DataFrame:
@@ -203,12 +291,16 @@ class Run:
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """Scores of validation and test, one row a film and class, with the films' metadata."""
-        images = self.images
+        """Scores of validation and test, one row a film and class, with the films' metadata.
+
+        Raises:
+            ValueError: ``predictions.csv`` has another film, class, split or label than
+                ``images.csv`` and ``config.json``, a row twice, or a score outside 0 to 1.
+        """
+        images, table = self.images, self.read_table("predictions.csv")
+        _check_predictions(self.folder / "predictions.csv", table, images, self.class_names)
         facts = [column for column in _FILM_FACTS if column in images]
-        return self.read_table("predictions.csv").merge(
-            images[["image_id", *facts]], on="image_id", validate="many_to_one"
-        )
+        return table.merge(images[["image_id", *facts]], on="image_id", validate="many_to_one")
 
     def scored_films(self, class_name: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The rows of `predictions` of one class: of the validation films, and of the test films.
@@ -267,20 +359,26 @@ class Run:
             made_from: by file name, the `fingerprint` of each file that they were computed from.
                 Take it before reading the files.
         """
-        kept = self.metrics
-        sources = {part: self._metrics_json()["made_from"][part] for part in kept}
-        sources |= {part: dict(made_from) for part in parts}
-        self.write_json("metrics.json", {**kept, **_nan_to_none(parts), "made_from": sources})
+        with self.lock(wait=_PATIENCE):  # or a part that another process writes now would be lost
+            kept = self.metrics
+            sources = {part: self._metrics_json()["made_from"][part] for part in kept}
+            sources |= {part: dict(made_from) for part in parts}
+            self.write_json("metrics.json", {**kept, **_nan_to_none(parts), "made_from": sources})
 
     def _metrics_json(self) -> dict:
         path = self.folder / "metrics.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return read_json(path) if path.is_file() else {}
 
-    def _is_unchanged(self, made_from: Mapping[str, str]) -> bool:
+    def _is_unchanged(self, made_from: object) -> bool:
         """Whether all these files are there with these fingerprints; not known is no."""
-        return bool(made_from) and all(
-            (self.folder / name).is_file() and self.fingerprint(name) == digest
-            for name, digest in made_from.items()
+        return (
+            isinstance(made_from, dict)
+            and bool(made_from)
+            and set(made_from) <= set(_SOURCES)
+            and all(
+                (self.folder / name).is_file() and self.fingerprint(name) == digest
+                for name, digest in made_from.items()
+            )
         )
 
     def fingerprint(self, name: str) -> str:
@@ -311,7 +409,15 @@ class Run:
                     f"{self.folder / 'maps.npz'}: no maps of method={method!r}, expected one of "
                     f"{self.map_methods}; record_scores(..., methods=[...]) stores others"
                 )
-            return arrays["image_id"], arrays[_MAPS + method]
+            ids, maps = arrays["image_id"], arrays[_MAPS + method]
+        if ids.dtype.kind != "U" or maps.dtype.kind != "f" or maps.ndim != 4 or maps.shape[:2] != (
+            len(ids), len(self.class_names),
+        ):  # fmt: skip
+            raise ValueError(
+                f"{self.folder / 'maps.npz'}: image_id {ids.dtype} {ids.shape}, maps {maps.dtype} "
+                f"{maps.shape}; expected text (N,) and float (N, {len(self.class_names)}, h, w)"
+            )
+        return ids, maps
 
     def maps_of(self, image_ids: Sequence[str], what: str, method: str = "CAM") -> np.ndarray:
         """The `maps` of some scored films ``(N,)``, in their order, float32 ``(N, C, h, w)``.
@@ -330,7 +436,11 @@ class Run:
 
     def film(self, image_id: str) -> np.ndarray:
         """A test film, uint8 ``(H, W)``, long side at most 512 pixels."""
-        return read_image(self._existing(f"films/{image_id}.jpg"))
+        return read_image(self.film_path(image_id))
+
+    def film_path(self, image_id: str) -> Path:
+        """The JPG of a test film."""
+        return self._existing(f"films/{check_image_id(image_id, self.folder / 'films')}.jpg")
 
     def read_table(self, name: str) -> pd.DataFrame:
         """Reads a CSV of the run; ids stay text."""
@@ -338,7 +448,12 @@ class Run:
 
     def write_table(self, name: str, frame: pd.DataFrame) -> Path:
         """Writes a CSV into the run."""
-        return _write(self.folder / name, _csv(frame))
+        return self._write(name, _csv(frame))
+
+    def set_results_aside(self) -> None:
+        """Moves scores, maps and what was made from them to ``earlier/``, before they change."""
+        with self.lock(wait=_PATIENCE):
+            _set_aside(self.folder, (*_SCORES, *_RESULTS))
 
     def write_scores(
         self,
@@ -350,32 +465,41 @@ class Run:
     ) -> None:
         """Writes ``maps.npz`` and ``predictions.csv``, which belong together.
 
-        The maps record the fingerprint of the predictions. If the process is killed between the
-        two files, `maps` refuses the mix.
+        Earlier ones, and what was made from them, are moved to ``earlier/``. The maps record the
+        fingerprint of the predictions. If the process is killed between the two files, `maps`
+        refuses the mix.
 
         Args:
             predictions: ``image_id, split, class_name, y_true, y_score``, one row a film and class.
             image_ids: ``(N,)``, of the maps.
             maps: by method, raw maps float32 ``(N, C, h, w)``.
             bias: of the head, float32 ``(C,)``.
+
+        Raises:
+            ValueError: the predictions are not those of this run's films (`predictions`); nothing
+                was written or moved then.
         """
+        path = self.folder / "predictions.csv"
+        _check_predictions(path, predictions, self.images, self.class_names)
         table = _csv(predictions)
-        self.write_arrays(
-            "maps.npz",
-            image_id=np.asarray(image_ids, str),
-            bias=bias,
-            made_from=np.array(_fingerprint(table)),
-            **{_MAPS + method: its_maps for method, its_maps in maps.items()},
-        )
-        _write(self.folder / "predictions.csv", table)
+        with self.lock(wait=_PATIENCE):
+            self.set_results_aside()
+            self.write_arrays(
+                "maps.npz",
+                image_id=np.asarray(image_ids, str),
+                bias=bias,
+                made_from=np.array(_fingerprint(table)),
+                **{_MAPS + method: its_maps for method, its_maps in maps.items()},
+            )
+            self._write("predictions.csv", table)
 
     def read_json(self, name: str) -> dict:
         """Reads JSON of the run."""
-        return json.loads(self._existing(name).read_text())
+        return read_json(self._existing(name))
 
     def write_json(self, name: str, content: Mapping[str, object]) -> Path:
         """Writes JSON into the run; a NaN, which JSON does not have, is an error."""
-        return _write(self.folder / name, _json(content))
+        return self._write(name, _json(content))
 
     def write_arrays(self, name: str, **arrays: np.ndarray) -> Path:
         """Writes named arrays as ``.npz``; an array of objects is an error."""
@@ -384,11 +508,11 @@ class Run:
             raise ValueError(f"{name}: arrays {pickled} hold objects, which would be pickled")
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        return _write(self.folder / name, buffer.getvalue())
+        return self._write(name, buffer.getvalue())
 
     def read_arrays(self, name: str) -> dict[str, np.ndarray]:
-        """Reads what `write_arrays` wrote."""
-        with np.load(self._existing(name), allow_pickle=False) as arrays:
+        """Reads what `write_arrays` wrote, at most 256 MB."""
+        with _open_arrays(self._existing(name), most=_MANY_BYTES) as arrays:
             return dict(arrays)
 
     def write_film(self, image_id: str, pixels: np.ndarray) -> Path:
@@ -398,27 +522,41 @@ class Run:
         if shrink < 1:
             pixels = cv2.resize(pixels, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
         encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
-        return _write(self.folder / "films" / f"{image_id}.jpg", encoded.tobytes())
+        return self._write(f"films/{image_id}.jpg", encoded.tobytes())
 
     def write_figure(self, name: str, figure: "Figure", **options: Any) -> Path:
         """Saves a matplotlib figure under ``figures/``; the suffix of ``name`` is its format."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format=Path(name).suffix.lstrip("."), **options)
-        return _write(self.folder / "figures" / name, buffer.getvalue())
+        return self._write(f"figures/{name}", buffer.getvalue())
 
-    def _open_maps(self) -> np.lib.npyio.NpzFile:
-        path = self._existing("maps.npz")
-        arrays = np.load(path, allow_pickle=False)
-        if str(arrays.get("made_from")) != self.fingerprint("predictions.csv"):
-            arrays.close()
-            raise ValueError(
-                f"{path}: made with other scores than predictions.csv; score the run again "
-                "(notebook 03, record_scores)"
-            )
-        return arrays
+    def _write(self, name: str, content: bytes) -> Path:
+        path = self._path(name)
+        with self.lock(wait=_PATIENCE):
+            path.parent.mkdir(exist_ok=True)
+            write_atomic(path, content)
+        return path
+
+    @contextlib.contextmanager
+    def _open_maps(self) -> Iterator[np.lib.npyio.NpzFile]:
+        path, films = self._existing("maps.npz"), len(self.images)
+        largest = 4 * films * len(self.class_names) * _FINEST_MAP**2
+        with _open_arrays(path, most=2**20 + 1024 * films, most_of_maps=largest) as arrays:
+            made_from = arrays.get("made_from", None)
+            if str(made_from) != self.fingerprint("predictions.csv") or "image_id" not in arrays:
+                raise ValueError(
+                    f"{path}: made with other scores than predictions.csv; score the run again "
+                    "(notebook 03, record_scores)"
+                )
+            yield arrays
+
+    def _path(self, name: str) -> Path:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{name}: expected a file inside {self.folder}")
+        return self.folder / name
 
     def _existing(self, name: str) -> Path:
-        path = self.folder / name
+        path = self._path(name)
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path}: missing; the run is not finished (notebook 03 writes its files)"
@@ -427,6 +565,8 @@ class Run:
 
 
 _MAPS = "maps/"  # before the method, in the names of the arrays of maps.npz
+_LOCK = "training.lock"
+_SOURCES = ("images.csv", "boxes.csv", "predictions.csv", "maps.npz")  # of metrics.json
 
 
 def _fingerprint(content: bytes) -> str:
@@ -455,31 +595,122 @@ def _git_commit() -> str | None:
     return answer.stdout.strip()
 
 
-def _lock(folder: Path) -> contextlib.AbstractContextManager:
-    message = f"{folder}: another process is training in this run folder"
-    return locked(folder / "training.lock", message)
+def _in_use(folder: Path) -> str:
+    return f"{folder}: another process is training in this run folder or scoring it"
 
 
-def _can_resume(folder: Path, config: Mapping[str, object]) -> bool:
-    """Whether the folder has this run, interrupted in training or before its evaluation."""
+def _why_not_resumed(folder: Path, config: Mapping[str, object]) -> str | None:
+    """Why a run that is to be resumed is not the one in this folder; None if it is."""
     if not (folder / "config.json").is_file():
-        return False
-    there, asked = json.loads((folder / "config.json").read_text()), json.loads(_json(config))
-    if any(there[key] != asked[key] for key in ("settings", "data_fingerprint")):
-        return False
-    evaluated = (folder / "metrics.json").is_file()
-    trained = (folder / "training.json").is_file()
-    return (trained and not evaluated) or any(folder.glob("checkpoints/*.npz"))
+        return "it has no config.json"
+    try:
+        there = read_json(folder / "config.json")
+    except ValueError as error:
+        return str(error)
+    asked = json.loads(_json(config))
+    before, now = there.get("settings"), asked["settings"]
+    if not isinstance(before, dict):
+        return "its config.json has no settings"
+    if before != now:
+        names = [name for name in before | now if before.get(name) != now.get(name)]
+        return shorten(f"other settings: {', '.join(names)}")
+    if there.get("data_fingerprint") != asked["data_fingerprint"]:
+        return "other films, labels, splits or boxes"
+    if there.get("pixels") != asked["pixels"]:
+        return (
+            "other pixels of the films" if there.get("pixels") else "no record of the films' pixels"
+        )
+    if any(folder.glob("checkpoints/*.npz")):
+        return None
+    if (folder / "metrics.json").is_file():
+        return "it is evaluated"
+    return None if (folder / "training.json").is_file() else "no epoch was completed"
 
 
-def _set_aside(folder: Path) -> None:
-    left = [folder / name for name in _MADE_BY_A_RUN if (folder / name).exists()]
-    if left:
-        taken = [int(path.name) for path in (folder / "earlier").glob("[0-9]*")]
-        place = folder / "earlier" / str(max(taken, default=0) + 1)
-        place.mkdir(parents=True)
-        for path in left:
-            path.replace(place / path.name)
+def _set_aside(folder: Path, names: Iterable[str]) -> Path | None:
+    """Moves files of a run to the next ``earlier/<n>``, and returns this folder.
+
+    With results alone go copies of the tables and ``config.json``. The latter always comes last: if
+    the process is killed before, the rest follows into the same folder.
+    """
+    left = [folder / name for name in names if (folder / name).exists()]
+    if not left:
+        return None
+    places = [path for path in (folder / "earlier").glob("*") if path.name.isdecimal()]
+    last = max(places, key=lambda path: int(path.name), default=folder / "earlier" / "0")
+    complete = not last.is_dir() or (last / "config.json").exists()
+    if complete or any((last / path.name).exists() for path in left):
+        last = last.with_name(str(int(last.name) + 1))
+        last.mkdir(parents=True)
+    for path in left:
+        path.replace(last / path.name)
+    for name in ("images.csv", "boxes.csv", "config.json"):
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, last / name)
+    return last
+
+
+def _check_predictions(
+    path: Path, table: pd.DataFrame, images: pd.DataFrame, class_names: list[str]
+) -> None:
+    """Refuses scores that are not one number in [0, 1] for each scored film and class of a run."""
+    refuse(path, set(_PREDICTIONS) - set(table), "missing columns", ", ".join(_PREDICTIONS))
+    ids = table["image_id"]
+    refuse(path, ids[~ids.isin(images["image_id"])], "image_ids that are not in images.csv")
+    names = table["class_name"]
+    refuse(path, names[~names.isin(class_names)], "unknown classes", ", ".join(class_names))
+    refuse(path, ids[table.duplicated(["image_id", "class_name"])], "films with two scores")
+    films = images.set_index("image_id")
+    split = films["split"].reindex(ids).to_numpy()
+    other = (table["split"] != split) | ~table["split"].isin(["val", "test"])
+    refuse(path, ids[other], "films with another split than in images.csv", "val or test")
+    score = pd.to_numeric(table["y_score"], errors="coerce")
+    rows = table[~score.between(0, 1)]
+    wrong = [
+        f"{image_id} ({score})" for image_id, score in rows[["image_id", "y_score"]].to_numpy()
+    ]
+    refuse(path, wrong, "scores that are no numbers from 0 to 1")
+    for name, rows in table.groupby("class_name"):
+        label = pd.to_numeric(rows["y_true"], errors="coerce")
+        impossible = rows["y_true"].notna() & ~label.isin([0, 1])
+        refuse(
+            path, rows.loc[impossible, "image_id"], f"films with another label of {name}", "0, 1"
+        )
+        if name in images:
+            known = films[name].reindex(rows["image_id"]).astype(float).to_numpy()
+            differ = label.fillna(-1).to_numpy(float) != np.nan_to_num(known, nan=-1)
+            refuse(
+                path, rows.loc[differ, "image_id"],
+                f"films with another label of {name} than in images.csv",
+            )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _open_arrays(
+    path: Path, *, most: int, most_of_maps: int | None = None
+) -> Iterator[np.lib.npyio.NpzFile]:
+    """Opens an ``.npz`` file whose arrays have at most ``most`` bytes; maps may have more.
+
+    Damaged ones are a ValueError with the file's name, inside the ``with`` block too.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                is_map = most_of_maps is not None and member.filename.startswith(_MAPS)
+                allowed = (most_of_maps or 0) + 2**10 if is_map else most
+                if member.file_size > allowed:
+                    raise ValueError(
+                        f"{member.filename} unpacks to {member.file_size / 1e6:.0f} MB; expected "
+                        f"at most {allowed / 1e6:.1f}"
+                    )
+        with np.load(path, allow_pickle=False) as arrays:
+            yield arrays
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise ValueError(f"{path}: damaged ({shorten(error)})") from error
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: damaged ({shorten(error)})") from error
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
@@ -488,12 +719,6 @@ def _csv(frame: pd.DataFrame) -> bytes:
 
 def _json(content: Mapping[str, object]) -> bytes:
     return json.dumps(content, indent=2, allow_nan=False).encode()
-
-
-def _write(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, content)
-    return path
 
 
 def _nan_to_none(content: Mapping[str, object]) -> dict:

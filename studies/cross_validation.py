@@ -68,7 +68,10 @@ def cross_validate(
         place = Path(folder) / f"fold-{fold}"
         split_images = images.assign(split=split)
         finished = _finished(
-            place, settings | {"fold": fold}, data_fingerprint(split_images, boxes)
+            place,
+            settings | {"fold": fold},
+            data_fingerprint(split_images, boxes),
+            store.fingerprint(images["image_id"]),
         )
         if finished is None:
             finished = _train_fold(
@@ -114,11 +117,12 @@ def fold_splits(images: pd.DataFrame, *, folds: int, seed: int = 0) -> list[pd.S
     return splits
 
 
-def _finished(place: Path, settings: dict, fingerprint: str) -> Run | None:
+def _finished(place: Path, settings: dict, fingerprint: str, pixels: str) -> Run | None:
     if not (place / "predictions.csv").is_file():
         return None
     run = Run(place)
-    if run.config["data_fingerprint"] != fingerprint:
+    same_pixels = run.config.get("pixels") in (None, pixels)  # older runs did not record them
+    if run.config["data_fingerprint"] != fingerprint or not same_pixels:
         raise ValueError(
             f"{place}: trained on other films, labels, boxes or folds; give another folder"
         )
@@ -146,7 +150,8 @@ def _train_fold(
     keras.utils.set_random_seed(settings["seed"])
     names, size = settings["class_names"], settings["image_size"]
     model = build_chexnet(size, class_names=names, weights=settings["weights"], **settings["model"])
-    run = Run.create(place, settings=settings, images=images, boxes=boxes, resume=True)
+    tables = {"images": images, "boxes": boxes, "pixels": store.fingerprint(images["image_id"])}
+    run = Run.create(place, settings=settings, resume=True, **tables)
     common = {
         "class_names": names,
         "batch_size": settings["batch_size"],

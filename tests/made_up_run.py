@@ -65,8 +65,16 @@ def write_run(folder, *, films=400, classes=("Pneumonia",), signal=1.5, seed=0, 
 
 
 def change_scores(run, *, predictions=None, image_ids=None, maps=None):
-    """Writes the scores of a run again, with other predictions or other maps."""
+    """Writes the scores of a run again, with other predictions (and labels) or other maps."""
     stored_ids, stored_maps = run.maps()
+    if predictions is not None:
+        images = run.images.set_index("image_id")
+        for name, films in predictions.groupby("class_name"):
+            labels = films.set_index("image_id")["y_true"].astype(float)
+            images[name] = labels.reindex(images.index).where(
+                images.index.isin(labels.index), images[name]
+            )
+        run.write_table("images.csv", images.reset_index())
     run.write_scores(
         run.read_table("predictions.csv") if predictions is None else predictions,
         stored_ids if image_ids is None else image_ids,

@@ -1,4 +1,9 @@
+import io
 import json
+import re
+import shutil
+import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +95,10 @@ def test_maps_of_one_scoring_are_not_used_with_the_scores_of_another(run, monkey
     monkeypatch.setattr(runs, "write_atomic", killed)
     with pytest.raises(KeyboardInterrupt):
         run.write_scores(PREDICTIONS.assign(y_score=0.5), ["b", "007"], {"CAM": MAPS}, bias=BIAS)
-    with pytest.raises(ValueError, match=r"maps\.npz: made with other scores"):
+    with pytest.raises(FileNotFoundError, match=r"predictions\.csv: missing"):
         run.maps()
+    earlier = Run(run.folder / "earlier" / "1")
+    np.testing.assert_array_equal(earlier.maps()[1], MAPS)
 
 
 def test_nobody_else_can_take_a_folder_before_the_run_is_complete_on_disk(tmp_path, monkeypatch):
@@ -218,3 +225,343 @@ def test_a_study_with_a_film_twice_or_a_column_missing_is_refused(tmp_path):
 def test_config_is_plain_json(run):
     text = (run.folder / "config.json").read_text()
     assert json.loads(text)["settings"] == {"class_names": ["Pneumonia"], "seed": 1}
+
+
+OTHER = {"class_names": ["Pneumonia"], "seed": 2}
+
+
+def test_owner(run):
+    """A run whose folder has got another run writes nothing more, whatever it writes."""
+    Run.create(run.folder, settings=OTHER, images=IMAGES, boxes=BOXES)
+    before = sorted(path.name for path in run.folder.rglob("*"))
+    for write in (
+        lambda: run.write_scores(PREDICTIONS, ["b", "007"], {"CAM": MAPS}, bias=BIAS),
+        lambda: run.write_table("history.csv", IMAGES),
+        lambda: run.write_json("training.json", {}),
+        lambda: run.write_metrics({}, {}),
+        lambda: run.write_arrays("features.npz", a=BIAS),
+        lambda: run.write_film("b", np.zeros((8, 8), np.uint8)),
+        run.set_results_aside,
+        run.lock().__enter__,
+    ):
+        with pytest.raises(ValueError, match=r"another run was started here .*earlier/"):
+            write()
+    assert sorted(path.name for path in run.folder.rglob("*")) == before
+
+
+def test_same_settings_other_owner(run):
+    """Two runs with the same settings and data are two runs."""
+    settings = run.config["settings"]
+    again = Run.create(run.folder, settings=settings, images=IMAGES, boxes=BOXES)
+    assert again.config["run_id"] != run.config["run_id"]
+    with pytest.raises(ValueError, match="another run was started here"):
+        run.write_json("training.json", {})
+    again.write_json("training.json", {})
+
+
+def test_removed_folder(run):
+    """A run folder that is removed midway is not made again by halves."""
+    shutil.rmtree(run.folder)
+    with pytest.raises(FileNotFoundError, match="this run was removed or moved"):
+        run.write_json("training.json", {})
+    assert not run.folder.exists()
+
+
+def test_creates_at_once(tmp_path):
+    """Of several creates at the same moment, the folder has the last one's files, no mixture."""
+    folder, start = tmp_path / "run", threading.Barrier(6)
+    created, refused = [], []
+
+    def create(number):
+        images = IMAGES.assign(image_id=[f"{number}-{row}" for row in range(3)])
+        settings = {"class_names": ["Pneumonia"], "seed": number}
+        start.wait()
+        try:
+            Run.create(folder, settings=settings, images=images, boxes=BOXES)
+            created.append(number)
+        except BlockingIOError:
+            refused.append(number)
+
+    threads = [threading.Thread(target=create, args=[number]) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(created) + len(refused) == 6
+    places = [folder, *(folder / "earlier").glob("*")]
+    assert len(places) == len(created) > 0
+    for place in places:
+        run = Run(place)
+        assert set(run.images["image_id"].str[0]) == {str(run.config["settings"]["seed"])}
+
+
+def test_killed_while_setting_aside(run, monkeypatch):
+    """What was moved before and after the kill is one run again."""
+    run.write_table("history.csv", IMAGES)
+    really, moves = Path.replace, []
+
+    def killed(self, target):
+        if len(moves) == 2:
+            raise KeyboardInterrupt
+        moves.append(self.name)
+        return really(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Run.create(run.folder, settings=OTHER, images=IMAGES, boxes=BOXES)
+    monkeypatch.undo()
+    assert moves == ["images.csv", "boxes.csv"]
+    Run.create(run.folder, settings=OTHER, images=IMAGES, boxes=BOXES)
+    assert [path.name for path in (run.folder / "earlier").iterdir()] == ["1"]
+    earlier = Run(run.folder / "earlier" / "1")
+    assert earlier.config["settings"]["seed"] == 1
+    assert len(earlier.images) == len(earlier.history) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"settings": {"class_names": ["Pneumonia"], "seed": 2}}, r"\(other settings: seed\)"),
+        ({"boxes": BOXES.assign(x=2.0)}, r"\(other films, labels, splits or boxes\)"),
+        ({"images": IMAGES.assign(Pneumonia=1)}, r"\(other films, labels, splits or boxes\)"),
+        ({"pixels": "1"}, r"\(other pixels of the films\)"),
+        ({"pixels": None}, r"\(other pixels of the films\)"),
+        ({"resume": False}, r"\(resume=False\)"),
+    ],
+)
+def test_not_resumed(tmp_path, changes, reason):
+    """A run is resumed with the same settings, data and pixels only, and says what it did."""
+    given = {"settings": {"class_names": ["Pneumonia"], "seed": 1}, "images": IMAGES}
+    given |= {"boxes": BOXES, "pixels": "0", "resume": True}
+    folder = tmp_path / "run"
+    first = Run.create(folder, **given)
+    assert first.origin == "new run"
+    first.write_json("training.json", {})
+    assert Run.create(folder, **given).origin == "resumed"
+    assert not (folder / "earlier").exists()
+    origin = Run.create(folder, **(given | changes)).origin
+    assert re.fullmatch(f"new run; the previous one is in .*earlier/1 {reason}", origin)
+    assert (folder / "earlier" / "1" / "training.json").is_file()
+
+
+def test_not_resumed_states(run):
+    """Without an epoch, or once it is evaluated, a run is not resumed; nor is a damaged one."""
+    given = {"settings": run.config["settings"], "images": IMAGES, "boxes": BOXES, "resume": True}
+    origin = Run.create(run.folder, **given).origin
+    assert origin.endswith("earlier/1 (no epoch was completed)")
+    (run.folder / "checkpoints").mkdir()
+    (run.folder / "checkpoints" / "epoch-0001.npz").touch()
+    again = Run.create(run.folder, **given)
+    assert again.origin == "resumed"
+    again.write_json("training.json", {})
+    shutil.rmtree(run.folder / "checkpoints")
+    again.write_json("metrics.json", {})
+    assert Run.create(run.folder, **given).origin.endswith("earlier/2 (it is evaluated)")
+    (run.folder / "config.json").write_text("{")
+    assert "config.json: damaged" in Run.create(run.folder, **given).origin
+    (run.folder / "config.json").write_text("{}")
+    assert Run.create(run.folder, **given).origin.endswith(
+        "earlier/4 (its config.json has no settings)"
+    )
+
+
+def test_older_run(run):
+    """A run folder from before there were ids and fingerprints of pixels stays usable."""
+    config = run.config
+    del config["run_id"], config["pixels"]
+    (run.folder / "config.json").write_text(json.dumps(config))
+    older = Run(run.folder)
+    older.write_scores(PREDICTIONS, ["b", "007"], {"CAM": MAPS}, bias=BIAS)
+    assert len(older.predictions) == 2
+    given = {"settings": config["settings"], "images": IMAGES, "boxes": BOXES, "resume": True}
+    older.write_json("training.json", {})
+    origin = Run.create(run.folder, pixels="1", **given).origin
+    assert origin.endswith("(no record of the films' pixels)")
+
+
+def test_rescoring_sets_aside(run):
+    """New scores take with them what was made from the old ones; nothing is lost."""
+    run.write_scores(PREDICTIONS, ["b", "007"], {"CAM": MAPS}, bias=BIAS)
+    run.write_arrays("features.npz", mean=BIAS)
+    run.write_metrics({"classes": {"Pneumonia": 1}}, {"maps.npz": run.fingerprint("maps.npz")})
+    (run.folder / "figures").mkdir()
+    (run.folder / "figures" / "roc.png").touch()
+    run.write_film("b", np.zeros((8, 8), np.uint8))
+    run.write_scores(PREDICTIONS.assign(y_score=0.5), ["b", "007"], {"CAM": -MAPS}, bias=BIAS)
+    for name in ("features.npz", "metrics.json", "figures"):
+        assert not (run.folder / name).exists()
+    assert run.film("b").shape == (8, 8)  # the films are the same
+    earlier = Run(run.folder / "earlier" / "1")
+    assert earlier.metrics == {"classes": {"Pneumonia": 1}}
+    assert earlier.predictions["y_score"].tolist() == [0.75, 0.25]
+    np.testing.assert_array_equal(earlier.maps()[1], MAPS)
+    assert (earlier.folder / "figures" / "roc.png").is_file()
+
+
+WRONG_PREDICTIONS = {
+    "duplicate": (pd.concat([PREDICTIONS, PREDICTIONS.head(1)]), "1 films with two scores: b"),
+    "unknown_id": (PREDICTIONS.assign(image_id=["b", "x"]), "not in images.csv: x"),
+    "unknown_class": (PREDICTIONS.assign(class_name="Mass"), "unknown classes: Mass; .*Pneumonia"),
+    "other_split": (PREDICTIONS.assign(split="test"), "another split .*: b"),
+    "training_film": (
+        PREDICTIONS.assign(image_id=["b", "a"], split=["val", "train"]),
+        "split.*: a",
+    ),
+    "other_label": (PREDICTIONS.assign(y_true=[1, 1]), "another label of Pneumonia than .*: 007"),
+    "no_label": (PREDICTIONS.assign(y_true=[1, None]), "another label of Pneumonia than .*: 007"),
+    "label_of_2": (PREDICTIONS.assign(y_true=[2, 0]), "another label of Pneumonia: b"),
+    "nan": (PREDICTIONS.assign(y_score=[0.5, np.nan]), r"from 0 to 1: 007 \(nan\)"),
+    "infinite": (PREDICTIONS.assign(y_score=[np.inf, 0.5]), r"from 0 to 1: b \(inf\)"),
+    "above_1": (PREDICTIONS.assign(y_score=[1.5, 0.5]), r"from 0 to 1: b \(1.5\)"),
+    "text": (PREDICTIONS.assign(y_score=["high", "0.5"]), r"from 0 to 1: b \(high\)"),
+    "no_column": (PREDICTIONS.drop(columns="y_true"), "missing columns: y_true"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_PREDICTIONS)
+def test_predictions_checked(run, wrong):
+    """Scores are compared with films, splits and labels when they are written and read."""
+    table, message = WRONG_PREDICTIONS[wrong]
+    with pytest.raises(ValueError, match=rf"predictions\.csv: .*{message}"):
+        run.write_scores(table, ["b", "007"], {"CAM": MAPS}, bias=BIAS)
+    assert not list(run.folder.glob("*.npz"))
+    table.to_csv(run.folder / "predictions.csv", index=False)
+    with pytest.raises(ValueError, match=rf"predictions\.csv: .*{message}"):
+        _ = run.predictions
+
+
+def test_missing_label(tmp_path):
+    """A film without a label has a score and a missing label."""
+    images = IMAGES.assign(Pneumonia=[0, 1, None])
+    settings = {"class_names": ["Pneumonia"]}
+    run = Run.create(tmp_path / "run", settings=settings, images=images, boxes=BOXES)
+    table = PREDICTIONS.assign(y_true=[1, None])
+    run.write_scores(table, ["b", "007"], {"CAM": MAPS}, bias=BIAS)
+    assert run.predictions["y_true"].isna().tolist() == [False, True]
+
+
+def test_ids_that_look_missing(tmp_path):
+    """NA, None and null are ids like others."""
+    images = IMAGES.assign(image_id=["NA", "None", "null"], patient_id=["nan", "NA", "None"])
+    run = Run.create(tmp_path / "run", settings={}, images=images, boxes=BOXES)
+    assert run.images["image_id"].tolist() == ["NA", "None", "null"]
+    assert run.images["patient_id"].tolist() == ["nan", "NA", "None"]
+
+
+@pytest.mark.parametrize("image_id", ["../../x", "/etc/x", "CON", ""])
+def test_ids_stay_inside(run, image_id):
+    """No id leads out of the run, in reading or in images.csv."""
+    (run.folder.parent / "x.jpg").write_bytes(b"secret")
+    with pytest.raises(ValueError, match="invalid image_id"):
+        run.film(image_id)
+    images = IMAGES.assign(image_id=["a", "b", image_id])
+    with pytest.raises(ValueError, match="invalid image_id"):
+        Run.create(run.folder, settings={}, images=images, boxes=BOXES)
+    (run.folder / "images.csv").write_text(images.to_csv(index=False))
+    with pytest.raises(ValueError, match=r"images\.csv: invalid image_id"):
+        _ = run.images
+    with pytest.raises(ValueError, match="expected a file inside"):
+        run.read_json("../config.json")
+
+
+HOSTILE_JSON = {
+    "nested": b"[" * 100_000 + b"]" * 100_000,
+    "nested dicts": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "cut": b'{"a":',
+    "list": b"[1]",
+    "nan": b'{"a": NaN}',
+    "bytes": b"\xff\xfe",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_JSON)
+def test_hostile_json(run, kind):
+    """A damaged metrics.json or config.json is an error with its name."""
+    for name, read in (
+        ("metrics.json", lambda: run.metrics),
+        ("training.json", lambda: run.read_json("training.json")),
+        ("config.json", lambda: Run(run.folder)),
+    ):
+        (run.folder / name).write_bytes(HOSTILE_JSON[kind])
+        with pytest.raises(ValueError, match=rf"{name}: (damaged|nested too deep|holds a|NaN)"):
+            read()
+
+
+def test_config_types(run):
+    """Settings and classes of another type are named."""
+    config = run.config
+    for names in (None, "Pneumonia", [], [1], ["a", "a"], {"a": 1}):
+        settings = {"class_names": names}
+        (run.folder / "config.json").write_text(json.dumps(config | {"settings": settings}))
+        with pytest.raises(ValueError, match=r"config\.json: class_names=.*expected a list"):
+            _ = Run(run.folder).class_names
+    (run.folder / "config.json").write_text(json.dumps(config | {"settings": 3}))
+    with pytest.raises(ValueError, match=r"config\.json: no settings"):
+        Run(run.folder)
+
+
+def test_metrics_source_is_a_source(run):
+    """A metrics.json that says it was made from something else is not current."""
+    for made_from in ({"metrics.json": "0"}, {"../x": "0"}, [1], "x", 3, None):
+        run.write_json("metrics.json", {"classes": {}, "made_from": {"classes": made_from}})
+        assert run.metrics == {}
+
+
+def _npz(**arrays):
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _declared(shape, arrays):
+    """An .npz file with an array of maps that declares a shape and has no data."""
+    buffer, header = io.BytesIO(_npz(**arrays)), io.BytesIO()
+    about = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, about)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("maps/CAM.npy", header.getvalue())
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("bomb", r"maps/CAM\.npy unpacks to 268 MB"),
+        ("bomb beside", r"extra\.npy unpacks to 268 MB"),
+        ("types", "expected text"),
+        ("another shape", "expected text"),
+        ("pickled", "allow_pickle"),
+        ("cut", "damaged"),
+        ("not a zip", "damaged"),
+        ("one array", "damaged"),
+        ("declared", "damaged"),
+    ],
+)
+def test_hostile_maps(run, kind, message):
+    """A maps.npz that is damaged, of other types, or would fill the memory is refused by name."""
+    run.write_scores(PREDICTIONS, ["b", "007"], {"CAM": MAPS}, bias=BIAS)
+    path = run.folder / "maps.npz"
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    without_maps = {name: array for name, array in arrays.items() if name != "maps/CAM"}
+    large, buffer = np.zeros(2**26, np.float32), io.BytesIO()
+    np.save(buffer, MAPS)
+    content = {
+        "bomb": lambda: _npz(**arrays | {"maps/CAM": large}),
+        "bomb beside": lambda: _npz(**arrays, extra=large),
+        "types": lambda: _npz(**arrays | {"maps/CAM": MAPS.astype(str)}),
+        "another shape": lambda: _npz(**arrays | {"maps/CAM": MAPS[:1]}),
+        "pickled": lambda: _npz(**arrays | {"image_id": np.array(["b", 7], dtype=object)}),
+        "cut": lambda: path.read_bytes()[:-30],
+        "not a zip": lambda: b"maps",
+        "one array": buffer.getvalue,
+        "declared": lambda: _declared((2, 1, 2**14, 2**14), without_maps),
+    }[kind]()
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"maps\.npz: .*{message}"):
+        run.maps()
+    path.rename(run.folder / "features.npz")
+    if kind not in ("types", "another shape"):
+        with pytest.raises(ValueError, match=r"features\.npz: "):
+            run.read_arrays("features.npz")

@@ -1,13 +1,13 @@
 """Films as the network sees them: prepared once, then read from one file."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
 import os
 import shutil
 import threading
-import time
 import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,14 +19,12 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from chexnet.files import check_image_id, check_number, read_image, refuse, summarize
+from chexnet.files import check_image_id, check_number, locked, read_image, refuse, summarize
 
 # Part of the name of every cache: a change of `prepare_film` must change it.
 FORMAT = 1
 # Caches of one image size and CLAHE setting that are kept (train, val, test, one more).
 CACHES_KEPT = 4
-# An unfinished file that is older belongs to a process that was killed.
-UNFINISHED_SECONDS = 24 * 3600
 
 
 class ImageStore:
@@ -135,6 +133,21 @@ class ImageStore:
             raise KeyError(f"not in this store of {len(self)} films: {summarize(unknown)}")
         return [self._row[image_id] for image_id in image_ids]
 
+    def fingerprint(self, image_ids: Iterable[str]) -> str:
+        """SHA-256 over ids and prepared pixels of films, in hexadecimal, whatever their order.
+
+        The first call reads all pixels of the store.
+        """
+        digest = hashlib.sha256()
+        for image_id, row in sorted(zip(image_ids, self.rows(image_ids), strict=True)):
+            digest.update(f"{image_id}\n".encode() + self._digests[row])
+        return digest.hexdigest()
+
+    @functools.cached_property
+    def _digests(self) -> list[bytes]:
+        with ThreadPoolExecutor(cv2.getNumberOfCPUs()) as pool:
+            return list(pool.map(lambda film: hashlib.sha256(film).digest(), self._pixels))
+
     def _cache_path(self, cache: Path) -> Path:
         sources, missing = [], []
         for image_id in self.image_ids:
@@ -158,10 +171,15 @@ class ImageStore:
         folder = self.path.parent
         folder.mkdir(parents=True, exist_ok=True)
         _remove_unfinished(folder)
-        # A name of its own, for another process may build the same cache at the same time.
+        # A name of its own, for another process may build the same cache at the same time. The lock
+        # tells the file from those of killed processes.
         unfinished = folder / f".{self.path.stem}.{uuid.uuid4().hex}.part"
+        lock = _lock_of(unfinished)
         needed = math.prod(self._shape)
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(lock.unlink, missing_ok=True)
+            stack.enter_context(locked(lock, f"{unfinished}: in use"))
+            stack.callback(unfinished.unlink, missing_ok=True)
             try:
                 free = shutil.disk_usage(folder).free
                 if free < needed:
@@ -179,8 +197,6 @@ class ImageStore:
                 raise OSError(f"{self.folder}: films changed while they were read; open them again")
             unfinished.replace(self.path)
             _remove_older(self.path)
-        finally:
-            unfinished.unlink(missing_ok=True)
 
     def _write_films(self, file: BinaryIO, workers: int, progress: bool) -> None:
         # Written, not mapped: a full disk is then an error and no SIGBUS.
@@ -229,10 +245,16 @@ def _remove_older(path: Path) -> None:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        for part in folder.glob(".films-*.part"):
-            if part.stat().st_mtime < time.time() - UNFINISHED_SECONDS:
-                part.unlink()
+    """Removes what killed processes left; what is being built now is locked."""
+    for part in folder.glob(".films-*.part"):
+        lock = _lock_of(part)
+        with contextlib.suppress(OSError), locked(lock, f"{part}: in use"):
+            part.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+
+
+def _lock_of(part: Path) -> Path:
+    return part.with_suffix(".lock")
 
 
 def apply_clahe(film: np.ndarray, clip_limit: float = 2.0, tiles: int = 8) -> np.ndarray:

@@ -102,8 +102,9 @@ class AurocCallback(_Callback):
                 self.best = logs["val_auroc"]
                 # Keras asks for this ending. The run is locked: nobody else writes this name.
                 unfinished = self.run.folder / f".model{UNFINISHED}.keras"
-                scored.save(unfinished)
-                unfinished.replace(self.run.folder / "model.keras")
+                with self.run.lock():
+                    scored.save(unfinished)
+                    unfinished.replace(self.run.folder / "model.keras")
 
 
 @dataclass(eq=False)
@@ -196,7 +197,8 @@ class Checkpoints(_Callback):
             network=[ops.convert_to_numpy(one) for one in self.variables],
             optimizer=[ops.convert_to_numpy(one) for one in self.model.optimizer.variables],
         )
-        write_checkpoint(self.log.run.folder / "checkpoints", state)
+        with self.log.run.lock():
+            write_checkpoint(self.log.run.folder / "checkpoints", state)
 
 
 def assign(variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) -> None:

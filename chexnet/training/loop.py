@@ -174,6 +174,7 @@ def train(
         if resume and has_ended(run, settings):
             model.set_weights(load_chexnet(run.folder / "model.keras").get_weights())
             return run.history
+        run.set_results_aside()  # of the network that is now trained further or replaced
         state = checkpoint_to_resume(run, settings) if resume else None
         if state is None:
             (run.folder / "training.json").unlink(missing_ok=True)

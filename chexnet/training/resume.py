@@ -121,9 +121,9 @@ def data_settings(
 ) -> dict[str, str | int]:
     """What a training works on, the same in every process.
 
-    Beside three numbers, SHA-256 digests: ``films`` (ids, labels, and the pixels of the first,
-    which show how all were prepared), ``boxes``, ``augmenter`` (by the first batch, which depends
-    on the seed alone) and ``network`` (its layers; neither weights nor names).
+    Beside three numbers, SHA-256 digests: ``films`` (ids and labels), ``pixels``, ``boxes``,
+    ``augmenter`` (by the first batch, which depends on the seed alone) and ``network`` (its layers;
+    neither weights nor names).
     """
     films = [
         [batches.class_names, batches.image_ids.tolist(), batches.labels.tolist()]
@@ -139,7 +139,8 @@ def data_settings(
         "batch_size": train.batch_size,
         "seed": train.seed,
         "image_size": train.store.image_size,
-        "films": _digest(films, train.store[train.image_ids[:1]].tobytes()),
+        "films": _digest(films),
+        "pixels": _digest([part.store.fingerprint(part.image_ids) for part in (train, val)]),
         "boxes": _digest([train.map_size, boxes]),
         "augmenter": _digest([], augmented.tobytes()),
         "network": _digest(layers),
@@ -165,6 +166,6 @@ def _check_same(run: Run, there: dict, settings: dict) -> None:
         name = differing[0]
         raise ValueError(
             f"{run.folder}: the training there had another {differing}, such as {name} = "
-            f"{there.get(name)!r} and not {settings[name]!r}; resume with the same, or give "
-            "resume=False"
+            f"{there.get(name)!r} and not {settings[name]!r}; resume with the same, or start anew: "
+            "in another run (RUN of notebook 03), or with resume=False"
         )

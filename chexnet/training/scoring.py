@@ -29,7 +29,7 @@ def record_scores(
     """Scores the validation and test films and stores what notebooks 04 and 05 need.
 
     Writes ``predictions.csv``, ``maps.npz``, ``features.npz``, ``preparation.json`` and ``films/``
-    of the run.
+    of the run. Earlier ones, and what was made from them, are moved to ``earlier/``.
 
     Args:
         run: made with `Run.create`; its ``images`` say which film is in which split.
@@ -44,7 +44,9 @@ def record_scores(
         ``image_id, split, class_name, y_true, y_score``, one row a film and class.
 
     Raises:
-        ValueError: an unknown method.
+        ValueError: an unknown method, films with other pixels than those that the run was created
+            with, or a score that is NaN.
+        BlockingIOError: another process is training in the run folder or scoring it.
 
     Example:
         >>> from chexnet.files import read_table
@@ -61,31 +63,46 @@ def record_scores(
         >>> list(scores)
         ['image_id', 'split', 'class_name', 'y_true', 'y_score']
     """
-    images, names = run.images, run.class_names
-    scored = images[images["split"].isin(["val", "test"])].reset_index(drop=True)
-    some = images[images["split"] == "train"]
-    some = some.sample(min(len(some), MOST_TRAINING_FILMS), random_state=0)
-    sequence, training = (
-        AugmentedImageSequence(
-            store, films, class_names=names, batch_size=batch_size, shuffle=False, seed=0, workers=1
+    with run.lock():
+        images, names = run.images, run.class_names
+        pixels = run.config.get("pixels")
+        if pixels is not None and pixels != store.fingerprint(images["image_id"]):
+            raise ValueError(
+                f"{run.folder}: the films in {store.folder} have other pixels than those that the "
+                "run was created with; bring them back, or train on these in another run (RUN)"
+            )
+        scored = images[images["split"].isin(["val", "test"])].reset_index(drop=True)
+        some = images[images["split"] == "train"]
+        some = some.sample(min(len(some), MOST_TRAINING_FILMS), random_state=0)
+        sequence, training = (
+            AugmentedImageSequence(
+                store,
+                films,
+                class_names=names,
+                batch_size=batch_size,
+                shuffle=False,
+                seed=0,
+                workers=1,
+            )
+            for films in (scored, some)
         )
-        for films in (scored, some)
-    )
-    scores, cam, features = score_films(model, sequence)
-    maps = {"CAM": cam}
-    for method in methods:
-        if method != "CAM":
-            maps[method] = class_activation_map(model, sequence, class_index=None, method=method)[1]
-    predictions = scored.melt(["image_id", "split"], names, "class_name", "y_true")
-    predictions["y_true"] = predictions["y_true"].astype("Int64")
-    predictions["y_score"] = scores.T.ravel().astype(float)
-    test = scored.loc[scored["split"] == "test", "image_id"]
-    for image_id in tqdm(test, desc="saving test images", unit=" images", delay=2):
-        run.write_film(image_id, read_image(Path(film_folder) / f"{image_id}.jpg"))
-    bias = keras.ops.convert_to_numpy(model.get_layer("predictions").bias)
-    run.write_scores(predictions, scored["image_id"], maps, bias=bias)
-    seen, is_val = score_films(model, training)[2], scored["split"] == "val"
-    films = store[some["image_id"]][..., 0]
-    run.write_arrays("features.npz", **fit_familiarity(seen, features[is_val], films))
-    run.write_json("preparation.json", store.preparation)
-    return predictions
+        scores, cam, features = score_films(model, sequence)
+        maps = {"CAM": cam}
+        for method in methods:
+            if method != "CAM":
+                maps[method] = class_activation_map(
+                    model, sequence, class_index=None, method=method
+                )[1]
+        predictions = scored.melt(["image_id", "split"], names, "class_name", "y_true")
+        predictions["y_true"] = predictions["y_true"].astype("Int64")
+        predictions["y_score"] = scores.T.ravel().astype(float)
+        test = scored.loc[scored["split"] == "test", "image_id"]
+        for image_id in tqdm(test, desc="saving test images", unit=" images", delay=2):
+            run.write_film(image_id, read_image(Path(film_folder) / f"{image_id}.jpg"))
+        bias = keras.ops.convert_to_numpy(model.get_layer("predictions").bias)
+        run.write_scores(predictions, scored["image_id"], maps, bias=bias)
+        seen, is_val = score_films(model, training)[2], scored["split"] == "val"
+        films = store[some["image_id"]][..., 0]
+        run.write_arrays("features.npz", **fit_familiarity(seen, features[is_val], films))
+        run.write_json("preparation.json", store.preparation)
+        return predictions

@@ -13,7 +13,7 @@ from chexnet.evaluation.calibration import (
     reliability_table,
 )
 from chexnet.runs import Run
-from tests.made_up_run import write_run
+from tests.made_up_run import change_scores, write_run
 
 
 def films(n=4000, sureness=1.0, seed=0):
@@ -155,7 +155,7 @@ def test_a_run_without_a_temperature_says_why(run, tmp_path):
     with pytest.raises(ValueError, match=r"class_name=.Mass.: expected one of .*Edema"):
         calibrated_scores(run, class_name="Mass")
     bare = write_run(tmp_path / "bare", films=60)
-    bare.write_table("predictions.csv", bare.predictions.assign(y_true=0))
+    change_scores(bare, predictions=bare.read_table("predictions.csv").assign(y_true=0))
     with pytest.raises(ValueError, match=r"no temperature for .Pneumonia., .* films of both"):
         calibrated_scores(bare)
 

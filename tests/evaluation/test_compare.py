@@ -45,7 +45,8 @@ def test_runs_on_other_films_or_labels_are_refused(runs, tmp_path):
     images = a.images
     other = write_run(tmp_path / "other", films=200, signal=0.6)
     table = other.read_table("predictions.csv")
-    change_scores(other, predictions=table.assign(image_id="x" + table["image_id"]))
+    other.write_table("images.csv", other.images.assign(image_id="x" + other.images["image_id"]))
+    other.write_table("predictions.csv", table.assign(image_id="x" + table["image_id"]))
     images["image_id"] = "x" + images["image_id"]
     other.write_table("images.csv", images)
     with pytest.raises(ValueError, match="no test film in common"):

@@ -9,7 +9,7 @@ from chexnet.auroc import auroc, bootstrap
 from chexnet.auroc.intervals import percentile_interval
 from chexnet.evaluation import evaluate
 from chexnet.evaluation.scores import average_precision, summarize_auroc
-from tests.made_up_run import write_run
+from tests.made_up_run import change_scores, write_run
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def of_split(run, split):
 
 def rewrite(run, films):
     columns = ["image_id", "split", "class_name", "y_true", "y_score"]
-    run.write_table("predictions.csv", films[columns])
+    change_scores(run, predictions=films[columns])
 
 
 def everything(value):
@@ -234,7 +234,7 @@ def test_a_run_with_few_positive_films_has_no_nan_that_json_refuses(tmp_path):
     run = write_run(tmp_path / "run", films=60)
     scores = run.read_table("predictions.csv")
     first = ~scores.duplicated(["split"])
-    run.write_table("predictions.csv", scores.assign(y_true=first.astype(int)))
+    change_scores(run, predictions=scores.assign(y_true=first.astype(int)))
     for seed in range(5):  # some draw no positive film at all
         evaluate(run, n_bootstrap=1, seed=seed)
         precision = run.metrics["classes"]["Pneumonia"]["average_precision"]

@@ -145,8 +145,8 @@ class TestEveryChart:
 
     def test_draws_a_run_in_which_little_could_be_computed(self, chart, run, tmp_path):
         poor = write_run(tmp_path / "poor", films=60)
-        predictions = poor.predictions
-        poor.write_table("predictions.csv", predictions.assign(y_true=0))
+        predictions = poor.read_table("predictions.csv")
+        change_scores(poor, predictions=predictions.assign(y_true=0))
         evaluate(poor, n_bootstrap=20)
         FigureCanvasAgg(chart(poor)).draw()
 

@@ -10,7 +10,7 @@ from chexnet.evaluation import evaluate, evaluate_maps
 from chexnet.figures import BLUE, RED
 from chexnet.figures import curves as forests
 from chexnet.runs import Run
-from tests.made_up_run import write_run
+from tests.made_up_run import change_scores, write_run
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_a_run_that_is_not_evaluated_and_an_unknown_class_are_refused(run, tmp_p
 
 def test_a_run_without_positives_draws_reasons(tmp_path):
     poor = write_run(tmp_path / "poor", films=60)
-    poor.write_table("predictions.csv", poor.predictions.assign(y_true=0))
+    change_scores(poor, predictions=poor.read_table("predictions.csv").assign(y_true=0))
     evaluate(poor, n_bootstrap=20)
     figure = forests.subgroup_figure(poor)
     FigureCanvasAgg(figure).draw()

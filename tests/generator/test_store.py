@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 
 from chexnet.dicom import read_film
+from chexnet.files import locked
 from chexnet.generator import ImageStore, apply_clahe
 from chexnet.generator import store as images
-from chexnet.generator.store import CACHES_KEPT, UNFINISHED_SECONDS, prepare_film
+from chexnet.generator.store import CACHES_KEPT, prepare_film
 
 IDS = [f"film{index}" for index in range(6)]
 
@@ -348,20 +349,39 @@ def test_stale_caches_do_not_pile_up(folder):
     assert latest in kept
 
 
-def test_what_a_killed_process_left_behind_is_removed_a_day_later(folder, monkeypatch):
+def test_killed_build(folder, monkeypatch):
+    """What a killed process left goes at once; what another is building stays."""
     cache = folder.parent / "cache"
     cache.mkdir()
-    old, young = cache / ".films-old.part", cache / ".films-young.part"
-    for path in (old, young):
+    dead, building = cache / ".films-dead.part", cache / ".films-building.part"
+    for path in (dead, building):
         path.write_bytes(b"unfinished")
-    long_ago = old.stat().st_mtime - UNFINISHED_SECONDS - 60
-    os.utime(old, (long_ago, long_ago))
     usage = shutil.disk_usage(folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
-    with pytest.raises(OSError, match="was not written"):
+    with locked(building.with_suffix(".lock"), "taken"), pytest.raises(OSError, match="written"):
         open_store(folder)
-    assert not old.exists()  # even where nothing could be built
-    assert young.exists()
+    # Even where nothing could be built.
+    assert sorted(path.name for path in cache.iterdir()) == [
+        ".films-building.lock", ".films-building.part",
+    ]  # fmt: skip
+
+
+def test_fingerprint(folder):
+    """It covers every pixel and which film has it, not the order or the other films."""
+    store = open_store(folder)
+    some = store.image_ids[:3]
+    before = store.fingerprint(some)
+    assert store.fingerprint(some[::-1]) == before
+    assert open_store(folder, image_ids=some).fingerprint(some) == before
+    assert store.fingerprint(some[:2]) != before
+    with pytest.raises(KeyError, match="nobody"):
+        store.fingerprint(["nobody"])
+    path = folder / f"{some[2]}.jpg"
+    content = path.read_bytes()
+    path.write_bytes((folder / f"{some[1]}.jpg").read_bytes())
+    assert open_store(folder).fingerprint(some) != before
+    path.write_bytes(content)
+    assert open_store(folder).fingerprint(some) == before
 
 
 def test_two_processes_may_build_at_once(folder):
