@@ -50,6 +50,7 @@ from chexnet.files import (
     read_table,
     refuse,
     shorten,
+    summarize,
     write_atomic,
 )
 from chexnet.labels import boxes_of_class
@@ -165,7 +166,7 @@ class Run:
         ):
             missing = [column for column in columns if column not in frame]
             if missing:
-                raise ValueError(f"{name} has no column {missing}; it has {list(frame.columns)}")
+                raise ValueError(f"{name} has no column {missing}; it has {summarize(frame)}")
         image_ids = images["image_id"]
         refuse("images", image_ids[image_ids.duplicated()], "duplicate image_ids")
         for image_id in image_ids:

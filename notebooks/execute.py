@@ -7,11 +7,14 @@ The executed copies go to ``output/<run>/notebooks/``; those of the previous run
 
 import argparse
 import ast
+import contextlib
+import hashlib
 import json
 import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import nbformat
@@ -19,15 +22,36 @@ import papermill
 from traitlets.config import Config
 
 from chexnet.evaluation import interval_text
-from chexnet.files import check_image_id
+from chexnet.files import check_image_id, locked
 from chexnet.runs import Run
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 # Means nothing on a page where no kernel runs.
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# A kernel on a local socket: nobody else on the machine can listen or speak to it.
-LOCAL_SOCKET = Config({"KernelManager": {"transport": "ipc"}})
+# Parameters that name a folder under data/ or output/.
+PLAIN_NAMES = ("STUDY", "RUN")
+
+
+@contextlib.contextmanager
+def local_socket(root: Path) -> Iterator[Config]:
+    """A kernel on local sockets: nobody else on the machine can listen or speak to it.
+
+    They are in a new temporary folder, since a path of theirs must be short and nobody else's.
+    Those of killed processes are removed.
+
+    Args:
+        root: of the project; holds ``output/``.
+    """
+    prefix = f"chexnet-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]}-"
+    with contextlib.ExitStack() as stack:
+        with locked(root / "output" / ".sockets.lock", f"{root}: locked", wait=60):
+            for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+                with contextlib.suppress(BlockingIOError), locked(left / "lock", "in use"):
+                    shutil.rmtree(left)
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix)))
+            stack.enter_context(locked(folder / "lock", f"{folder}: in use"))
+        yield Config({"KernelManager": {"transport": "ipc", "ip": str(folder / "kernel")}})
 
 
 def parameters_of(notebook: Path) -> dict[str, object]:
@@ -45,7 +69,8 @@ def check_parameters(given: dict[str, object], notebooks: Sequence[Path] = NOTEB
 
     Raises:
         ValueError: a name that no notebook has, ``RUN`` (it has an option of its own), or a value
-            of another type than the one that stands in the notebook; ``None`` fits everywhere.
+            of another type than the one that stands in the notebook; ``None`` fits everywhere. Or
+            a study that is not the plain name of a folder under ``data/``.
     """
     known: dict[str, object] = {}
     for notebook in notebooks:
@@ -58,6 +83,8 @@ def check_parameters(given: dict[str, object], notebooks: Sequence[Path] = NOTEB
         kinds = (int, float) if kind is float else (kind,)
         if value is not None and known[name] is not None and type(value) not in kinds:
             raise ValueError(f"{name}={value!r}: allowed is a value of type {kind.__name__}")
+        if name in PLAIN_NAMES:
+            check_image_id(value, name)
 
 
 def execute(
@@ -81,6 +108,7 @@ def execute(
 
     Raises:
         ValueError: the run's name or a parameter is not allowed.
+        BlockingIOError: another process is executing the notebooks of this run.
     """
     check_image_id(run, "--run")
     check_parameters(given, notebooks)
@@ -92,23 +120,27 @@ def execute(
     unfinished, executed = folder / "notebooks.part", folder / "notebooks"
     unfinished.mkdir(parents=True, exist_ok=True)
     (root / "data").mkdir(exist_ok=True)
-    for notebook in notebooks:
-        started = time.perf_counter()
-        print(f"{notebook.stem} ...", flush=True)
-        papermill.execute_notebook(
-            str(notebook),
-            str(unfinished / notebook.name),
-            parameters={name: given[name] for name in parameters_of(notebook) if name in given},
-            cwd=str(root),
-            kernel_name="python3",
-            progress_bar=False,
-            config=LOCAL_SOCKET,
-        )
-        print(f"{notebook.stem} done in {time.perf_counter() - started:.0f} s", flush=True)
-    executed.mkdir(exist_ok=True)
-    for notebook in notebooks:
-        (unfinished / notebook.name).replace(executed / notebook.name)
-    shutil.rmtree(unfinished)
+    message = f"{folder}: another process is executing the notebooks of this run"
+    with locked(folder / "notebooks.lock", message):
+        for notebook in notebooks:
+            started = time.perf_counter()
+            print(f"{notebook.stem} ...", flush=True)
+            its = {name: given[name] for name in parameters_of(notebook) if name in given}
+            with local_socket(root) as config:
+                papermill.execute_notebook(
+                    str(notebook),
+                    str(unfinished / notebook.name),
+                    parameters=its,
+                    cwd=str(root),
+                    kernel_name="python3",
+                    progress_bar=False,
+                    config=config,
+                )
+            print(f"{notebook.stem} done in {time.perf_counter() - started:.0f} s", flush=True)
+        executed.mkdir(exist_ok=True)
+        for notebook in notebooks:
+            (unfinished / notebook.name).replace(executed / notebook.name)
+        shutil.rmtree(unfinished)
 
 
 def summary(run: Run) -> str:
@@ -188,7 +220,7 @@ def main() -> None:
     try:
         if not arguments.publish:
             execute(arguments.run, given)
-    except ValueError as error:
+    except (BlockingIOError, ValueError) as error:
         sys.exit(str(error))
     run = Run(ROOT / "output" / arguments.run)
     if arguments.publish:

@@ -1,6 +1,8 @@
 """Tests of the files that every room reads and writes."""
 
+import errno
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -10,13 +12,16 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 
+from chexnet import files
 from chexnet.files import (
     check_image_id,
     enter_project,
     locked,
     path_id,
     read_image,
+    read_json,
     read_table,
     refuse,
     remove_unfinished,
@@ -277,3 +282,99 @@ def test_outside_a_project_the_missing_folders_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="data/ and output/"):
         enter_project()
+
+
+@pytest.mark.parametrize("name", ["CON", "nul", "COM1.x", "LPT9", "Aux.tar.gz"])
+def test_devices_of_windows(name):
+    """The name of a device is no image id; a file with it gets another one."""
+    with pytest.raises(ValueError, match=f"a.csv: invalid image_id '{name}'.*CON, NUL"):
+        check_image_id(name, "a.csv")
+    given = path_id(f"{name}.dcm")
+    assert check_image_id(given, "path_id") == given
+    assert not re.fullmatch(r"(?i)(con|nul|com1|lpt9|aux)(\..*)?", given)
+    for fine in ("CONE", "NULL", "xCON", "COM10", "LPT"):
+        assert check_image_id(fine, "a.csv") == fine
+
+
+def test_full_disk_is_named(tmp_path):
+    """An error of the disk has the name of the file that was not written."""
+    path = tmp_path / "scores.csv"
+    path.write_bytes(b"before")
+
+    class FullDisk(type(Path())):
+        def open(self, mode):
+            file = super().open(mode)
+            full = os.open("/dev/full", os.O_WRONLY)
+            os.dup2(full, file.fileno())
+            os.close(full)
+            return file
+
+    with pytest.raises(OSError, match=r"No space left on device: .*scores\.csv") as raised:
+        write_atomic(FullDisk(path), b"after")
+    assert raised.value.errno == errno.ENOSPC
+    assert path.read_bytes() == b"before"
+    assert [file.name for file in tmp_path.iterdir()] == ["scores.csv"]
+
+
+def test_lock_is_no_link(tmp_path):
+    """A lock that is a link is refused, and the file that it leads to is as before."""
+    (tmp_path / "precious").write_text("content")
+    (tmp_path / "lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="lock"), locked(tmp_path / "lock", "taken"):
+        pass
+    assert (tmp_path / "precious").read_text() == "content"
+
+
+def test_lock_again(tmp_path):
+    """Whoever holds a FileLock may take it again; another thread waits, or is refused."""
+    lock, entered = FileLock(tmp_path / "lock"), threading.Event()
+
+    def enter():
+        with locked(FileLock(tmp_path / "lock"), "taken", wait=60):
+            entered.set()
+
+    with locked(lock, "taken"), locked(lock, "taken"):
+        with pytest.raises(BlockingIOError, match="taken"), locked(tmp_path / "lock", "taken"):
+            pass
+        thread = threading.Thread(target=enter)
+        thread.start()
+        assert not entered.is_set()
+    thread.join(timeout=60)
+    assert entered.is_set()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (",".join(f"column{n}" for n in range(40_000)), "40000 columns"),
+        ("," * 2_000_000, "1000001 columns or more in a first line of 1000000 bytes"),
+        ("a" * 2_000_000, "1 columns or more in a first line of 1000000 bytes"),
+        ("a,b\n1,2,3\n1,2,3,4\n", "not a CSV file"),
+        ("", "not a CSV file"),
+        ("a\n\udcff", "not a CSV file"),
+    ],
+)
+def test_hostile_tables(tmp_path, content, message):
+    """A table of far too many columns, or none at all, is refused in a short message."""
+    path = tmp_path / "images.csv"
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=rf"images\.csv: {message}") as raised:
+        read_table(path)
+    assert len(str(raised.value)) < 1000
+
+
+def test_long_names_are_cut():
+    """A message lists names of any length in a few lines."""
+    with pytest.raises(ValueError, match="3 wrong names") as raised:
+        refuse("a.csv", ["x" * 100_000, "y", "z"], "wrong names")
+    assert len(str(raised.value)) < 500
+
+
+def test_read_json(tmp_path, monkeypatch):
+    """A JSON file that is too large is not read."""
+    path = tmp_path / "a.json"
+    path.write_text('{"a": [1.5, null]}')
+    assert read_json(path) == {"a": [1.5, None]}
+    monkeypatch.setattr(files, "_LONGEST_JSON", 10)
+    with pytest.raises(ValueError, match=r"a\.json: 0 MB; expected at most 0"):
+        read_json(path)

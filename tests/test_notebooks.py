@@ -1,5 +1,11 @@
 import importlib.util
 import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -32,6 +38,14 @@ def test_a_value_of_the_wrong_kind_stops_before_any_work(name, value):
 
 def test_whole_numbers_fit_shares_and_none_fits_everywhere():
     execute.check_parameters({"TEST": 0, "EPOCHS": None, "WEIGHTS": "imagenet"})
+
+
+@pytest.mark.parametrize("study", ["../..", "/tmp/study", "", "a/b"])
+def test_study_is_a_plain_name(study, tmp_path):
+    """A study is a folder under data/, and nothing is written elsewhere."""
+    with pytest.raises(ValueError, match="STUDY: invalid image_id"):
+        execute.execute("demo", {"STUDY": study}, root=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("run", ["../elsewhere", "/tmp/run", ""])
@@ -77,6 +91,21 @@ def test_the_first_two_notebooks_run_on_png_films_with_three_findings(tmp_path, 
         assert ((images["split"] == "test") == (images["official_split"] == "test")).all()
 
 
+def write_notebook(path, code):
+    """A notebook with the parameters RUN and SEED, and one more cell."""
+    parameters = "RUN = 'demo'\nSEED = 0"
+    cells = [nbformat.v4.new_code_cell(source) for source in (parameters, code)]
+    cells[0].metadata["tags"] = ["parameters"]
+    book = nbformat.v4.new_notebook(cells=cells)
+    book.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
+    nbformat.write(book, path)
+    return path
+
+
 def test_executed_notebooks_of_the_previous_run_are_kept_with_it(tmp_path):
     folder = tmp_path / "output" / "trial"
     lines = [
@@ -87,19 +116,8 @@ def test_executed_notebooks_of_the_previous_run_are_kept_with_it(tmp_path):
         "settings = {'class_names': ['Pneumonia'], 'seed': SEED}",
         "Run.create(f'output/{RUN}', settings=settings, images=images, boxes=boxes)",
     ]
-    notebooks = []
-    for name, code in (("01_before.ipynb", "print(SEED)"), ("03_start.ipynb", "\n".join(lines))):
-        parameters = "RUN = 'demo'\nSEED = 0"
-        cells = [nbformat.v4.new_code_cell(source) for source in (parameters, code)]
-        cells[0].metadata["tags"] = ["parameters"]
-        book = nbformat.v4.new_notebook(cells=cells)
-        book.metadata["kernelspec"] = {
-            "name": "python3",
-            "display_name": "Python 3",
-            "language": "python",
-        }
-        nbformat.write(book, tmp_path / name)
-        notebooks.append(tmp_path / name)
+    codes = {"01_before.ipynb": "print(SEED)", "03_start.ipynb": "\n".join(lines)}
+    notebooks = [write_notebook(tmp_path / name, code) for name, code in codes.items()]
     for seed in (1, 2):
         execute.execute("trial", {"SEED": seed}, notebooks=notebooks, root=tmp_path)
     for place, seed in ((folder, 2), (folder / "earlier" / "1", 1)):
@@ -149,3 +167,59 @@ def test_of_a_widget_the_picture_is_published_and_of_a_progress_bar_nothing():
     panel = {"output_type": "execute_result", "data": {execute.WIDGET: {}, "image/jpeg": "x"}}
     assert not execute._is_kept(bar)
     assert execute._is_kept(panel)
+
+
+IN_A_PROCESS = """
+import sys
+from pathlib import Path
+from tests.test_notebooks import execute
+execute.execute(sys.argv[1], {}, notebooks=[Path(sys.argv[2])], root=Path(sys.argv[3]))
+"""
+
+
+def start(run, notebook, root, temporary, stderr=subprocess.DEVNULL):
+    """Executes a notebook in another process whose temporary folder is ``temporary``."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)}
+    return subprocess.Popen(
+        [sys.executable, "-c", IN_A_PROCESS, run, str(notebook), str(root)],
+        env=environment, cwd=root, stdout=subprocess.DEVNULL, stderr=stderr,
+    )  # fmt: skip
+
+
+WAIT = """
+import pathlib, time
+pathlib.Path(RUN).touch()
+while not pathlib.Path("go").exists(): time.sleep(0.05)
+"""
+
+
+@pytest.fixture
+def temporary():
+    """A temporary folder with a short path, as sockets need."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_sockets(tmp_path, temporary):
+    """Executions at once in one project do not meet; what a killed one left is removed."""
+    (tmp_path / "output").mkdir()
+    notebook = write_notebook(tmp_path / "01_wait.ipynb", WAIT)
+    processes = [start(run, notebook, tmp_path, temporary) for run in ("a", "b", "killed")]
+    until = time.monotonic() + 300
+    while not all((tmp_path / run).exists() for run in ("a", "b", "killed")):
+        assert time.monotonic() < until, "the kernels do not start"
+        time.sleep(0.05)
+    folders = [path for path in temporary.iterdir() if path.name.startswith("chexnet-")]
+    assert len(folders) == 3
+    again = start("a", notebook, tmp_path, temporary, stderr=subprocess.PIPE)
+    assert b"another process is executing the notebooks of this run" in again.communicate()[1]
+    processes[2].kill()
+    processes[2].wait(timeout=60)
+    (tmp_path / "go").touch()
+    for process in processes[:2]:
+        assert process.wait(timeout=300) == 0
+    assert start("killed", notebook, tmp_path, temporary).wait(timeout=300) == 0
+    assert not [path for path in temporary.iterdir() if path.name.startswith("chexnet-")]
+    assert not list(tmp_path.glob("*kernel*"))
+    for run in ("a", "b", "killed"):
+        assert (tmp_path / "output" / run / "notebooks" / notebook.name).is_file()

@@ -65,7 +65,7 @@ def peak_points(maps: np.ndarray) -> np.ndarray:
     order counts.
 
     Returns:
-        float64 ``(N, 2)``: x, y as fractions of the film; NaN for a constant map.
+        float64 ``(N, 2)``: x, y as fractions of the film; NaN for a constant map or one with NaN.
 
     Example:
         >>> import numpy as np
@@ -78,7 +78,7 @@ def peak_points(maps: np.ndarray) -> np.ndarray:
     flat = maps.reshape(n, height * width)
     row, column = np.divmod(flat.argmax(axis=1), width)
     points = np.stack([(column + 0.5) / width, (row + 0.5) / height], axis=1)
-    points[flat.max(axis=1) == flat.min(axis=1)] = np.nan
+    points[~(flat.max(axis=1) > flat.min(axis=1))] = np.nan
     return points
 
 
@@ -118,7 +118,8 @@ def shared_scale(maps: np.ndarray) -> float:
     """A common scale for `normalize_map` of raw maps ``(N, h, w)`` of one class, N > 0.
 
     It is the 95th percentile of the maps' maxima, so that one outlier does not make all other films
-    dim. If that is not above 0, the largest maximum; if that is not either, 1.
+    dim. If that is not above 0, the largest maximum; if that is not either, 1. Maps with NaN or
+    infinite values do not count.
 
     Example:
         >>> import numpy as np
@@ -126,6 +127,7 @@ def shared_scale(maps: np.ndarray) -> float:
         >>> shared_scale(np.array([[[0.0, 2.0]], [[-1.0, 4.0]]]))
         3.9
     """
-    maxima = np.asarray(maps).max(axis=(1, 2))
-    candidates = [np.percentile(maxima, 95), maxima.max(), 1.0]
+    maps = np.asarray(maps)
+    maxima = maps[np.isfinite(maps).all(axis=(1, 2))].max(axis=(1, 2))
+    candidates = [np.percentile(maxima, 95), maxima.max(), 1.0] if len(maxima) else [1.0]
     return next(float(scale) for scale in candidates if scale > 0)

@@ -152,6 +152,7 @@ def convert_folder(
         except BaseException:
             write_films(target, as_table(known.values()))
             raise
+        rows = [_still_there(row, target) for row in rows]
         remove_unfinished(target)  # of workers that died
         _remove_outdated(rows, known, target)
         table = as_table(rows)
@@ -170,6 +171,16 @@ def _is_done(row: Row | None, film: Source, sizes: dict[str, int], quality: int)
         and row["quality"] in (None, quality)
         and row["jpg_bytes"] == sizes.get(f"{film.image_id}.jpg")
     )
+
+
+def _still_there(row: Row, target: Path) -> Row:
+    """The row, or a failed one if somebody has removed its JPG while others were converted."""
+    if row["status"] not in _MADE or (target / f"{row['image_id']}.jpg").is_file():
+        return row
+    facts = (row[name] for name in ("file", "image_id", "source_bytes", "source_time_ns"))
+    file, image_id, size, time_ns = facts
+    source = Source(file, "", image_id, size, time_ns)
+    return row_of(source, "failed", "its JPG was removed while other films were converted")
 
 
 def _remove_renamed(

@@ -25,6 +25,7 @@ from chexnet.evaluation.prior import (
     fixed_mask_iou,
     guided_maps,
 )
+from chexnet.files import refuse
 from chexnet.labels import points_in_boxes
 from chexnet.runs import Run
 
@@ -66,7 +67,7 @@ def evaluate_maps(run: Run, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0) ->
         test films has a ``reason`` only.
 
     Raises:
-        ValueError: a scored film has no map.
+        ValueError: a scored film has no map, or one with NaN or infinite values.
 
     Example:
         >>> from chexnet.evaluation import evaluate_maps
@@ -125,6 +126,9 @@ def localize_films(run: Run, *, class_name: str | None = None) -> LocalizedFilms
         )
         for split, films in (("validation", val), ("test", test))
     )
+    for maps, ids, *_ in (val_films, test_films):
+        broken = ids[~np.isfinite(maps).all(axis=(1, 2))]
+        refuse(run.folder / "maps.npz", broken, "films whose map has NaN or infinite values")
     has_val_boxes = len(val_films[2]) > 0
     if has_val_boxes:
         thresholds["min-max"] = choose_map_threshold(*val_films)[0]

@@ -15,7 +15,7 @@ from chexnet.evaluation import (
     outcomes_at,
     overlaps,
 )
-from chexnet.figures import BLUE, BOX_COLOR, OPACITY, RED, blend, header_text
+from chexnet.figures import BLUE, BOX_COLOR, NO_MAP, OPACITY, RED, blend, header_text
 from chexnet.generator import apply_clahe
 from chexnet.labels import box_masks, scale_boxes
 from chexnet.runs import Run
@@ -43,6 +43,7 @@ class Gallery:
     def __init__(self, run: Run, class_name: str | None = None) -> None:
         """Reads the tables; maps and films are read when they are first shown."""
         self.run = run
+        self._scores = run.fingerprint("predictions.csv")
         self.class_name = run.chosen_class(class_name)
         _, self.films = run.scored_films(self.class_name)
         self.threshold, _ = chosen_threshold(run, class_name=self.class_name)
@@ -60,15 +61,24 @@ class Gallery:
 
     def _read_maps(self, method: str) -> np.ndarray:
         """The raw maps of a method, ``(N, h, w)``."""
+        if self.run.fingerprint("predictions.csv") != self._scores:
+            raise ValueError(
+                f"{self.run.folder}: scored again since the explorer was opened; run explore(...) "
+                "again"
+            )
         maps = self.run.maps_of(self.films["image_id"], "test", method)
         return maps[:, self.run.class_names.index(self.class_name)]
+
+    def _has_map(self, method: str) -> np.ndarray:
+        """Whether the map of each film has finite values only, bool ``(N,)``."""
+        return np.isfinite(self.maps(method)).all(axis=(1, 2))
 
     def _compute_iou(self, method: str) -> np.ndarray:
         """IoU of maps and boxes at each of `map_thresholds`, ``(N, T)``; NaN without boxes."""
         image_ids = self.films["image_id"].to_numpy(str)
         thresholds = np.array(self.map_thresholds(method))
         iou = np.full((len(image_ids), len(thresholds)), np.nan)
-        with_boxes = np.flatnonzero(self._has_boxes)
+        with_boxes = np.flatnonzero(self._has_boxes & self._has_map(method))
         for start in range(0, len(with_boxes), _FILMS_AT_ONCE):
             rows = with_boxes[start : start + _FILMS_AT_ONCE]
             masks = box_masks(self.boxes, self.films, image_ids[rows], CANVAS)
@@ -121,7 +131,7 @@ class Gallery:
         """A film as the run stores it, byte for byte; or with CLAHE as in the training data."""
         image_id = self.films["image_id"][row]
         if not clahe:
-            return (self.run.folder / "films" / f"{image_id}.jpg").read_bytes()
+            return self.run.film_path(image_id).read_bytes()
         return jpg(apply_clahe(self.pixels(image_id)))
 
     def overlay(
@@ -141,7 +151,9 @@ class Gallery:
         """
         image_id = self.films["image_id"][row]
         film = self.pixels(image_id)
-        fine = upsample_map(self.maps(method)[row], film.shape)
+        values = self.maps(method)[row]
+        values = values if np.isfinite(values).all() else np.zeros_like(values)
+        fine = upsample_map(values, film.shape)
         above = fine >= map_threshold
         picture = blend(
             apply_clahe(film) if clahe else film,
@@ -192,6 +204,8 @@ class Gallery:
         return "\n".join(paragraphs)
 
     def _map_text(self, row: int, method: str, map_threshold: float) -> str:
+        if not self._has_map(method)[row]:
+            return NO_MAP
         if not self._has_boxes[row]:
             return "no reference boxes" if self.has_boxes else ""
         image_id = self.films["image_id"][row]

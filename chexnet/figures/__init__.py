@@ -5,7 +5,7 @@ from chexnet.figures.curves import (
     precision_recall_figure, reliability_figure, roc_figure, score_histogram, subgroup_figure,
 )  # fmt: skip
 from chexnet.figures.overlay import (
-    BOX_COLOR, OPACITY, blend, film_sheet, header_text, overlay_cam,
+    BOX_COLOR, NO_MAP, OPACITY, blend, film_sheet, header_text, overlay_cam,
 )  # fmt: skip
 from chexnet.figures.page import report_page
 from chexnet.figures.prediction import prediction_figure
@@ -13,7 +13,7 @@ from chexnet.figures.results import results_figure
 from chexnet.figures.sheets import conversion_sheet
 
 __all__ = [
-    "BLUE", "BOX_COLOR", "OPACITY", "RED", "blend", "compare_figure", "conversion_sheet",
+    "BLUE", "BOX_COLOR", "NO_MAP", "OPACITY", "RED", "blend", "compare_figure", "conversion_sheet",
     "decision_figure", "film_sheet", "header_text", "history_figure", "localization_figure",
     "overlay_cam",
     "precision_recall_figure", "prediction_figure", "reliability_figure", "report_page",

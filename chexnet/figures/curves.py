@@ -15,6 +15,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from chexnet.auroc import auroc, no_estimate
 from chexnet.evaluation import BASELINES, LOCATION_BASELINES, common_films, outperforms_baselines
+from chexnet.figures.overlay import plain_text
 from chexnet.runs import Run
 
 # Okabe and Ito's colors, which are safe for color blindness; lines differ in their dashes too.
@@ -376,4 +377,4 @@ def _finish(ax: Axes, *, x: str = "", y: str = "", square: bool = False) -> Figu
         ax.legend(fontsize=8, frameon=False, loc="best")
     figure = ax.get_figure(root=True)
     assert figure is not None
-    return figure
+    return plain_text(figure)

@@ -15,9 +15,11 @@ from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 
 from chexnet.cam import normalize_map, upsample_map
 
+NO_MAP = "no map: NaN or infinite values"
 OPACITY = 0.65  # of the last color: the ribs below it can still be counted
 _RISE = 0.7  # exponent of the opacity over the map: below 1, so that low values are visible
 BOX_COLOR = "#3d9dff"  # blue, visible on the black of a lung
@@ -52,7 +54,8 @@ def overlay_cam(
 
     Returns:
         the figure of ``ax``. A dashed line is where the map reaches half of the scale: in gray
-        print, a color can have the same gray as the film.
+        print, a color can have the same gray as the film. A map with NaN or infinite values is not
+        drawn, and a text says so.
 
     Raises:
         ValueError: as `blend`.
@@ -69,13 +72,16 @@ def overlay_cam(
     blended = blend(film, cam, scale=scale, colormap=colormap, opacity=opacity)
     ax = show_film(blended, boxes, ax)
     half = (np.max(cam) if scale is None else scale) / 2
-    if np.max(cam) > half > 0:
+    if not np.isfinite(cam).all():
+        place: dict[str, Any] = {"transform": ax.transAxes, "ha": "center", "color": "white"}
+        ax.text(0.5, 0.02, NO_MAP, fontsize=7, **place)
+    elif np.max(cam) > half > 0:
         centers = (np.arange(_FINE) + 0.5) / _FINE
         rows, columns = film.shape
         ax.contour(centers * columns, centers * rows, upsample_map(cam, _FINE), [half], **_OUTLINE)
     figure = ax.get_figure(root=True)
     assert figure is not None
-    return figure
+    return plain_text(figure)
 
 
 def blend(
@@ -91,7 +97,8 @@ def blend(
     Arguments are those of `overlay_cam`.
 
     Returns:
-        uint8 ``(H, W, 3)``, RGB; the film itself where the map is 0 or below.
+        uint8 ``(H, W, 3)``, RGB; the film itself where the map is 0 or below, or all of it if the
+        map has NaN or infinite values.
 
     Raises:
         ValueError: the film is not uint8 ``(H, W)``, the map not ``(h, w)``, the colormap unknown,
@@ -110,6 +117,7 @@ def blend(
         )
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity={opacity}: expected 0 to 1")
+    cam = cam if np.isfinite(cam).all() else np.zeros((1, 1))
     shown = normalize_map(upsample_map(cam, film.shape), scale=scale)
     colors = matplotlib.colormaps.get_cmap(_HEAT if colormap == "heat" else colormap)
     share = (opacity * shown**_RISE)[..., None]
@@ -170,7 +178,7 @@ def film_sheet(
             ax.contour(mask, [0.5], colors=[BOX_COLOR], linewidths=1.5, extent=extent)
     for ax in axes[len(films) :]:
         ax.set_axis_off()
-    return figure
+    return plain_text(figure)
 
 
 def show_film(
@@ -207,6 +215,14 @@ def show_colors(
     ax.yaxis.tick_right()
     ax.set(xticks=[], yticks=[0, scale / 2, scale])
     ax.set_yticklabels(["0 or less", f"{scale / 2:.2g}", f"{scale:.2g} or more"], fontsize=7.5)
+
+
+def plain_text(figure: Figure) -> Figure:
+    """Takes every text of a figure literally: a name with ``$`` in it is no formula."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_parse_math(False)
+    return figure
 
 
 def header_text(film: pd.Series | tuple) -> str:

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from chexnet.evaluation import interval_text, outperforms_baselines
 from chexnet.figures import curves
+from chexnet.figures.overlay import plain_text
 from chexnet.runs import Run
 
 _WIDTH = 10.5  # inches; printed on A4 the smallest letters are 5.5 points high
@@ -71,7 +72,7 @@ def report_page(run: Run, *, class_name: str | None = None) -> Figure:
             part.text(0.02, 0.8, "– The maps are not evaluated.", fontsize=9)
         else:
             curves.localization_figure(run, class_name=name, axes=part.subplots(1, 2))
-    return figure
+    return plain_text(figure)
 
 
 def _facts(run: Run, name: str, found: dict) -> str:

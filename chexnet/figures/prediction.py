@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from chexnet.figures.curves import score_histogram
-from chexnet.figures.overlay import overlay_cam, show_film
+from chexnet.figures.overlay import overlay_cam, plain_text, show_film
 from chexnet.runs import Run
 
 
@@ -58,4 +58,4 @@ def prediction_figure(
         axes[2].axvline(score, color="black", linewidth=2, label=f"this film {score:.2f}")
         axes[2].legend(fontsize=7)
     figure.supxlabel("\n".join(lines), fontsize=9, ha="left", x=0.01)
-    return figure
+    return plain_text(figure)

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from chexnet.cam import peak_points, shared_scale
 from chexnet.evaluation import OUTCOMES, outcome_table
-from chexnet.figures.overlay import OPACITY, header_text, overlay_cam, show_colors
+from chexnet.figures.overlay import OPACITY, header_text, overlay_cam, plain_text, show_colors
 from chexnet.labels import points_in_boxes, scale_boxes
 from chexnet.runs import Run
 
@@ -118,7 +118,7 @@ def results_figure(
             overlay_cam(pixels, maps[film.row], its_boxes, ax, **style)
             ax.set_label(f"{outcome} {film.image_id}")
             ax.set_xlabel(_film_text(film), fontsize=7.5, labelpad=3, linespacing=1.3)
-    return figure
+    return plain_text(figure)
 
 
 def _film_text(film: Any) -> str:

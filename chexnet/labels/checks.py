@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from chexnet.files import check_image_id, refuse
+from chexnet.files import check_columns, check_image_id, refuse, shorten, summarize
 from chexnet.labels.boxes import BOX, boxes_of_class
 
 # Columns of the image table that are no label: what a reader, the converter or a split may add.
@@ -78,13 +78,14 @@ def read_csv(path: Path, required: Iterable[str], *, part_of: str = "") -> pd.Da
         raise FileNotFoundError(f"{path}: missing{part_of and f'; it is part of {part_of}'}")
     options = {"dtype": str, "keep_default_na": False, "na_values": [""]}
     try:
+        check_columns(path)
         rows = pd.read_csv(path, skipinitialspace=True, encoding="utf-8-sig", **options)
     except (ValueError, OSError, EOFError) as error:  # the last two: a damaged gzip file
-        raise ValueError(f"{path}: not a CSV file ({error})") from None
+        raise ValueError(f"{path}: not a CSV file ({shorten(error)})") from None
     required = list(required)
     if not set(required) <= set(rows.columns):
         raise ValueError(
-            f"{path}: columns {', '.join(rows.columns)}; expected {', '.join(required)}"
+            f"{path}: columns {summarize(rows.columns)}; expected {', '.join(required)}"
         )
     return rows
 

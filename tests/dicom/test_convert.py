@@ -672,3 +672,23 @@ def test_a_run_killed_at_any_moment_ends_as_one_clean_run(tmp_path, kills, proce
     table = convert(source, target)
     pd.testing.assert_frame_equal(table.drop(columns="new"), expected.drop(columns="new"))
     assert content(target) == content(clean)
+
+
+def test_target_emptied_midway(films, tmp_path, monkeypatch):
+    """A JPG that somebody removes during the run is a failed row, and is made by the next run."""
+    target, really = tmp_path / "jpg", converting._jpg_of
+
+    def emptied(data, quality):
+        for path in target.glob("*.jpg"):
+            path.unlink()
+        return really(data, quality)
+
+    monkeypatch.setattr(converting, "_jpg_of", emptied)
+    table = convert(films, target)
+    made = table.loc[table["status"] != "failed", "image_id"]
+    assert sorted(made + ".jpg") == [path.name for path in target.glob("*.jpg")]
+    assert len(made) == 1
+    assert (table["reason"] == "its JPG was removed while other films were converted").sum() == 3
+    assert read_films(target).equals(table.drop(columns="new"))
+    monkeypatch.undo()
+    assert convert(films, target)["status"].isin(["copied", "encoded"]).sum() == 4
