@@ -250,7 +250,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def check_columns(path: Path) -> None:
     """Refuses a CSV file, maybe gzipped, whose first line no table of ours can have."""
-    opened = gzip.open if path.suffix == ".gz" else open
+    opened = gzip.open if str(path).endswith(".gz") else open
     with opened(path, "rb") as file:
         head = file.readline(_LONGEST_HEAD)
     columns = head.count(b",") + 1
