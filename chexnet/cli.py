@@ -1,6 +1,7 @@
-"""The command ``chexnet``: convert films, score films, compare runs. Not for clinical use."""
+"""The command ``chexnet``: films to JPGs, scores, runs to files. Not for clinical use."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +22,21 @@ _PREDICT = """examples:
   chexnet predict output/rsna films/ more/film.png --out results
   chexnet predict torchxrayvision:densenet121-res224-rsna films/ --out results
   chexnet predict output/rsna films/ --out results --shard 3/16
+  chexnet predict output/rsna films/ --out results --runtime openvino
+  chexnet predict model.onnx films/ --out results
 
 Writes results/predictions.csv, one row a file, and the overlays of film and class activation map.
 A command that was stopped goes on when it is given again."""
+
+
+_EXPORT = """examples:
+  chexnet export output/rsna model.onnx
+  chexnet export output/rsna model.xml --films data/rsna/jpg
+  chexnet export output/rsna saved --format tf_saved_model
+
+Writes the network for another runtime, with score and map as outputs, and beside it a JSON file
+with what a program needs. Score and map are compared with those of Keras; where one differs by more
+than 1e-4, nothing is written."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,14 +73,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "predict", help="scores and maps of films", epilog=_PREDICT, formatter_class=raw
     )
     predict.set_defaults(run=_predict)
-    predict.add_argument("model", help="a run folder, a .keras file, or torchxrayvision:<name>")
+    predict.add_argument("model", help="a run folder, a file that chexnet export wrote, a .keras "
+                         "file, or torchxrayvision:<name>")  # fmt: skip
     predict.add_argument("films", nargs="+", type=Path, help="DICOM, PNG or JPG files, or folders")
     predict.add_argument("--out", required=True, type=Path, help="folder for the results")
     predict.add_argument("--shard", default="1/1", metavar="K/N",
                          help="only every N-th film from the K-th on; each shard writes a table "
                          "of its own")  # fmt: skip
     predict.add_argument("--no-overlays", action="store_true", help="write the table only")
+    predict.add_argument("--dicom", action="store_true", help="also write DICOM objects: overlay, "
+                         "structured report, presentation state")  # fmt: skip
+    predict.add_argument("--runtime", choices=("keras", "onnx", "openvino", "litert"),
+                         default="keras", help="of a run; openvino takes the fastest precision "
+                         "whose scores on validation are within 0.02")  # fmt: skip
     predict.add_argument("--batch-size", type=int, default=16, help="films at once (default 16)")
+
+    export = commands.add_parser(
+        "export", help="a run for other runtimes", epilog=_EXPORT, formatter_class=raw
+    )
+    export.set_defaults(run=_export)
+    export.add_argument("model", help="a run folder")
+    export.add_argument("target", type=Path, help="a file that ends with .onnx, .xml (OpenVINO) or "
+                        ".tflite (LiteRT), or a folder for a SavedModel")  # fmt: skip
+    export.add_argument("--format", help="onnx, openvino, litert or tf_saved_model; default: by "
+                        "the name of the target")  # fmt: skip
+    export.add_argument("--films", type=Path, help="folder of the study's JPGs, to check the file "
+                        "on validation films; default: data/<study>/jpg")  # fmt: skip
 
     compare = commands.add_parser("compare", help="two runs on the same test films")
     compare.set_defaults(run=_compare)
@@ -82,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         return given.run(given)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
         print(f"chexnet: {error}", file=sys.stderr)
         return 2
 
@@ -99,10 +130,12 @@ def _convert(given: argparse.Namespace) -> int:
 
 
 def _predict(given: argparse.Namespace) -> int:
-    from chexnet.predict import predict_folder, table_name
+    from chexnet.predict import Predictor, predict_folder, table_name
 
+    predictor = Predictor(given.model, runtime=given.runtime)
     films = predict_folder(
-        given.model, given.films, given.out, shard=given.shard, overlays=not given.no_overlays,
+        predictor, given.films, given.out, shard=given.shard, overlays=not given.no_overlays,
+        dicom=given.dicom,
         batch_size=given.batch_size, workers=given.workers, progress=not given.quiet,
     )  # fmt: skip
     table = given.out / table_name(given.shard)
@@ -110,7 +143,24 @@ def _predict(given: argparse.Namespace) -> int:
     if len(films) <= 10:
         shown = films.filter(regex="^file$|^score|^calibrated|^positive|^warnings$")
         print(shown.to_string(index=False, na_rep="-", float_format="%.3f"))
-    return _finish(films, counts, table)
+    missing = (
+        films[films["dicom"] != "written"].dropna(subset="dicom") if given.dicom else films[:0]
+    )
+    for film in missing.head(20).itertuples():
+        print(f"{film.file}: {film.dicom}", file=sys.stderr)
+    if given.dicom:
+        counts["with DICOM results"] = counts["scored"] - len(missing)
+    return _finish(films, counts, table) or int(len(missing) > 0)
+
+
+def _export(given: argparse.Namespace) -> int:
+    from chexnet.export import export_model
+
+    path = export_model(given.model, given.target, format=given.format, films=given.films)
+    checked = json.loads(path.with_name(f"{path.name}.json").read_text())["checked"]
+    errors = ", ".join(f"{name} {error:.1e}" for name, error in checked["greatest_error"].items())
+    print(f"{path}: greatest error on {checked['films']}: {errors}")
+    return 0
 
 
 def _compare(given: argparse.Namespace) -> int:

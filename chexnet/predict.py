@@ -4,7 +4,6 @@ A film is read, enhanced and resized by the functions that prepare the training 
 clinical use.
 """
 
-import contextlib
 import hashlib
 import json
 import time
@@ -12,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,15 +20,16 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from chexnet.cam import exact_forward, shared_scale
+from chexnet.cam import exact_forward
 from chexnet.dicom import FilmError, film_to_jpg, image_ids
-from chexnet.evaluation import (
-    ORIENTATIONS,
-    apply_temperature,
-    calibrated_scores,
-    chosen_threshold,
-    feature_distance,
-    orientation,
+from chexnet.evaluation import ORIENTATIONS, apply_temperature, feature_distance, orientation
+from chexnet.export import (
+    Facts,
+    describe_run,
+    is_exported,
+    open_exported,
+    open_run,
+    write_dicom_results,
 )
 from chexnet.figures import blend, prediction_figure
 from chexnet.files import (
@@ -53,6 +53,7 @@ UNUSUAL = 99.0  # percentile among validation films above which a film is called
 _STRETCH = 0.1  # share by which a film may be narrower or wider than any training film
 _SAVE_EVERY = 5.0  # seconds; writing a table of 100,000 films takes half a second
 _OVERLAY_SIDE = 512  # pixels of the longer side, as for the films of a run
+_SETTINGS = ("class_names", "preparation", "thresholds", "temperatures")
 _BOOKKEEPING = ("source_bytes", "source_time_ns", "predictor")
 
 
@@ -75,6 +76,8 @@ class Prediction:
             than this film is; None without a run.
         warnings: what was done to the film when it was read, and in what it differs from the
             training films.
+        facts: what is known of the model.
+        predictor: fingerprint of the `Predictor`.
         run: of the model, or None.
 
     Example:
@@ -97,6 +100,8 @@ class Prediction:
     header: dict[str, Any]
     percentile: float | None
     warnings: tuple[str, ...]
+    facts: Facts
+    predictor: str
     run: Run | None
 
     def __str__(self) -> str:
@@ -126,10 +131,9 @@ class Prediction:
             raise ValueError(f"class_name={name!r}: expected one of {list(self.scores)}")
         evaluated = self.run is not None and "classes" in self.run.metrics
         run = self.run if evaluated else None
-        scale = _scales(self.run, list(self.scores))[name]
         return prediction_figure(
             self.film, self.maps[name], str(self), score=self.scores[name], run=run,
-            class_name=name, scale=scale,
+            class_name=name, scale=self.facts.map_scales[name],
         )  # fmt: skip
 
 
@@ -147,6 +151,7 @@ class Predictor:
     Attributes:
         class_names: the classes of the head, in order.
         run: the run, or None.
+        facts: what is known of the model: preparation, thresholds, temperatures.
         thresholds: by class, the decision threshold (Youden index on validation); None without a
             run, or where none can be chosen.
         fingerprint: 16 hexadecimal digits, of the weights and the settings.
@@ -161,26 +166,33 @@ class Predictor:
         (['Pneumonia'], 2, 256)
     """
 
-    def __init__(self, source: str | Path, *, class_names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        class_names: Sequence[str] | None = None,
+        runtime: str = "keras",
+    ) -> None:
         """Loads a network.
 
         Args:
-            source: a run folder; a ``.keras`` file of this project; or
-                ``"torchxrayvision:<name>"`` (see `chexnet.model.build_chexnet`). Only a run has
-                thresholds, a temperature and training films to compare with.
+            source: a run folder; a file that `chexnet.export.export_model` wrote, which is run
+                without Keras; a ``.keras`` file of this project; or ``"torchxrayvision:<name>"``
+                (see `chexnet.model.build_chexnet`). The last two have no thresholds, no temperature
+                and no training films to compare with.
             class_names: of a ``.keras`` file, one for each score.
+            runtime: of a run: ``"keras"``, or another of `chexnet.export.open_run`.
 
         Raises:
             FileNotFoundError: there is no such run or file, or the run is not finished.
-            ValueError: the file is not a model, or ``class_names`` does not fit.
+            ImportError: the runtime is not installed.
+            ValueError: the file is not a model, or ``class_names`` or ``runtime`` does not fit.
         """
-        network = _open(source, class_names)
-        self.run, self.class_names = network.run, network.class_names
-        self._preparation, self._forward = network.preparation, network.forward
-        self.thresholds = {name: _threshold(self.run, name) for name in self.class_names}
-        self._temperatures = {name: _temperature(self.run, name) for name in self.class_names}
-        self._training = None if self.run is None else _TrainingFilms(self.run)
-        settings = [self.class_names, self._preparation, self.thresholds, self._temperatures]
+        network = _open(source, class_names, runtime)
+        self.run, self.facts, self._forward = network.run, network.facts, network.forward
+        self.class_names, self.thresholds = self.facts.class_names, self.facts.thresholds
+        self._training = _TrainingFilms(self.facts, self.run)
+        settings = [getattr(self.facts, name) for name in _SETTINGS]
         content = network.weights + json.dumps(settings).encode()
         self.fingerprint = hashlib.sha256(content).hexdigest()[:16]
 
@@ -211,7 +223,7 @@ class Predictor:
         header = {name: facts.get(name) for name in ("view", "sex", "age")}
         header |= {"rows": pixels.shape[0], "columns": pixels.shape[1]}
         remarks = tuple(filter(None, [facts.get("reason")]))
-        prepared = prepare_film(pixels, **self._preparation)
+        prepared = prepare_film(pixels, **self.facts.preparation)
         return _ReadFilm(source, pixels, prepared, header, remarks)
 
     def score(self, films: Sequence[_ReadFilm], *, batch_size: int = 1) -> list[Prediction]:
@@ -223,54 +235,58 @@ class Predictor:
         """
         batch = np.stack([film.prepared for film in films])[..., np.newaxis]
         padding = [(0, max(batch_size - len(films), 0)), (0, 0), (0, 0), (0, 0)]
-        outputs = self._forward(np.pad(batch, padding))
-        return [self._prediction(*row) for row in zip(films, *outputs, strict=False)]
+        scores, maps, features = self._forward(np.pad(batch, padding))
+        rows = zip(
+            films, scores, maps, repeat(None) if features is None else features, strict=False
+        )
+        return [self._prediction(*row) for row in rows]
 
     def _prediction(
-        self, film: _ReadFilm, scores: np.ndarray, maps: np.ndarray, features: np.ndarray
+        self, film: _ReadFilm, scores: np.ndarray, maps: np.ndarray, features: np.ndarray | None
     ) -> Prediction:
         by_class = dict(zip(self.class_names, map(float, scores), strict=True))
         calibrated: dict[str, float | None] = dict.fromkeys(by_class)
         positive: dict[str, bool | None] = dict.fromkeys(by_class)
         for name, score in by_class.items():
-            threshold, temperature = self.thresholds[name], self._temperatures[name]
+            threshold, temperature = self.thresholds[name], self.facts.temperatures[name]
             if temperature is not None:
                 calibrated[name] = float(apply_temperature(score, temperature))
             if threshold is not None:
                 positive[name] = score >= threshold
-        percentile, warnings = None, film.remarks
-        if self._training is not None:
-            percentile = self._training.percentile(features)
-            warnings += self._training.warnings(film, percentile)
+        percentile = self._training.percentile(features)
+        warnings = film.remarks + self._training.warnings(film, percentile)
         return Prediction(
             film.source, by_class, calibrated, dict(self.thresholds), positive,
             dict(zip(self.class_names, maps, strict=True)), film.pixels, film.header, percentile,
-            warnings, self.run,
+            warnings, self.facts, self.fingerprint, self.run,
         )  # fmt: skip
 
 
 class _TrainingFilms:
-    """What the training films of a run are like."""
+    """What the training films of a model are like, as far as that is known."""
 
-    def __init__(self, run: Run) -> None:
-        stored = run.read_arrays("features.npz")
-        self._gaussian = {name: stored[name] for name in ("mean", "precision")}
-        self._regression = {name: stored[name] for name in ("kernel", "bias")}
-        self._val_distances = stored["val_distances"]
-        self._image_size = run.read_json("preparation.json")["image_size"]
-        films = run.images.query("split == 'train'")
-        self._views = set(films["view"].dropna()) if "view" in films else set()
-        ratios = films["columns"] / films["rows"] if {"rows", "columns"} <= set(films) else []
-        self._ratios = (min(ratios, default=0), max(ratios, default=np.inf))
+    def __init__(self, facts: Facts, run: Run | None) -> None:
+        stored = {} if run is None else run.read_arrays("features.npz")
+        self._gaussian = {name: stored[name] for name in ("mean", "precision") if stored}
+        self._val_distances = stored.get("val_distances")
+        self._regression = facts.orientation
+        self._image_size = facts.preparation["image_size"]
+        known = facts.training_films or {}
+        self._views = set(known.get("views", ()))
+        self._ratios = known.get("width_by_height") or (0.0, np.inf)
 
-    def percentile(self, features: np.ndarray) -> float:
+    def percentile(self, features: np.ndarray | None) -> float | None:
         """Share of the validation films, in %, that are closer than a film with these features."""
+        if features is None or self._val_distances is None:
+            return None
         distance = feature_distance(features[np.newaxis], **self._gaussian)[0]
         closer = np.searchsorted(self._val_distances, distance)
         return float(100 * closer / len(self._val_distances))
 
-    def warnings(self, film: _ReadFilm, percentile: float) -> tuple[str, ...]:
-        """Sentences that say in what a film differs."""
+    def warnings(self, film: _ReadFilm, percentile: float | None) -> tuple[str, ...]:
+        """Sentences that say in what a film differs; none where no training films are known."""
+        if self._regression is None:
+            return ()
         found = []
         view, rows, columns = (film.header[name] for name in ("view", "rows", "columns"))
         if view is not None and self._views and view not in self._views:
@@ -289,7 +305,7 @@ class _TrainingFilms:
         looks = orientation(film.prepared, **self._regression)
         if looks != ORIENTATIONS[0]:
             found.append(f"looks {looks}")
-        if percentile > UNUSUAL:
+        if percentile is not None and percentile > UNUSUAL:
             found.append(
                 f"unlike the training films: further from them than {percentile:.0f} % of the "
                 "validation films"
@@ -301,49 +317,44 @@ class _Network(NamedTuple):
     """A network with what is needed to use it."""
 
     # Films uint8-valued (N, S, S, 1) to scores (N, C), maps (N, C, h, w) and features (N, F).
-    forward: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
-    class_names: list[str]
-    preparation: dict[str, Any]  # keyword arguments of `prepare_film`
+    forward: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray | None]]
+    facts: Facts
     weights: bytes  # what identifies the weights
     run: Run | None = None
 
 
-def _open(source: str | Path, class_names: Sequence[str] | None) -> _Network:
-    # Imported here: a table of predictions is read without Keras.
+def _open(source: str | Path, class_names: Sequence[str] | None, runtime: str) -> _Network:
+    path = Path(source)
+    if is_exported(path):
+        exported = open_exported(path)
+        return _Network(exported.forward, exported.facts, exported.fingerprint.encode())
+    is_run = path.suffix != ".keras" and not str(source).startswith("torchxrayvision:")
+    if runtime != "keras":
+        if not is_run:
+            raise ValueError(f"{source}: runtime={runtime!r}, expected a run folder, or 'keras'")
+        run = Run(path)
+        exported = open_run(run, runtime)
+        return _Network(exported.forward, exported.facts, exported.fingerprint.encode(), run)
+    # Imported here: exported networks and tables of predictions are read without Keras.
     from chexnet.model import load_chexnet, load_torchxrayvision
 
-    run, path = None, Path(source)
     if str(source).startswith("torchxrayvision:"):
         model, names = load_torchxrayvision(str(source))
         # These networks were trained without CLAHE.
-        preparation = {"image_size": model.input_shape[1], "clip_limit": None}
-        return _Network(exact_forward(model), names, preparation, str(source).encode())
-    if path.suffix != ".keras":
+        facts = Facts(names, {"image_size": model.input_shape[1], "clip_limit": None})
+        return _Network(exact_forward(model), facts, str(source).encode())
+    if is_run:
         run = Run(path)
-        path, class_names = run.folder / "model.keras", run.class_names
+        model = load_chexnet(run.folder / "model.keras")
+        content = (run.folder / "model.keras").read_bytes()
+        return _Network(exact_forward(model), describe_run(run), content, run)
     model = load_chexnet(path)
     scores = model.output_shape[-1]
     names = list(class_names or ["Pneumonia", *(f"class {k}" for k in range(2, scores + 1))])
     if len(names) != scores:
         raise ValueError(f"{path}: class_names={names}, but the model has {scores} scores")
-    preparation = {"image_size": model.input_shape[1]}
-    if run is not None:
-        preparation |= run.read_json("preparation.json")
-    return _Network(exact_forward(model), names, preparation, path.read_bytes(), run)
-
-
-def _threshold(run: Run | None, name: str) -> float | None:
-    with contextlib.suppress(ValueError):  # validation has films of one label only
-        if run is not None:
-            return chosen_threshold(run, class_name=name)[0]
-    return None
-
-
-def _temperature(run: Run | None, name: str) -> float | None:
-    with contextlib.suppress(ValueError):  # likewise
-        if run is not None:
-            return float(calibrated_scores(run, class_name=name)["temperature"].iloc[0])
-    return None
+    facts = Facts(names, {"image_size": model.input_shape[1]})
+    return _Network(exact_forward(model), facts, path.read_bytes())
 
 
 class _File(NamedTuple):
@@ -363,6 +374,7 @@ def predict_folder(
     *,
     shard: str = "1/1",
     overlays: bool = True,
+    dicom: bool = False,
     batch_size: int = 16,
     workers: int | None = None,
     progress: bool = True,
@@ -380,6 +392,8 @@ def predict_folder(
         shard: ``"k/n"``: only every n-th film, from the k-th on, k from 1 to n. Processes with
             different k may share ``target``.
         overlays: write the overlays.
+        dicom: also write the results of each film as DICOM objects into
+            ``target/dicom/<image_id>-<model>/`` (`chexnet.export.write_dicom_results`).
         batch_size: films in a forward pass.
         workers: threads that read films; by default one a core.
         progress: show a bar.
@@ -388,7 +402,8 @@ def predict_folder(
         The table, sorted by ``file``: ``image_id``; ``status``, ``"scored"`` or ``"failed"``;
         ``reason`` of a failure; ``score_<class>``, ``calibrated_<class>``, ``positive_<class>`` for
         each class (see `Prediction`); ``percentile``; ``warnings``; ``view, sex, age, rows,
-        columns``; and book-keeping (``source_bytes, source_time_ns, predictor``).
+        columns``; with ``dicom``, that column, ``"written"`` or the reason why there are no
+        objects; and book-keeping (``source_bytes, source_time_ns, predictor``).
 
     Raises:
         FileNotFoundError: no film was found, or a path does not exist.
@@ -412,7 +427,7 @@ def predict_folder(
     target.mkdir(parents=True, exist_ok=True)
     path = target / table_name(shard)
     with locked(path.with_name(f".{path.name}.lock"), f"{path}: another process is writing it"):
-        rows = _done_rows(path, files, predictor.fingerprint)
+        rows = _done_rows(path, files, predictor.fingerprint, dicom=dicom)
         todo = [file for file in files if file.file not in rows]
         overlay = _Overlays(predictor, target / "overlays") if overlays else None
         saved = time.monotonic()
@@ -424,6 +439,8 @@ def predict_folder(
                     if overlay:  # before their rows: a film with a row is not done again
                         list(pool.map(overlay.write, *zip(*scored, strict=True)))
                     rows |= {f.file: _row(f, found, predictor.fingerprint) for f, found in batch}
+                    for f, found in scored if dicom else ():
+                        rows[f.file]["dicom"] = _write_dicom(f, found, target / "dicom")
                     bar.update(len(batch))
                     if time.monotonic() - saved > _SAVE_EVERY:
                         _write(path, rows, predictor.class_names)
@@ -468,7 +485,17 @@ def _list_files(films: Iterable[str | Path]) -> list[_File]:
     return files
 
 
-def _done_rows(path: Path, files: list[_File], fingerprint: str) -> dict[str, dict]:
+def _write_dicom(file: _File, found: Prediction, folder: Path) -> str:
+    """Writes the DICOM objects of a film; ``"written"``, or why there are none."""
+    target = folder / f"{file.image_id}-{found.predictor[:8]}"
+    try:
+        write_dicom_results(found, file.path, target)
+    except (FilmError, FileExistsError) as error:
+        return str(error)
+    return "written"
+
+
+def _done_rows(path: Path, files: list[_File], fingerprint: str, *, dicom: bool) -> dict[str, dict]:
     """The rows of an earlier call that need not be made again, by file."""
     if not path.is_file():
         return {}
@@ -482,6 +509,7 @@ def _done_rows(path: Path, files: list[_File], fingerprint: str) -> dict[str, di
         for row in table.to_dict("records")
         if row["status"] == "scored"
         and tuple(row[name] for name in ("image_id", *_BOOKKEEPING)) == now.get(row["file"])
+        and (not dicom or row.get("dicom") == "written")
     }
 
 
@@ -531,17 +559,11 @@ def _write(path: Path, rows: dict[str, dict], class_names: list[str]) -> None:
     kinds = ("score", "calibrated", "positive")
     columns = [f"{kind}_{name}" for name in class_names for kind in kinds]
     columns = ["file", "image_id", "status", "reason", *columns, "percentile", "warnings"]
-    columns += ["view", "sex", "age", "rows", "columns", *_BOOKKEEPING]
+    columns += ["view", "sex", "age", "rows", "columns"]
+    columns += ["dicom"] if any("dicom" in row for row in rows.values()) else []
+    columns += _BOOKKEEPING
     table = pd.DataFrame([rows[file] for file in sorted(rows)], columns=columns)
     write_atomic(path, table.to_csv(index=False).encode())
-
-
-def _scales(run: Run | None, class_names: list[str]) -> dict[str, float | None]:
-    """The color scale of each class; without a run each film has its own."""
-    if run is None:
-        return dict.fromkeys(class_names)
-    maps = run.maps()[1]
-    return {name: shared_scale(maps[:, index]) for index, name in enumerate(class_names)}
 
 
 class _Overlays:
@@ -549,7 +571,7 @@ class _Overlays:
 
     def __init__(self, predictor: Predictor, folder: Path) -> None:
         self._folders = {name: folder / path_id(name) for name in predictor.class_names}
-        self._scales = _scales(predictor.run, predictor.class_names)
+        self._scales = predictor.facts.map_scales
         for path in self._folders.values():
             path.mkdir(parents=True, exist_ok=True)
 

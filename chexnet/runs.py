@@ -15,6 +15,7 @@
 | ``films/`` | the test films, for figures |
 | ``metrics.json``, ``figures/`` | results of the evaluation |
 | ``notebooks/`` | the executed notebooks |
+| ``exported/`` | the network for other runtimes, by its fingerprint (`chexnet.export.open_run`) |
 | ``earlier/`` | previous runs of this folder, numbered |
 
 Each file is written whole or not at all. One process at a time changes a run folder; a `Run` whose
@@ -67,7 +68,7 @@ _SCORES = ("predictions.csv", "maps.npz", "features.npz", "preparation.json")
 _RESULTS = ("metrics.json", "figures")  # made from scores
 _MADE_BY_A_RUN = (
     *("images.csv", "boxes.csv", "model.keras", "history.csv", "tensorboard", "checkpoints"),
-    *("training.json", *_SCORES, "films", *_RESULTS, "notebooks", "predictions"),
+    *("training.json", *_SCORES, "films", *_RESULTS, "notebooks", "predictions", "exported"),
     "config.json",  # the last to be moved: see _set_aside
 )
 _PREDICTIONS = ("image_id", "split", "class_name", "y_true", "y_score")

@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def need(library: str) -> None:
-    """Skips the test, and says why, where the library of a backend is not installed."""
+def need(library: str, remedy: str = "make test-backends") -> None:
+    """Skips the test, and says why, where a library is not installed."""
     if importlib.util.find_spec(library) is None:
-        pytest.skip(f"{library} is not installed: make test-backends")
+        pytest.skip(f"{library} is not installed: {remedy}")
 
 
 def run_without_keras(program: str) -> None:

@@ -24,7 +24,7 @@ ROOMS = [
         "runs",
         "auroc",
     ),
-    *("cam", "evaluation", "training", "figures", "predict", "explorer", "cli"),
+    *("cam", "evaluation", "training", "figures", "export", "predict", "explorer", "cli"),
 ]
 # `import chexnet.<room>` loads neither Keras nor a backend nor pyplot.
 WITHOUT_KERAS = [room for room in ROOMS if room not in ("backend", "model", "training")]

@@ -19,6 +19,8 @@ OF_AN_EXTRA = {
     "model/xrayvision.py": EXTRAS["torchxrayvision"] + EXTRAS["backends"],
     "cam/gradient.py": EXTRAS["backends"],
     "training/distribution.py": EXTRAS["backends"],
+    "export/network.py": EXTRAS["onnx"] + EXTRAS["openvino"],
+    "export/results.py": EXTRAS["dicom-out"],
 }
 
 
@@ -34,7 +36,9 @@ def plain(requirement: str) -> str:
 def test_requirements_are_the_package_its_notebooks_and_its_tests():
     listed = {line.split("#")[0].strip() for line in lines_of(ROOT / "requirements.txt")}
     extras = [
-        requirement for name in ("decoders", "notebooks", "dev") for requirement in EXTRAS[name]
+        requirement
+        for name in ("decoders", "onnx", "openvino", "litert", "dicom-out", "notebooks", "dev")
+        for requirement in EXTRAS[name]
     ]
     assert listed == {*PROJECT["dependencies"], *extras}
 

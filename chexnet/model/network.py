@@ -207,6 +207,47 @@ def with_location_output(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, {"predictions": model.output, "location": location})
 
 
+def with_outputs_for_export(model: keras.Model, *, features: bool = False) -> keras.Model:
+    """A float32 copy of a network whose outputs are the score and the map, in plain layers.
+
+    ONNX Runtime refuses the constants of ``Normalization`` (they become inputs of the graph), so
+    ``Rescaling`` with the same numbers takes its place.
+
+    Args:
+        model: from `build_chexnet` or `load_chexnet`, trained in any precision.
+        features: also output the mean of the last feature map, ``(N, F)``.
+
+    Returns:
+        A model with outputs ``score``: probabilities ``(N, C)``, ``map``: logits ``(N, C, h, w)``,
+        and ``features`` if asked for. They are those of `chexnet.cam.exact_forward`.
+
+    Example:
+        >>> from chexnet.model import build_chexnet, with_outputs_for_export
+        >>> with_outputs_for_export(build_chexnet(64, weights=None)).output["map"].shape
+        (None, 1, 2, 2)
+    """
+    copy = keras.models.clone_model(model, clone_function=_plain_float32)
+    copy.set_weights(model.get_weights())
+    kernel = keras.ops.convert_to_numpy(copy.get_layer("predictions").kernel)
+    evidence = layers.Conv2D(kernel.shape[1], 1, use_bias=False, name="evidence")
+    last = copy.get_layer("relu").output
+    outputs = {"score": copy.output, "map": layers.Permute((3, 1, 2), name="map")(evidence(last))}
+    evidence.set_weights([kernel[np.newaxis, np.newaxis]])
+    if features:
+        outputs["features"] = layers.GlobalAveragePooling2D(name="features")(last)
+    return keras.Model(copy.inputs[0], outputs)
+
+
+def _plain_float32(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """A copy of a layer for `with_outputs_for_export`."""
+    config = layer.get_config()
+    if not isinstance(layer, layers.Normalization):
+        return layer.__class__.from_config(config | {"dtype": "float32"})
+    mean, std = np.ravel(config["mean"]), np.sqrt(np.ravel(config["variance"]))
+    numbers = {"scale": (1 / std).tolist(), "offset": (-mean / std).tolist()}
+    return layers.Rescaling(**numbers, name=layer.name, dtype="float32")
+
+
 def _backbone(
     image_size: int, map_stride: int, batchnorm_momentum: float, *, gray: bool
 ) -> keras.Model:
