@@ -125,7 +125,16 @@ class FilmError(ValueError):
 
 @contextlib.contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Silences pydicom's warnings and log, which quote values of the header."""
+    """Silences warnings and pydicom's log, which quote values of the header.
+
+    They are switched off for the whole process, so one thread at a time is inside.
+
+    Example:
+        >>> import warnings
+        >>> from chexnet.dicom import quiet_pydicom
+        >>> with quiet_pydicom():
+        ...     warnings.warn("Value of (0010,1010)")
+    """
     logger = logging.getLogger("pydicom")
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")

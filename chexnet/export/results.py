@@ -3,8 +3,8 @@
 highdicom builds them. Patient and study come from the film; series and instances are new.
 """
 
+import hashlib
 import io
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,7 +21,7 @@ from pydicom.valuerep import validate_value
 
 from chexnet import __version__
 from chexnet.cam import upsample_map
-from chexnet.dicom import FilmError
+from chexnet.dicom import FilmError, quiet_pydicom
 from chexnet.export.facts import NOTE, Facts
 from chexnet.figures import blend
 from chexnet.files import path_id, write_atomic
@@ -148,13 +148,12 @@ def write_dicom_results(
             f"{source_film}: {source.Rows} x {source.Columns} pixels, but the prediction is of a "
             f"film of {' x '.join(map(str, prediction.film.shape))}"
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of highdicom, about names of one part
+    with quiet_pydicom():  # highdicom warns of names of one part
         objects = {
             f"overlay-{path_id(name)}.dcm": _overlay(prediction, source, name)
             for name in prediction.scores
         }
-        objects["region.dcm"] = _region(prediction, source)
+        objects["region.dcm"] = _region(prediction, source, source_film)
         objects["report.dcm"] = _report(prediction, source)
     for name, made in objects.items():
         path = target / name
@@ -180,8 +179,7 @@ def _is_the_same(path: Path, made: pydicom.Dataset) -> bool:
 def _source(path: Path) -> pydicom.Dataset:
     """What the new objects take over from the film, checked."""
     wanted = [*_NEEDED, *_KEPT, *_OPTIONAL, *_SHOWN, "SpecificCharacterSet"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pydicom, about values: they are checked here
+    with quiet_pydicom():
         try:
             film = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=wanted)
         except InvalidDicomError as error:
@@ -271,7 +269,7 @@ def _overlay(prediction: Result, source: pydicom.Dataset, name: str) -> pydicom.
         sop_instance_uid=_uid(prediction, source, f"overlay {name}"), instance_number=number,
         patient_orientation=("L", "F"), **_common(prediction, source, 0, "overlay"),
     )  # fmt: skip
-    made.PatientOrientation = ""  # not known: the film may be turned
+    made.add_new("PatientOrientation", "CS", "")  # not known: the film may be turned
     made.DerivationDescription = f"Class activation map of {name} over the film"
     made.SourceImageSequence = [_reference(source)]
     made.ImageType = ["DERIVED", "SECONDARY"]
@@ -293,13 +291,13 @@ def _keep_optional(made: pydicom.Dataset, source: pydicom.Dataset) -> None:
             made[name] = source[name]
 
 
-def _region(prediction: Result, source: pydicom.Dataset) -> pydicom.Dataset:
+def _region(prediction: Result, source: pydicom.Dataset, path: Path) -> pydicom.Dataset:
     from highdicom import PresentationLUTTransformation, pr
 
     annotations: list[Any] = []
     layers = [pr.GraphicLayer(_LAYER, 0, description="Outlines of all findings")]
     bitmap = np.zeros(prediction.film.shape, np.uint8)
-    rows, columns = bitmap.shape
+    rows, columns = prediction.film.shape
     for number, name in enumerate(prediction.scores):
         layer = pr.GraphicLayer(f"FINDING {number + 1}", number + 1, description=name[:64])
         text = pr.TextObject(
@@ -317,13 +315,16 @@ def _region(prediction: Result, source: pydicom.Dataset) -> pydicom.Dataset:
         cv2.polylines(bitmap, pixels, True, 1, thickness=max(1, round(min(rows, columns) / 300)))
     inverse = source.PhotometricInterpretation == "MONOCHROME1"
     shape = "INVERSE" if inverse else "IDENTITY"
-    made = pr.GrayscaleSoftcopyPresentationState(
-        [source], sop_instance_uid=_uid(prediction, source, "region"), instance_number=1,
-        content_label="CHEXNET", content_description="Map above the map threshold",
-        graphic_annotations=annotations, graphic_layers=layers,
-        presentation_lut_transformation=PresentationLUTTransformation(shape),
-        **_common(prediction, source, 1, "region"),
-    )  # fmt: skip
+    try:
+        made = pr.GrayscaleSoftcopyPresentationState(
+            [source], sop_instance_uid=_uid(prediction, source, "region"), instance_number=1,
+            content_label="CHEXNET", content_description="Map above the map threshold",
+            graphic_annotations=annotations, graphic_layers=layers,
+            presentation_lut_transformation=PresentationLUTTransformation(shape),
+            **_common(prediction, source, 1, "region"),
+        )  # fmt: skip
+    except (AttributeError, TypeError, ValueError) as error:
+        raise FilmError(f"{path}: its windows or lookup tables are not legal") from error
     made.Laterality = ""  # type 2C, of a body part in pairs
     _add_overlay(made, bitmap)
     _keep_optional(made, source)
@@ -398,7 +399,7 @@ def _group(
     """TID 1501 for one class."""
     from highdicom import sr
 
-    code = FINDINGS.get(name, Code(path_id(name)[:16], _SCHEME, name[:64]))
+    code = FINDINGS.get(name, Code(_short(name), _SCHEME, name[:64]))
     numbers: Mapping[Code, tuple[float | None, Code]] = {
         _SCORE: (prediction.scores[name], codes.UCUM.NoUnits),
         _THRESHOLD: (prediction.thresholds[name], codes.UCUM.NoUnits),
@@ -424,6 +425,12 @@ def _group(
             sr.SourceImageForMeasurementGroup(source.SOPClassUID, source.SOPInstanceUID)
         ],
     )
+
+
+def _short(name: str) -> str:
+    """At most 16 characters, as a code value has; different for different names."""
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return name if len(name) <= 16 else f"{name[:7]}-{digest}"
 
 
 def _percent(probability: float | None) -> float | None:
