@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -69,25 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                          "folder, or its SOP Instance UID")  # fmt: skip
     convert.add_argument("--quality", type=int, default=95, help="of a JPG, 1 to 100 (default 95)")
 
-    predict = commands.add_parser(
-        "predict", help="scores and maps of films", epilog=_PREDICT, formatter_class=raw
-    )
-    predict.set_defaults(run=_predict)
-    predict.add_argument("model", help="a run folder, a file that chexnet export wrote, a .keras "
-                         "file, or torchxrayvision:<name>")  # fmt: skip
-    predict.add_argument("films", nargs="+", type=Path, help="DICOM, PNG or JPG files, or folders")
-    predict.add_argument("--out", required=True, type=Path, help="folder for the results")
-    predict.add_argument("--shard", default="1/1", metavar="K/N",
-                         help="only every N-th film from the K-th on; each shard writes a table "
-                         "of its own")  # fmt: skip
-    predict.add_argument("--no-overlays", action="store_true", help="write the table only")
-    predict.add_argument("--dicom", action="store_true", help="also write DICOM objects: overlay, "
-                         "structured report, presentation state")  # fmt: skip
-    predict.add_argument("--runtime", choices=("keras", "onnx", "openvino", "litert"),
-                         default="keras", help="of a run; openvino takes the fastest precision "
-                         "whose scores on validation are within 0.02")  # fmt: skip
-    predict.add_argument("--batch-size", type=int, default=16, help="films at once (default 16)")
-
+    predict = _add_predict(commands)
     export = commands.add_parser(
         "export", help="a run for other runtimes", epilog=_EXPORT, formatter_class=raw
     )
@@ -113,9 +96,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         return given.run(given)
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError) as error:
         print(f"chexnet: {error}", file=sys.stderr)
         return 2
+
+
+def _add_predict(commands: Any) -> argparse.ArgumentParser:
+    predict = commands.add_parser(
+        "predict",
+        help="scores and maps of films",
+        epilog=_PREDICT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    predict.set_defaults(run=_predict)
+    predict.add_argument("model", help="a run folder, a file that chexnet export wrote, a .keras "
+                         "file, or torchxrayvision:<name>")  # fmt: skip
+    predict.add_argument("films", nargs="+", type=Path, help="DICOM, PNG or JPG files, or folders")
+    predict.add_argument("--out", required=True, type=Path, help="folder for the results")
+    predict.add_argument("--shard", default="1/1", metavar="K/N",
+                         help="only every N-th film from the K-th on; each shard writes a table "
+                         "of its own")  # fmt: skip
+    predict.add_argument("--no-overlays", action="store_true", help="write the table only")
+    predict.add_argument("--dicom", action="store_true", help="also write DICOM objects: overlay, "
+                         "structured report, presentation state")  # fmt: skip
+    predict.add_argument("--runtime", choices=("keras", "onnx", "openvino", "litert"),
+                         default="keras", help="of a run; openvino takes the fastest precision "
+                         "whose scores on validation are within 0.02")  # fmt: skip
+    predict.add_argument("--batch-size", type=int, default=16, help="films at once (default 16)")
+    return predict
 
 
 def _convert(given: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # What only a user of that extra imports, by the file that imports it.
 OF_AN_EXTRA = {
+    "dicom/codecs.py": EXTRAS["decoders"],
     "explorer/panel.py": EXTRAS["notebooks"],
     "explorer/upload.py": EXTRAS["notebooks"],
     "model/xrayvision.py": EXTRAS["torchxrayvision"] + EXTRAS["backends"],

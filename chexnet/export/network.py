@@ -64,9 +64,8 @@ def export_model(
         FileNotFoundError: the run is not finished, or has no films.
         FileExistsError: there is something at ``target``.
         ImportError: the runtime is not installed.
-        ValueError: the format is unknown; or score or map differ by more than 1e-4 from those of
-            Keras, and nothing is written.
-        RuntimeError: Keras has another backend than TensorFlow.
+        ValueError: the format is unknown; Keras has another backend than TensorFlow; or score or
+            map differ by more than 1e-4 from those of Keras, and nothing is written.
 
     Example:
         >>> from chexnet.export import export_model
@@ -90,7 +89,7 @@ def write_network(
         if path.exists() and (path != target.with_suffix(".bin") or name == "openvino"):
             raise FileExistsError(f"{path}: exists; nothing was written")
     if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
+        raise ValueError(
             f"export with KERAS_BACKEND={keras.backend.backend()}: expected tensorflow"
         )
     facts = describe_run(run)

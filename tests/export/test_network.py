@@ -342,7 +342,7 @@ def test_the_commands_export_and_predict(run, tmp_path, capsys):
 
 def test_another_backend_is_refused(run, tmp_path, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(RuntimeError, match="KERAS_BACKEND=jax: expected tensorflow"):
+    with pytest.raises(ValueError, match="KERAS_BACKEND=jax: expected tensorflow"):
         export_model(run, tmp_path / "model.onnx")
 
 
