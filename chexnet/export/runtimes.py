@@ -121,7 +121,13 @@ def fingerprint(path: Path) -> str:
 
 
 def precisions(name: str) -> list[str]:
-    """What a format can compute in on this processor, most precise first."""
+    """What a format can compute in on this processor, ``"f32"`` first.
+
+    Example:
+        >>> from chexnet.export import precisions
+        >>> precisions("onnx")
+        ['f32']
+    """
     if name != "openvino":
         return ["f32"]
     able = _runtime(name, name).Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
