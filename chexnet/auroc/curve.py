@@ -192,21 +192,22 @@ def _weighted_auroc(y: np.ndarray, score: np.ndarray) -> Callable[[np.ndarray], 
     if len(np.unique(y)) < 2:
         why = f"all {y.size} labels are {y[0]}" if y.size else "there are no films"
         raise ValueError(f"AUROC needs films of both classes, but {why}")
-    order = np.argsort(score, kind="stable")
-    y, score = y[order], score[order]
-    starts = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])  # films that tie share a rank
+    positives, negatives = np.flatnonzero(y == 1), np.flatnonzero(y == 0)
+    negatives = negatives[np.argsort(score[negatives], kind="stable")]
+    # How many negative films have a lower score than each positive film, and how many at most its.
+    lower, most = (
+        np.searchsorted(score[negatives], score[positives], side) for side in ("left", "right")
+    )
+    ties = (lower != most).any()
+    total = np.zeros(len(negatives) + 1)  # weight of the first k negative films
 
     def area(weight: np.ndarray) -> float:
-        weight = weight[order]
-        positive = weight * y
-        negative = weight - positive
-        if len(starts) < len(y):
-            positive = np.add.reduceat(positive, starts)
-            negative = np.add.reduceat(negative, starts)
-        below = np.cumsum(negative)
-        pairs = positive.sum() * below[-1]
+        np.cumsum(weight[negatives], out=total[1:])
+        positive = weight[positives]
+        below = (total[lower] + total[most]) / 2 if ties else total[lower]
+        pairs = positive.sum() * total[-1]
         # A sum, not a dot product: BLAS would split it over threads, slower at this length.
-        return float((positive * (below - negative / 2)).sum() / pairs) if pairs else np.nan
+        return float((positive * below).sum() / pairs) if pairs else np.nan
 
     return area
 

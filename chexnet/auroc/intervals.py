@@ -3,7 +3,8 @@
 Films of one patient are not independent, so patients are resampled, not films.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from scipy import stats
 
 LEVEL = 0.95  # every interval of the project
 N_BOOTSTRAP = 2000  # enough for stable 2.5 % tails: Efron & Tibshirani 1993, section 13.3
+# The statistics of one evaluation are of the same samples, so these are drawn once for all.
+_KEPT_BYTES, _KEPT = 2**24, 16
 
 
 def bootstrap(
@@ -52,12 +55,22 @@ def bootstrap(
     if n_bootstrap < 1:
         raise ValueError(f"n_bootstrap={n_bootstrap}: expected 1 or more")
     names, codes = np.unique(groups.astype(str), return_inverse=True)
-    rng = np.random.default_rng(seed)
-    samples = []
+    kept = len(names) * n_bootstrap * np.min_scalar_type(len(names)).itemsize <= _KEPT_BYTES
+    drawn: Iterable[np.ndarray] = (_kept_counts if kept else _counts)(len(names), n_bootstrap, seed)
+    return np.array([statistic(counts[codes].astype(np.float64)) for counts in drawn])
+
+
+def _counts(patients: int, n_bootstrap: int, seed: int) -> Iterator[np.ndarray]:
+    """How many times each patient is in each sample, ``(patients,)``."""
+    rng, smallest = np.random.default_rng(seed), np.min_scalar_type(patients)
     for _ in range(n_bootstrap):
-        counts = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
-        samples.append(statistic(counts.astype(np.float64)[codes]))
-    return np.array(samples)
+        drawn = rng.integers(patients, size=patients)
+        yield np.bincount(drawn, minlength=patients).astype(smallest)
+
+
+@lru_cache(_KEPT)
+def _kept_counts(patients: int, n_bootstrap: int, seed: int) -> list[np.ndarray]:
+    return list(_counts(patients, n_bootstrap, seed))
 
 
 def percentile_interval(samples: ArrayLike) -> tuple[float, float]:

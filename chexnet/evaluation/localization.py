@@ -18,10 +18,10 @@ from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from chexnet.cam import CANVAS, min_max, peak_points, upsample_map
-from chexnet.labels import box_masks, boxes_by_film, points_in_boxes
+from chexnet.labels import boxes_by_film, masks_by_film, points_in_boxes
 
 LEVELS = np.arange(1, 50) / 50  # thresholds of a normalized map that are tried on validation
-_FILMS_AT_ONCE = 256  # keeps upsampled maps and masks below 150 MB
+_FILMS_AT_ONCE = 32  # keeps upsampled maps and masks below 40 MB
 
 
 def localization_scores(
@@ -174,11 +174,13 @@ def _on_canvas(
     canvas: int | tuple[int, int],
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Ids, upsampled maps and masks of the boxes, some films at a time."""
+    by_film = boxes_by_film(boxes[boxes["image_id"].isin(image_ids)], images)
+    size = (canvas, canvas) if isinstance(canvas, int | np.integer) else canvas
     with tqdm(total=len(maps), desc="comparing maps with boxes", unit=" films", delay=2) as bar:
         for start in range(0, len(maps), _FILMS_AT_ONCE):
             ids = image_ids[start : start + _FILMS_AT_ONCE]
             raw = upsample_map(maps[start : start + _FILMS_AT_ONCE], canvas)
-            yield ids, raw, box_masks(boxes, images, ids, canvas)
+            yield ids, raw, masks_by_film(by_film, ids, size)
             bar.update(len(ids))
 
 

@@ -18,7 +18,7 @@ from chexnet.evaluation.localization import LEVELS, choose_map_threshold, overla
 from chexnet.labels import box_masks
 
 _CANVAS = 128  # pixels a side; 8 pixels of an RSNA film each
-_FILMS_AT_ONCE = 512  # keeps the masks below 40 MB
+_FILMS_AT_ONCE = 128  # keeps masks and maps below 40 MB
 # Weight of the prior's log-odds, added to a map normalized to [0, 1]; 0 is the map alone.
 WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0)
 _RARE = 0.01  # added to both odds: keeps the logarithm finite where no training film has a box
@@ -62,8 +62,11 @@ def fixed_mask_iou(
     prior: BoxPrior, boxes: pd.DataFrame, images: pd.DataFrame, image_ids: ArrayLike
 ) -> np.ndarray:
     """IoU of the fixed mask with the boxes of films, float64 ``(N,)``."""
-    masks = box_masks(boxes, images, image_ids, _CANVAS)
-    return overlaps(np.broadcast_to(prior.mask, masks.shape), masks, [1])[0][:, 0]
+    image_ids, found = np.asarray(image_ids), []
+    for start in range(0, len(image_ids), _FILMS_AT_ONCE):
+        masks = box_masks(boxes, images, image_ids[start : start + _FILMS_AT_ONCE], _CANVAS)
+        found.append(overlaps(np.broadcast_to(prior.mask, masks.shape), masks, [1])[0][:, 0])
+    return np.concatenate([np.empty(0), *found])
 
 
 def guided_maps(maps: np.ndarray, prior: BoxPrior, weight: float) -> np.ndarray:
@@ -72,7 +75,11 @@ def guided_maps(maps: np.ndarray, prior: BoxPrior, weight: float) -> np.ndarray:
     Float32 ``(N, 128, 128)``, for one threshold for all films.
     """
     odds = np.log((prior.share + _RARE) / (1 - prior.share + _RARE))
-    return min_max(upsample_map(maps, _CANVAS)) + np.float32(weight) * odds
+    guided = np.empty((len(maps), _CANVAS, _CANVAS), np.float32)
+    for start in range(0, len(maps), _FILMS_AT_ONCE):  # a few at a time: they are large
+        some = slice(start, start + _FILMS_AT_ONCE)
+        guided[some] = min_max(upsample_map(maps[some], _CANVAS)) + np.float32(weight) * odds
+    return guided
 
 
 def choose_guidance(

@@ -32,7 +32,7 @@ _JPG = [
     *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
 ]
 _STEPS = 20  # of the map threshold, from 0 to the scale of the maps
-_FILMS_AT_ONCE = 256  # keeps upsampled maps and masks below 150 MB
+_FILMS_AT_ONCE = 32  # keeps upsampled maps and masks below 40 MB
 _BINS = 20
 _WIDE, _HALF = 300, 56  # the histogram's width, and its height above and below the line, pixels
 

@@ -221,9 +221,11 @@ def boxes_by_film(boxes: pd.DataFrame, images: pd.DataFrame) -> dict[str, np.nda
     if len(unknown):
         raise ValueError(f"images: no rows and columns of films with boxes: {summarize(unknown)}")
     shares = scale_boxes(boxes, sizes["rows"].to_numpy(), sizes["columns"].to_numpy(), 1)
-    return {
-        image_id: group[BOX].to_numpy(dtype=float) for image_id, group in shares.groupby("image_id")
-    }
+    # Not groupby, which takes a hundred times as long.
+    shares = shares.sort_values("image_id", kind="stable")
+    names, starts = np.unique(shares["image_id"].to_numpy(str), return_index=True)
+    parts = np.split(shares[BOX].to_numpy(dtype=float), starts[1:])
+    return dict(zip(names.tolist(), parts, strict=False))
 
 
 def coverage(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -232,11 +234,23 @@ def coverage(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Boxes are ``(k, 4)``, shares of the film; what lies outside the film is ignored.
     """
     height, width = size
-    # The edges of boxes and cells divide the film into rectangles, each wholly inside or outside a
-    # box and a cell. So the sum of their areas is exact, and an overlap counts once.
     x, y, box_width, box_height = boxes.T
     left, right = (width * edge.clip(0, 1) for edge in (x, x + box_width))
     top, bottom = (height * edge.clip(0, 1) for edge in (y, y + box_height))
+    across = (np.minimum(right, right[:, None]) > np.maximum(left, left[:, None])) & (
+        np.minimum(bottom, bottom[:, None]) > np.maximum(top, top[:, None])
+    )
+    if across.sum() == across.trace():  # none overlaps another: the sum of width times height
+        columns, rows = (
+            (np.minimum(end[:, None], cells + 1) - np.maximum(start[:, None], cells)).clip(0)
+            for start, end, cells in (
+                (left, right, np.arange(width)),
+                (top, bottom, np.arange(height)),
+            )
+        )
+        return rows.T @ columns
+    # The edges of boxes and cells divide the film into rectangles, each wholly inside or outside a
+    # box and a cell. So the sum of their areas is exact, and an overlap counts once.
     xs = np.unique(np.concatenate([np.arange(width + 1), left, right]))
     ys = np.unique(np.concatenate([np.arange(height + 1), top, bottom]))
     inside = np.zeros((len(ys) - 1, len(xs) - 1))

@@ -56,6 +56,15 @@ def test_overlapping_boxes_count_once():
     assert covered[0, 0] == pytest.approx(0.25 + 0.25 - 0.0625)
 
 
+def test_overlap_beside_boxes_without_area():
+    """Boxes without area, or outside the film, do not hide that others overlap."""
+    overlapping = [[0, 0, 0.5, 0.5], [0.25, 0.25, 0.5, 0.5]]
+    empty = [[0.1, 0.1, 0, 0.2], [0.3, 0.3, 0.2, 0], [2, 2, 1, 1]]
+    covered = coverage(np.array(overlapping + empty), (4, 4))
+    assert covered == pytest.approx(coverage(np.array(overlapping), (4, 4)))
+    assert covered.sum() == pytest.approx(7 / 16 * 16)
+
+
 def test_what_lies_outside_the_film_is_cut_off():
     assert coverage(np.array([[-0.5, 0.5, 1.0, 2.0]]), (2, 2)).tolist() == [[0, 0], [1, 0]]
     assert coverage(np.array([[1.5, 1.5, 1.0, 2.0]]), (2, 2)).sum() == 0
