@@ -148,7 +148,11 @@ class TestEveryChart:
         predictions = poor.read_table("predictions.csv")
         change_scores(poor, predictions=predictions.assign(y_true=0))
         evaluate(poor, n_bootstrap=20)
-        FigureCanvasAgg(chart(poor)).draw()
+        figure = chart(poor)
+        FigureCanvasAgg(figure).draw()
+        labels = " ".join(figure.axes[0].get_legend_handles_labels()[1])
+        for claim in ("AUROC", "average precision", "ECE", "model", "threshold"):
+            assert claim not in labels
 
 
 def test_pyplot_is_never_touched_so_no_figure_stays_open():
