@@ -3,6 +3,7 @@ import json
 import pytest
 
 from chexnet.evaluation import evaluate, evaluate_maps
+from chexnet.runs import Run
 from studies.model_card import CARD, SOURCE, facts_of, filled, run_part
 from studies.results_table import results_table
 from tests.made_up_run import write_run
@@ -25,6 +26,7 @@ def test_the_card_is_filled_from_a_run(tmp_path):
     config["settings"] |= {"study": "made-up", "image_size": 64, "weights": None}
     config["settings"]["training"] = {"epochs": 3}
     run.write_json("config.json", config)
+    run = Run(run.folder)  # the open one would take the new config.json for another run
     metrics = evaluate(run, n_bootstrap=20)
     evaluate_maps(run, n_bootstrap=20)
     part = run_part(facts_of(run))
