@@ -5,13 +5,16 @@ Layer names that the rest of the package relies on: ``film`` (input), ``relu`` (
 arXiv:1711.05225, section 2.1) on DenseNet121 (Huang et al. 2017, arXiv:1608.06993).
 """
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
 from chexnet.backend import keras
-from chexnet.files import check_number
+from chexnet.files import check_number, shorten
+from chexnet.model.archive import check_archive, check_finite, check_network
 from chexnet.model.weights import read_weights, set_start
 from chexnet.model.xrayvision import BATCHNORM_EPSILON
 
@@ -105,7 +108,8 @@ def load_chexnet(path: str | Path) -> keras.Model:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a network saved by this project.
+        ValueError: the file is not a network saved by this project, is damaged, unpacks to more
+            than 268 MB, or has weights that are NaN or infinite.
 
     Example:
         >>> from chexnet.model import build_chexnet, load_chexnet
@@ -117,12 +121,15 @@ def load_chexnet(path: str | Path) -> keras.Model:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no saved model here; notebook 03 writes model.keras")
     try:
+        check_archive(path)
+        check_network(path)
         model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a readable .keras model ({error})") from error
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: not a readable .keras model ({shorten(error)})") from error
     missing = {"relu", "predictions"} - {layer.name for layer in model.layers}
     if missing:
         raise ValueError(f"{path}: has no layer named {sorted(missing)}; not a chexnet model")
+    check_finite(path, {layer.name: layer.get_weights() for layer in model.layers})
     return model
 
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from chexnet.backend import keras
+from chexnet.files import shorten
+from chexnet.model.archive import check_archive, check_finite
 from chexnet.model.xrayvision import PREFIX, load_xrayvision
 
 # Where Keras downloads from (keras/src/applications/densenet.py).
@@ -44,8 +47,11 @@ def read_weights(weights: str | Path | None) -> Start | None:
         arrays = _imagenet_arrays()
         return None if arrays is None else Start("imagenet", arrays, {})
     if str(weights).startswith(PREFIX):
-        return Start(str(weights), *load_xrayvision(str(weights).removeprefix(PREFIX)))
-    return Start(str(weights), _saved_arrays(Path(weights)), {})
+        start = Start(str(weights), *load_xrayvision(str(weights).removeprefix(PREFIX)))
+    else:
+        start = Start(str(weights), _saved_arrays(Path(weights)), {})
+    check_finite(f"weights={weights}", {**start.arrays, **start.head})
+    return start
 
 
 def weights_in_reach(weights: str | Path | None) -> str | Path | None:
@@ -133,10 +139,12 @@ def _saved_arrays(path: Path) -> dict[str, list[np.ndarray]]:
             "named .keras or .weights.h5"
         )
     try:
+        check_archive(path)
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it has opened
             file = keras.saving.KerasFileEditor(str(path))
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise ValueError(f"weights={path}: not a readable file of Keras ({error})") from error
+    except (OSError, ValueError, KeyError, BadZipFile, zlib.error) as error:
+        reason = shorten(error)
+        raise ValueError(f"weights={path}: not a readable file of Keras ({reason})") from error
     arrays = {}
     # Keras numbers the layers of a kind and keeps their names in the metadata.
     for number, stored in file.weights_dict.get("layers", {}).items():
