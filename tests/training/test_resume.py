@@ -1,6 +1,7 @@
 """Training that was interrupted ends where an unbroken one ends."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,6 +42,10 @@ def with_dropout():
 @pytest.fixture
 def states(monkeypatch):
     """Every checkpoint that is written, as it was."""
+    return states_written(monkeypatch)
+
+
+def states_written(patch):
     written = []
     really = callbacks.write_checkpoint
 
@@ -48,27 +53,27 @@ def states(monkeypatch):
         written.append(state)
         return really(folder, state)
 
-    monkeypatch.setattr(callbacks, "write_checkpoint", remember)
+    patch.setattr(callbacks, "write_checkpoint", remember)
     return written
 
 
 @pytest.fixture
 def interrupted(monkeypatch):
     """Interrupts training at one batch of one epoch, once."""
+    return lambda epoch, batch: interrupt(monkeypatch, epoch, batch)
 
-    def at(epoch, batch):
-        really = EpochLog.on_train_batch_end
-        left = [(epoch, batch)]
 
-        def on_train_batch_end(self, index, logs=None):
-            really(self, index, logs)
-            if left and (self.epoch, index) == left[0]:
-                left.clear()
-                raise KeyboardInterrupt
+def interrupt(patch, epoch, batch):
+    really = EpochLog.on_train_batch_end
+    left = [(epoch, batch)]
 
-        monkeypatch.setattr(EpochLog, "on_train_batch_end", on_train_batch_end)
+    def on_train_batch_end(self, index, logs=None):
+        really(self, index, logs)
+        if left and (self.epoch, index) == left[0]:
+            left.clear()
+            raise KeyboardInterrupt
 
-    return at
+    patch.setattr(EpochLog, "on_train_batch_end", on_train_batch_end)
 
 
 def trained_in(study, folder, network=with_dropout, augmenter=None, **options):  # noqa: F811
@@ -79,6 +84,32 @@ def trained_in(study, folder, network=with_dropout, augmenter=None, **options): 
     options = {"head_epochs": 2, "epochs": 4, "box_weight": 1.0} | options
     history = train(network, batches, val, run, **options)
     return run, history.drop(columns="seconds")
+
+
+@pytest.fixture(scope="module")
+def unbroken(study, tmp_path_factory):  # noqa: F811
+    """A training without interruption: run, history, last checkpoint, number of checkpoints."""
+    with pytest.MonkeyPatch.context() as patch:
+        written = states_written(patch)
+        run, history = trained_in(study, tmp_path_factory.mktemp("unbroken") / "run")
+    return run, history, written[-1], len(written)
+
+
+@pytest.fixture
+def ended(unbroken, tmp_path):
+    """A copy of its run."""
+    shutil.copytree(unbroken[0].folder, tmp_path / "run")
+    return Run(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def broken(study, tmp_path_factory):  # noqa: F811
+    """The folder of a training that was interrupted in its fourth epoch."""
+    folder = tmp_path_factory.mktemp("broken") / "run"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, 3, 0)
+        trained_in(study, folder)
+    return folder
 
 
 # Each makes new objects: an optimizer and a callback are used once.
@@ -116,17 +147,20 @@ CHOICES = {
     ],
 )
 def test_interrupted_and_resumed_is_the_same_to_the_last_weight(
-    study, tmp_path, states, interrupted, epoch, batch, choice  # noqa: F811
+    study, tmp_path, unbroken, states, interrupted, epoch, batch, choice  # noqa: F811
 ):  # fmt: skip
-    _, whole = trained_in(study, tmp_path / "whole", **CHOICES[choice]())
-    epochs, unbroken = len(states), states[-1]
+    if choice == "cosine":
+        _, whole, last, epochs = unbroken
+    else:
+        _, whole = trained_in(study, tmp_path / "whole", **CHOICES[choice]())
+        last, epochs = states[-1], len(states)
     interrupted(epoch, batch)
     with pytest.raises(KeyboardInterrupt):
         trained_in(study, tmp_path / "broken", **CHOICES[choice]())
     before = len(states)
     run, history = trained_in(study, tmp_path / "broken", resume=True, **CHOICES[choice]())
     assert len(states) - before == epochs - epoch  # no epoch was done twice
-    assert_same(history, whole, states[-1], unbroken)
+    assert_same(history, whole, states[-1], last)
     assert not (run.folder / "earlier").exists()
     if choice == "early_stopping":
         assert epochs == 5
@@ -164,32 +198,27 @@ def assert_same(history, whole, state, unbroken):
             np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-6)
 
 
-def test_an_ended_training_is_not_done_again(study, tmp_path, states):  # noqa: F811
-    run, history = trained_in(study, tmp_path / "run")
-    before = len(states)
+def test_an_ended_training_is_not_done_again(study, ended, states):  # noqa: F811
     batches, val = sequences(study, boxes=study[2], map_size=(8, 8))
     network = with_dropout()
-    again = train(
-        network, batches, val, Run(run.folder), head_epochs=2, epochs=4, box_weight=1.0, resume=True
-    )
-    assert len(states) == before
-    pd.testing.assert_frame_equal(again.drop(columns="seconds"), history)
-    saved = load_chexnet(run.folder / "model.keras").get_weights()
+    again = train(network, batches, val, ended, head_epochs=2, epochs=4, box_weight=1, resume=True)
+    assert states == []
+    pd.testing.assert_frame_equal(again, ended.history)
+    saved = load_chexnet(ended.folder / "model.keras").get_weights()
     for mine, theirs in zip(network.get_weights(), saved, strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
 
 def test_the_checkpoints_go_when_training_has_ended(study, tmp_path):  # noqa: F811
-    run, _ = trained_in(study, tmp_path / "run")
+    run, _ = trained_in(study, tmp_path / "run", head_epochs=0, epochs=1)
     assert not (run.folder / "checkpoints").exists()
     assert '"ended": "all epochs done"' in (run.folder / "training.json").read_text()
 
 
 def test_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(
-    study, tmp_path, states, interrupted  # noqa: F811
+    study, tmp_path, unbroken, states, interrupted  # noqa: F811
 ):  # fmt: skip
-    _, whole = trained_in(study, tmp_path / "whole")
-    unbroken = states[-1]
+    _, whole, last, _ = unbroken
     interrupted(4, 1)
     with pytest.raises(KeyboardInterrupt):
         trained_in(study, tmp_path / "broken")
@@ -199,7 +228,7 @@ def test_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(
     newest.write_bytes(content[: len(content) // 2])
     with pytest.warns(UserWarning, match=r"epoch-0004\.npz: damaged checkpoint.*before it"):
         _, history = trained_in(study, tmp_path / "broken", resume=True)
-    assert_same(history, whole, states[-1], unbroken)
+    assert_same(history, whole, states[-1], last)
 
 
 def test_any_damage_to_a_checkpoint_is_told_by_name(tmp_path):
@@ -224,39 +253,25 @@ def assert_damaged(path, content):
         read_checkpoint(path)
 
 
-def test_other_settings_are_not_resumed(study, tmp_path, interrupted):  # noqa: F811
-    interrupted(3, 0)
-    with pytest.raises(KeyboardInterrupt):
-        trained_in(study, tmp_path / "run")
-    with pytest.raises(ValueError, match=r"another \['learning_rate'\].*0\.001 and not 0\.1"):
-        trained_in(study, tmp_path / "run", resume=True, learning_rate=0.1)
-
-
-def test_a_training_with_another_augmenter_is_not_resumed(study, tmp_path, interrupted):  # noqa: F811
-    interrupted(3, 0)
-    with pytest.raises(KeyboardInterrupt):
-        trained_in(study, tmp_path / "run")
-    with pytest.raises(ValueError, match=r"another \['augmenter'\]"):
-        trained_in(study, tmp_path / "run", resume=True, augmenter=default_augmenter(SIZE))
-
-
-def test_another_network_is_not_resumed(study, tmp_path, interrupted):  # noqa: F811
-    interrupted(3, 0)
-    with pytest.raises(KeyboardInterrupt):
-        trained_in(study, tmp_path / "run")
-    with pytest.raises(ValueError, match=r"another \['network'\]"):
-        trained_in(study, tmp_path / "run", resume=True, network=tiny_network)
-
-
-def test_another_optimizer_or_loss_is_not_resumed(study, tmp_path, interrupted):  # noqa: F811
-    interrupted(3, 0)
-    with pytest.raises(KeyboardInterrupt):
-        trained_in(study, tmp_path / "run", optimizer=keras.optimizers.Adam(1e-3))
-    with pytest.raises(ValueError, match=r"another \['optimizer', 'loss'\]"):
-        trained_in(
-            study, tmp_path / "run", resume=True, optimizer=keras.optimizers.Adam(1e-4),
-            loss=keras.losses.BinaryCrossentropy(label_smoothing=0.1),
-        )  # fmt: skip
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (lambda: {"learning_rate": 0.1}, r"\['learning_rate'\].*0\.001 and not 0\.1"),
+        (lambda: {"augmenter": default_augmenter(SIZE)}, r"\['augmenter'\]"),
+        (lambda: {"network": tiny_network}, r"\['network'\]"),
+        (
+            lambda: {
+                "optimizer": keras.optimizers.Adam(1e-4),
+                "loss": keras.losses.BinaryCrossentropy(label_smoothing=0.1),
+            },
+            r"\['optimizer', 'loss'\]",
+        ),
+    ],
+    ids=["setting", "augmenter", "network", "optimizer"],
+)
+def test_a_changed_training_is_not_resumed(study, broken, changed, told):  # noqa: F811
+    with pytest.raises(ValueError, match="another " + told):
+        trained_in(study, broken, resume=True, **changed())
 
 
 def test_what_a_killed_training_left_half_written_is_removed(study, tmp_path):  # noqa: F811
@@ -336,29 +351,28 @@ def _newest(folder):
     return files[0].name if files else None
 
 
-def test_training_that_ran_out_of_time_goes_on_with_more_of_it(study, tmp_path, states):  # noqa: F811
-    _, whole = trained_in(study, tmp_path / "whole")
-    unbroken = states[-1]
+def test_training_that_ran_out_of_time_goes_on_with_more_of_it(
+    study, tmp_path, unbroken, states  # noqa: F811
+):  # fmt: skip
+    _, whole, last, _ = unbroken
     _, history = trained_in(study, tmp_path / "run", max_minutes=1e-4)
     assert len(history) == 1
     _, history = trained_in(study, tmp_path / "run", max_minutes=1e-4, resume=True)
     assert len(history) == 1  # the time of earlier sessions counts
     again, history = trained_in(study, tmp_path / "run", resume=True)
-    assert_same(history, whole, states[-1], unbroken)
+    assert_same(history, whole, states[-1], last)
     assert not (again.folder / "earlier").exists()
     assert not (again.folder / "checkpoints").exists()
 
 
 def test_a_training_that_has_ended_is_not_repeated_until_its_scores_are_judged(
-    study, tmp_path, states  # noqa: F811
+    study, unbroken, ended, states  # noqa: F811
 ):  # fmt: skip
-    first, history = trained_in(study, tmp_path / "run")
-    before = len(states)
-    again, same = trained_in(study, tmp_path / "run", resume=True)
-    pd.testing.assert_frame_equal(history, same)
-    assert len(states) == before
+    again, same = trained_in(study, ended.folder, resume=True)
+    pd.testing.assert_frame_equal(unbroken[1], same)
+    assert states == []
     assert not (again.folder / "earlier").exists()
-    first.write_json("metrics.json", {})
-    trained_in(study, tmp_path / "run", resume=True)
-    assert len(states) == before + 6
-    assert (first.folder / "earlier" / "1" / "metrics.json").is_file()
+    ended.write_json("metrics.json", {})
+    trained_in(study, ended.folder, resume=True)
+    assert len(states) == unbroken[3]
+    assert (again.folder / "earlier" / "1" / "metrics.json").is_file()
