@@ -6,7 +6,7 @@ STUDY := data/phantom/study
 export MPLBACKEND := agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo rsna study predict app lint test test-browser test-backends lab bench notebooks model-card constraints clean
+.PHONY: help demo rsna study predict app lint test test-browser test-backends mutants lab bench notebooks model-card constraints clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -70,6 +70,14 @@ test-backends: .venv/backends ## run the tests that need JAX and PyTorch
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/test_backends.py tests/training/test_distribution.py tests/model/test_xrayvision.py
 	KERAS_BACKEND=jax $(BIN)/python -m pytest --numprocesses 2 tests/training/test_resume.py -k "interrupted_and_resumed and (gradient or schedule)"
 
+.venv/mutants: .venv/installed pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[mutants]'
+	touch $@
+
+mutants: .venv/mutants ## mutation testing of a room by its own tests: make mutants ROOM=auroc (CONTRIBUTING.md)
+	@test -n "$(ROOM)" || { echo "Missing ROOM=<folder or file of chexnet>, such as auroc or evaluation/calibration"; exit 2; }
+	$(BIN)/python -m tests.mutants $(ROOM) $(ARGS)
+
 lab: .venv/installed ## open JupyterLab at the project's root
 	MPLBACKEND= $(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" $(if $(filter 0,$(shell id -u)),--allow-root)
 
@@ -83,7 +91,7 @@ notebooks: demo ## run make demo, then copy the executed notebooks to notebooks/
 model-card: .venv/installed ## fill MODEL_CARD.md from a run: make model-card RUN=rsna
 	$(BIN)/python -m studies.model_card output/$(or $(RUN),rsna)
 
-constraints: .venv/backends ## pin every installed package, after the tests passed with them
+constraints: .venv/backends .venv/mutants ## pin every installed package, after the tests passed with them
 	$(BIN)/pip freeze --exclude-editable | sed "s/+cpu//" > constraints.txt
 
 clean: ## remove what make demo wrote; the virtual environment and real data stay
