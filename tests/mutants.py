@@ -115,7 +115,8 @@ def is_left_out(diff: str) -> bool:
     sides = [
         "\n".join(re.findall(rf"^\{sign}(?!\{sign}\{sign})(.*)$", diff, re.M)) for sign in "-+"
     ]
-    sides = [re.sub(r", strict=\w+", "", side) for side in sides]
+    strict = re.compile(r",? *strict=\w+,?|, *(?=\))")
+    sides = [strict.sub("", side).strip() for side in sides]
     plain = [re.sub(r'f?"[^"\n]* [^"\n]*"', '""', side) for side in sides]
     return plain[0] == plain[1]
 

@@ -283,7 +283,9 @@ def test_an_official_split_that_cannot_be_followed_is_refused():
     images = official(study())
     wrong = images.copy()
     wrong.loc[3, "official_split"], wrong.loc[5, "official_split"] = None, "valid"
-    message = r"2 images with another official_split: film\d+ \((nan|None)\), film\d+ \(valid\)"
+    message = (
+        r"^images: 2 images with another official_split: film\d+ \((nan|None)\), film\d+ \(valid\)"
+    )
     with pytest.raises(ValueError, match=message):
         split_by_patient(wrong)
     for only, absent in (("train", "test"), ("test", "train")):
@@ -321,6 +323,9 @@ def test_folds_are_patient_disjoint_and_alike():
     check_disjoint(images, folds)
     assert sorted(folds.unique()) == [0, 1, 2, 3, 4]
     assert folds.dtype.kind == "i"
+    assert folds.name == "fold"
+    moved = folds_by_patient(images.set_index(images.index + 7), folds=5, seed=1)
+    assert moved.equals(folds.set_axis(images.index + 7))
     assert folds.value_counts().tolist() == pytest.approx([120] * 5, abs=3)
     assert_alike(images, folds, 0.02)
     with pytest.raises(ValueError, match="2 or more"):
@@ -340,9 +345,9 @@ def test_a_split_that_was_written_is_read_again_with_ids_as_text(tmp_path):
     images.loc[3, ["patient_id", "view"]] = None, "NA"
     with pytest.warns(UserWarning, match="1 of 40"):
         images["split"] = split_by_patient(images, train=0.6, val=0.2, test=0.2)
-    paths = write_split(tmp_path / "data", images, BOXES)
+    paths = write_split(tmp_path / "new" / "data", images, BOXES)
     assert [path.name for path in paths] == ["images.csv", "boxes.csv"]
-    again, boxes = read_split(tmp_path / "data")
+    again, boxes = read_split(tmp_path / "new" / "data")
     pd.testing.assert_frame_equal(again, images, check_dtype=False)
     assert again["image_id"].tolist() == images["image_id"].tolist()
     pd.testing.assert_frame_equal(boxes, BOXES[:1], check_dtype=False)

@@ -233,6 +233,29 @@ def test_comparing_by_patient_agrees_with_delong_where_each_patient_has_one_film
     assert bootstrap.low == pytest.approx(delong.low, abs=0.004)
 
 
+def test_compare_by_patient():
+    """The worse score first: z is negative, over the standard deviation of the samples (ddof 1)."""
+    y, better, rng = films(n=80)
+    worse, patients = better + 2 * rng.normal(size=80), rng.integers(30, size=80)
+    settings = {"groups": patients, "n_bootstrap": 12, "seed": 3}
+    test = compare_auroc(y, worse, better, **settings)
+    gaps = []
+    for weights in bootstrap(lambda weight: weight, patients, n_bootstrap=12, seed=3):
+        rows = np.repeat(np.arange(80), weights.astype(int))
+        gaps.append(roc_auc_score(y[rows], worse[rows]) - roc_auc_score(y[rows], better[rows]))
+    assert test.value_a == pytest.approx(roc_auc_score(y, worse))
+    assert test.value_b == pytest.approx(roc_auc_score(y, better))
+    assert test.difference == pytest.approx(test.value_a - test.value_b)
+    assert test.z == pytest.approx(test.difference / np.std(gaps, ddof=1), rel=1e-9)
+    assert (test.low, test.high) == pytest.approx(np.quantile(gaps, [0.025, 0.975]).tolist())
+    assert test.z < -1
+    assert test.p == pytest.approx(2 * stats.norm.cdf(test.z))
+    turned = compare_auroc(y, better, worse, **settings)
+    assert (turned.z, turned.p) == pytest.approx((-test.z, test.p))
+    once = compare_auroc(y, worse, better, groups=patients, n_bootstrap=1)
+    assert np.isnan([once.z, once.p]).all()
+
+
 def test_a_score_compared_with_itself_differs_by_nothing():
     y, score, _ = films()
     test = compare_auroc(y, score, score)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from chexnet.auroc import bootstrap, mean_interval, wilson_interval
+from chexnet.auroc import bootstrap, estimate, mean_interval, no_estimate, wilson_interval
 from chexnet.auroc.intervals import percentile_interval
 
 
@@ -33,6 +33,18 @@ def test_a_film_without_a_patient_is_refused(groups):
 def test_fewer_than_one_bootstrap_sample_is_refused():
     with pytest.raises(ValueError, match="n_bootstrap=0: expected 1 or more"):
         weights_of(np.arange(3), n_bootstrap=0)
+
+
+def test_percentile_interval():
+    """The 2.5 % and 97.5 % quantiles: of 0 to 100, 2.5 and 97.5; None counts as NaN."""
+    assert percentile_interval(range(101)) == pytest.approx((2.5, 97.5))
+    assert percentile_interval([None, *range(101)]) == pytest.approx((2.5, 97.5))
+
+
+def test_no_estimate():
+    """The same keys as `estimate` gives, without values."""
+    assert no_estimate("why") == {"value": None, "low": None, "high": None, "n": 0, "reason": "why"}
+    assert set(estimate(1, [1])) < set(no_estimate("why"))
 
 
 def test_draws_without_a_value_are_left_out_of_the_interval():

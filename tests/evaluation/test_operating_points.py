@@ -79,6 +79,10 @@ def test_net_benefit_is_the_one_worked_by_hand():
     assert rows[0.2]["model"] == pytest.approx(4 / 8 - 3 / 8 / 4)
     assert rows[0.2]["treat_all"] == pytest.approx(1 / 2 - 1 / 2 / 4)
     assert len(rows) == 19
+    # Two of eight positive, at 0.2: 2/8 - 6/8 / 4.
+    rare = decision_curve([1, 1, 0, 0, 0, 0, 0, 0], SCORE, range(len(Y)), n_bootstrap=1)
+    assert rare[3]["probability"] == 0.2
+    assert rare[3]["treat_all"] == pytest.approx(2 / 8 - 6 / 8 / 4)
 
 
 def test_the_interval_of_the_net_benefit_is_that_of_its_patients_drawn_by_hand():

@@ -2,7 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chexnet.labels import box_masks, boxes_by_film, boxes_of_class, check_boxes, scale_boxes
+from chexnet.labels import (
+    box_masks,
+    boxes_by_film,
+    boxes_of_class,
+    check_boxes,
+    points_in_boxes,
+    scale_boxes,
+)
 from chexnet.labels.boxes import BOX, coverage
 
 BOXES = pd.DataFrame(
@@ -35,6 +42,8 @@ def test_each_box_may_belong_to_a_film_of_its_own_size():
 def test_an_array_shape_serves_as_the_canvas():
     scaled = scale_boxes(BOXES, 1024, 1024, np.zeros((512, 256, 1)).shape)
     assert scaled.loc[0, ["x", "y"]].tolist() == [64, 256]
+    as_text = scale_boxes(BOXES, ["1024", "1024"], ["1024", "1024"], (512, 256))
+    assert as_text.equals(scaled)
 
 
 def test_a_film_without_size_cannot_scale_its_boxes():
@@ -68,6 +77,36 @@ def test_overlap_beside_boxes_without_area():
 def test_what_lies_outside_the_film_is_cut_off():
     assert coverage(np.array([[-0.5, 0.5, 1.0, 2.0]]), (2, 2)).tolist() == [[0, 0], [1, 0]]
     assert coverage(np.array([[1.5, 1.5, 1.0, 2.0]]), (2, 2)).sum() == 0
+
+
+def test_box_over_the_edge():
+    """Only the part inside counts, on each side of the film, and in the sum of overlapping ones."""
+    for box, expected in [
+        ((-0.5, 0, 1, 1), [[1, 0], [1, 0]]),
+        ((0.5, 0, 1, 1), [[0, 1], [0, 1]]),
+        ((0, -0.5, 1, 1), [[1, 1], [0, 0]]),
+        ((0, 0.5, 1, 1), [[0, 0], [1, 1]]),
+    ]:
+        assert coverage(np.array([box]), (2, 2)).tolist() == expected
+        assert coverage(np.array([box, box]), (2, 2)).tolist() == expected
+
+
+def test_points_in_boxes():
+    """Film a has a box 256 to 384 across and 512 to 576 down, film b one of its upper half."""
+    inside, beside, left = (300, 540), (400, 540), (200, 540)
+    corner, end = (256, 512), (384, 576)  # a box includes its first pixel, not the one behind it
+    points = np.array([inside, beside, left, corner, end, (300, 600), inside, (9, 9)]) / 1024
+    image_ids = np.array([*"aaaaaa", "b", "c"])
+    found = points_in_boxes(points, image_ids, BOXES, IMAGES)
+    assert found.dtype == bool
+    assert found.tolist() == [True, False, False, True, False, False, False, False]
+    assert points_in_boxes(points[:1], ["b"], BOXES, IMAGES).tolist() == [False]
+    assert points_in_boxes(points[:1] / 2, ["b"], BOXES, IMAGES).tolist() == [True]
+    assert not points_in_boxes(np.array([[np.nan, np.nan]]), ["a"], BOXES, IMAGES).any()
+    two = pd.concat([BOXES, BOXES[1:].assign(image_id="a")])
+    assert points_in_boxes(points[:2] / 2, ["a", "a"], two, IMAGES).tolist() == [True, True]
+    # The box of a film that is not asked for needs no size.
+    assert points_in_boxes(points[:1], ["a"], BOXES, IMAGES[:1]).tolist() == [True]
 
 
 def test_the_exact_share_agrees_with_counting_pixels():
