@@ -4,9 +4,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import keras
 import pandas as pd
 
+from chexnet.backend import keras
 from chexnet.generator import AugmentedImageSequence, ImageStore, default_augmenter
 from chexnet.model import build_chexnet, map_size
 from chexnet.runs import Run, data_fingerprint

@@ -13,12 +13,11 @@ import argparse
 import io
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
-from keras import layers, ops
 
 from chexnet.auroc import auroc, compare_auroc, mean_interval
+from chexnet.backend import keras
 from chexnet.evaluation import interval_text
 from chexnet.evaluation.localization import choose_map_threshold, localization_scores
 from chexnet.files import write_atomic
@@ -29,6 +28,8 @@ from chexnet.splits import read_split
 from chexnet.training import recipe, train
 from studies.cross_validation import fold_splits
 from studies.recipe_study import BATCH, EPOCHS, FOLDS, IMAGE_SIZE
+
+layers, ops = keras.layers, keras.ops
 
 # How the map becomes the logit. "mean" is the network of the package, with its own head.
 POOLINGS = {

@@ -12,11 +12,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 
 from chexnet.auroc import auroc
+from chexnet.backend import keras
 from chexnet.cam import class_activation_map
 from chexnet.evaluation import localization_scores
 from chexnet.evaluation.localization import choose_map_threshold
