@@ -50,6 +50,7 @@ from chexnet.files import (
     read_json,
     read_table,
     refuse,
+    remove_unfinished,
     shorten,
     summarize,
     write_atomic,
@@ -218,15 +219,21 @@ class Run:
         self._check_still_there()  # or the lock would make the folder again
         with locked(self._lock, _in_use(self.folder), wait=wait):
             self._check_still_there()
-            yield
+            try:
+                yield
+            except FileNotFoundError:
+                self._check_still_there()  # says so if the folder went in the meantime
+                raise
 
     def _check_still_there(self) -> None:
         path = self.folder / "config.json"
-        if not path.is_file():
+        try:
+            there = path.read_bytes()
+        except FileNotFoundError:
             raise FileNotFoundError(
                 f"{self.folder}: this run was removed or moved; nothing more is written into it"
-            )
-        if path.read_bytes() != self._opened:
+            ) from None
+        if there != self._opened:
             raise ValueError(
                 f"{path}: another run was started here since this one was opened (the previous one "
                 f"is in earlier/); open it with Run({str(self.folder)!r})"
@@ -451,6 +458,11 @@ class Run:
     def write_table(self, name: str, frame: pd.DataFrame) -> Path:
         """Writes a CSV into the run."""
         return self._write(name, _csv(frame))
+
+    def remove_unfinished(self) -> None:
+        """Removes what killed processes left half written; the caller has the `lock`."""
+        for folder in (".", "films", "figures", "checkpoints"):
+            remove_unfinished(self.folder / folder)
 
     def set_results_aside(self) -> None:
         """Moves scores, maps and what was made from them to ``earlier/``, before they change."""

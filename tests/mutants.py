@@ -28,10 +28,11 @@ def main() -> None:
     parser.add_argument("room", help="such as auroc, splits or evaluation/calibration")
     parser.add_argument("--sample", type=int, default=60, help="at most this many mutants")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--tests", nargs="+", help="by default the room's folder or file of tests")
     parser.add_argument("--folder", type=Path, default=ROOT / "output" / "mutants")
     options = parser.parse_args()
     folder = options.folder / options.room.replace("/", "-")
-    set_up(folder, options.room)
+    set_up(folder, options.room, options.tests)
     mutmut(folder, "none", check=False)  # makes the mutants, and notes which test calls what
     names = mutants_of(folder)
     if not names:
@@ -51,7 +52,7 @@ def main() -> None:
     print(f"| {options.room} | {len(names)} | {len(chosen)} | {killed} | {share} |")
 
 
-def set_up(folder: Path, room: str) -> None:
+def set_up(folder: Path, room: str, chosen: list[str] | None) -> None:
     """A copy of the project with mutmut's settings."""
     package, tests = ROOT / "chexnet" / room, Path("tests") / room.partition("/")[0]
     files = f"chexnet/{room}/*" if package.is_dir() else f"chexnet/{room}.py"
@@ -67,7 +68,7 @@ def set_up(folder: Path, room: str) -> None:
     settings = {
         "source_paths": "chexnet",
         "only_mutate": files,
-        "pytest_add_cli_args_test_selection": tests.as_posix(),
+        "pytest_add_cli_args_test_selection": "\n".join(chosen or [tests.as_posix()]),
         "pytest_add_cli_args": "-p\nno:cacheprovider",
         "process_isolation": "forkserver",  # a process that has used TensorFlow cannot be forked
         "timeout_multiplier": "2",
@@ -117,7 +118,8 @@ def is_left_out(diff: str) -> bool:
     ]
     strict = re.compile(r",? *strict=\w+,?|, *(?=\))")
     sides = [strict.sub("", side).strip() for side in sides]
-    plain = [re.sub(r'f?"[^"\n]* [^"\n]*"', '""', side) for side in sides]
+    texts = re.compile(r'f?"[^"\n]*"')
+    plain = [texts.sub(lambda text: "" if " " in text[0] else text[0], side) for side in sides]
     return plain[0] == plain[1]
 
 

@@ -29,7 +29,7 @@ BOXES = pd.DataFrame({"image_id": ["b"], "x": [1.0], "y": [2.0], "width": [3.0],
 @pytest.fixture
 def run(tmp_path):
     settings = {"class_names": ["Pneumonia"], "seed": 1}
-    return Run.create(tmp_path / "run", settings=settings, images=IMAGES, boxes=BOXES)
+    return Run.create(tmp_path / "output" / "run", settings=settings, images=IMAGES, boxes=BOXES)
 
 
 def test_a_run_says_what_it_was_made_from(run):
@@ -65,18 +65,24 @@ def test_predictions_come_with_the_facts_of_their_films(run):
 
 
 def test_maps_and_films_come_back_as_they_were_stored(run):
-    run.write_scores(PREDICTIONS, ["b", "007"], {"LayerCAM": MAPS[..., :1], "CAM": MAPS}, bias=BIAS)
+    ids = PREDICTIONS["image_id"]
+    run.write_scores(PREDICTIONS, ids, {"LayerCAM": MAPS[..., :1], "CAM": MAPS}, bias=BIAS)
     assert run.map_methods == ["CAM", "LayerCAM"]
     ids, again = run.maps()
     assert list(ids) == ["b", "007"]
     np.testing.assert_array_equal(again, MAPS)
     np.testing.assert_array_equal(run.maps_of(["007"], "test", "LayerCAM"), MAPS[1:, ..., :1])
+    np.testing.assert_array_equal(run.maps_of(["007", "b"], "scored"), MAPS[::-1])
     with pytest.raises(ValueError, match=r"method='HiResCAM', expected one of \['CAM', 'LayerCAM'"):
         run.maps("HiResCAM")
     run.write_film("b", np.full((1000, 800), 128, dtype=np.uint8))
     film = run.film("b")
     assert film.shape == (512, 410)
     assert np.abs(film.astype(int) - 128).max() <= 1
+    stripes = np.zeros((1536, 1536), np.uint8)
+    stripes[:, ::3] = 255
+    run.write_film("b", stripes)  # three columns become one, their mean
+    assert np.abs(run.film("b").astype(int) - 85).max() <= 2
 
 
 def test_maps_of_one_scoring_are_not_used_with_the_scores_of_another(run, monkeypatch):
@@ -259,6 +265,19 @@ def test_same_settings_other_owner(run):
     again.write_json("training.json", {})
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_removed_under_lock(run, moved):
+    """So is one that goes while it is changed."""
+    with pytest.raises(FileNotFoundError, match="this run was removed or moved"), run.lock():
+        shutil.move(run.folder, f"{run.folder}-away") if moved else shutil.rmtree(run.folder)
+        run.film_path("007").read_bytes()
+    with (
+        pytest.raises(FileNotFoundError, match="missing"),
+        Run.create(run.folder, settings={}, images=IMAGES, boxes=BOXES).lock(),
+    ):
+        run.read_json("training.json")
+
+
 def test_removed_folder(run):
     """A run folder that is removed midway is not made again by halves."""
     shutil.rmtree(run.folder)
@@ -400,6 +419,10 @@ def test_rescoring_sets_aside(run):
 
 WRONG_PREDICTIONS = {
     "duplicate": (pd.concat([PREDICTIONS, PREDICTIONS.head(1)]), "1 films with two scores: b"),
+    "two_scores": (
+        pd.concat([PREDICTIONS, PREDICTIONS.head(1).assign(y_score=0.1)]),
+        "1 films with two scores: b",
+    ),
     "unknown_id": (PREDICTIONS.assign(image_id=["b", "x"]), "not in images.csv: x"),
     "unknown_class": (PREDICTIONS.assign(class_name="Mass"), "unknown classes: Mass; .*Pneumonia"),
     "other_split": (PREDICTIONS.assign(split="test"), "another split .*: b"),

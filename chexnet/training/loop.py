@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from chexnet.backend import keras
-from chexnet.files import check_number, remove_unfinished
+from chexnet.files import check_number
 from chexnet.generator import AugmentedImageSequence
 from chexnet.model import load_chexnet, map_size, with_location_output
 from chexnet.runs import Run
@@ -169,8 +169,7 @@ def train(
     with run.lock():
         # Where to start: at the end, at a checkpoint, or at epoch 0.
         checkpoints = run.folder / "checkpoints"
-        for folder in (run.folder, checkpoints):
-            remove_unfinished(folder)
+        run.remove_unfinished()
         if resume and has_ended(run, settings):
             model.set_weights(load_chexnet(run.folder / "model.keras").get_weights())
             return run.history

@@ -64,6 +64,7 @@ def record_scores(
         ['image_id', 'split', 'class_name', 'y_true', 'y_score']
     """
     with run.lock():
+        run.remove_unfinished()
         images, names = run.images, run.class_names
         pixels = run.config.get("pixels")
         if pixels is not None and pixels != store.fingerprint(images["image_id"]):

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import expit, logit
 from sklearn.calibration import calibration_curve
@@ -29,6 +30,12 @@ def test_the_temperature_undoes_scores_that_are_too_sure(sureness):
     assert fit_temperature(*films(sureness=sureness)) == pytest.approx(sureness, rel=0.08)
 
 
+def test_bounds_of_the_temperature():
+    """Scores that are always right want a temperature of 0, always wrong ones an infinite one."""
+    assert fit_temperature([0, 1], [0.4, 0.6]) == pytest.approx(0.05, rel=1e-3)
+    assert fit_temperature([0, 1], [0.6, 0.4]) == pytest.approx(20, rel=1e-3)
+
+
 def test_no_other_temperature_makes_the_labels_likelier():
     y, score = films(n=500, sureness=2.0)
     best = fit_temperature(y, score)
@@ -39,6 +46,7 @@ def test_no_other_temperature_makes_the_labels_likelier():
 def test_temperature_one_changes_nothing_and_none_changes_the_order():
     y, score = films(n=500)
     assert apply_temperature(score, 1.0) == pytest.approx(score, abs=1e-12)
+    assert apply_temperature(score.astype(np.float32), 1.0).dtype == np.float64
     assert auroc(y, apply_temperature(score, 2.5)).value == auroc(y, score).value
 
 
@@ -105,6 +113,25 @@ def test_scores_that_are_too_sure_are_beyond_chance_and_scaling_brings_them_back
     assert after["brier"]["high"] < before["brier"]["value"]
 
 
+def test_ece_of_a_calibrated_model():
+    """100 films of probability 1/2: |positives - 50| has the mean 3.98 and the quantile 11."""
+    y, half = np.arange(100) % 2, np.full(100, 0.5)
+    found = calibration_errors(y, half, range(100), n_bootstrap=4000)["ece"]["if_calibrated"]
+    assert found["mean"] == pytest.approx(0.0398, abs=0.002)
+    assert found["high"] == pytest.approx(0.11, abs=0.005)
+
+
+def test_seed_of_the_errors():
+    """The same seed gives the same intervals, another one others."""
+    y, score = films(n=100)
+    first, again, other = (
+        calibration_errors(y, score, range(100), n_bootstrap=20, seed=seed) for seed in (3, 3, 4)
+    )
+    assert first == again
+    assert first["brier"]["low"] != other["brier"]["low"]
+    assert first["ece"]["if_calibrated"] != other["ece"]["if_calibrated"]
+
+
 def test_films_of_few_patients_widen_the_interval():
     y, score = films(n=200)
     y, score = np.tile(y, 5), np.tile(score, 5)
@@ -137,6 +164,7 @@ def test_the_saved_temperature_makes_probabilities_of_the_scores(run):
     table = calibrated_scores(run, class_name="Edema")
     assert set(table["class_name"]) == {"Edema"}
     assert set(table["split"]) == {"val", "test"}
+    assert table.index.equals(pd.RangeIndex(len(table)))
     temperature = temperature_of(run, "Edema")
     assert temperature != temperature_of(run)
     expected = expit(logit(table["y_score"]) / temperature)

@@ -189,6 +189,25 @@ def test_grey_values_change_and_the_mask_does_not(name):
     assert all(np.array_equal(moved, mask) for moved in masks)
 
 
+def test_contrast_and_brightness_go_both_ways():
+    """Contrast is multiplied by 0.5 to 1.5 about mid-gray, brightness changes by up to 51."""
+    pixels = np.full((SIZE, SIZE), 96, np.uint8)
+    pixels[::2] = 160
+    settings = {"count": 200, "seed": 3}
+    films, _ = augmented_examples(pixels, default_augmenter(SIZE, **OFF, contrast=0.5), **settings)
+    factor = np.ptp(films.astype(int), axis=(1, 2)) / 64
+    assert 0.5 <= factor.min() < 0.6
+    assert 1.4 < factor.max() <= 1.5 + 1 / 64
+    assert films.mean() == pytest.approx(128, abs=1)
+    films, _ = augmented_examples(
+        pixels, default_augmenter(SIZE, **OFF, brightness=0.2), **settings
+    )
+    change = films.astype(int) - pixels
+    assert (change.min(), change.max()) == pytest.approx((-51, 51), abs=4)
+    assert abs(change).max() <= 51
+    assert (np.ptp(change, axis=(1, 2)) == 0).all()
+
+
 def test_films_are_augmented_alike_with_and_without_masks():
     augmenter = default_augmenter(SIZE, **STRENGTHS)
     with_masks, _ = augmented_examples(film(), augmenter, mask=np.ones((8, 8), np.float32))
@@ -310,10 +329,13 @@ def test_a_mask_with_other_sides_than_the_film_moves_with_it(map_size):
             assert centre[0] == pytest.approx(centre[1], abs=0.3)
 
 
-def test_the_blur_is_a_gaussian_with_sigmas_from_0_to_the_largest():
+@pytest.mark.parametrize(("size", "blur"), [(512, 0.5), (256, 1.0)])
+def test_the_blur_is_a_gaussian_with_sigmas_from_0_to_the_largest(size, blur):
+    """The strength is in pixels at a side of 512."""
     largest = 0.5
-    pixels = np.random.default_rng(3).integers(0, 256, (512, 512)).astype(np.uint8)
-    films, _ = augmented_examples(pixels, default_augmenter(512, **{**OFF, "blur": 0.5}), count=60)
+    pixels = np.random.default_rng(3).integers(0, 256, (size, size)).astype(np.uint8)
+    augmenter = default_augmenter(size, **{**OFF, "blur": blur})
+    films, _ = augmented_examples(pixels, augmenter, count=60)
     candidates = [
         blur_gaussian_(pixels[..., None].copy(), sigma)[..., 0]
         for sigma in np.arange(0, largest + 1e-9, 0.01)

@@ -173,6 +173,9 @@ def test_each_batch_has_an_augmentation_of_its_own(study, monkeypatch):
             for k in range(len(batches)):
                 batches.batch(epoch, k)
     assert len({tuple(seed) for seed in seeds}) == 2 * 3 * len(batches)
+    orders = [[seed, epoch, generator._ORDER] for seed in (0, 1) for epoch in range(3)]
+    states = {tuple(np.random.SeedSequence(seed).generate_state(4)) for seed in seeds + orders}
+    assert len(states) == len(seeds) + len(orders)
 
 
 @pytest.mark.parametrize("threads", [2, 8])

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from keras import layers
 
+from chexnet import runs
 from chexnet.cam import METHODS, class_activation_map
 from chexnet.generator import ImageStore
 from chexnet.runs import Run
@@ -73,3 +74,48 @@ def test_an_unknown_method_is_refused_before_anything_is_written(study):
         record_scores(run, small_model(), store, folder, methods=["magic"])
     assert not (run.folder / "predictions.csv").exists()
     assert not (run.folder / "films").exists()
+
+
+def files_of(run):
+    """The content of all files of a run that scoring writes."""
+    names = ("predictions.csv", "maps.npz", "features.npz", "preparation.json")
+    paths = [run.folder / name for name in names] + sorted((run.folder / "films").iterdir())
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def test_killed_scoring(study, monkeypatch):
+    """Interrupted at each of its writes: old and new are not mixed, and the next run completes."""
+    run, store, folder = study
+    model, write = small_model(), runs.write_atomic
+    record_scores(run, model, store, folder)
+    wanted = files_of(run)
+    run.write_json("metrics.json", {"of": "these scores"})
+
+    def interrupted(path, data):
+        nonlocal left
+        if not left:
+            path.with_name(f".{path.name}.1.part").write_bytes(data[:9])  # as a kill leaves it
+            raise KeyboardInterrupt
+        left -= 1
+        write(path, data)
+
+    monkeypatch.setattr(runs, "write_atomic", interrupted)
+    for writes in range(len(wanted)):
+        left = writes
+        with pytest.raises(KeyboardInterrupt):
+            record_scores(run, model, store, folder)
+        # Four films are written first, then the maps, then the scores, and two files more.
+        if writes in (4, 5):
+            with pytest.raises(FileNotFoundError, match=r"(maps\.npz|predictions\.csv): missing"):
+                run.maps()
+            with pytest.raises(FileNotFoundError, match=r"predictions\.csv: missing"):
+                run.predictions  # noqa: B018
+            assert not (run.folder / "metrics.json").exists()
+        elif writes > 5:
+            assert len(run.maps()[0]) == len(run.predictions)
+            assert not (run.folder / "preparation.json").exists()
+    monkeypatch.undo()
+    record_scores(run, model, store, folder)
+    assert files_of(run) == wanted
+    assert not list(run.folder.rglob("*.part"))
+    assert [path.parent.name for path in run.folder.glob("earlier/*/metrics.json")] == ["1"]
