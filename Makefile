@@ -20,7 +20,7 @@ help: ## list these commands
 
 demo: .venv/installed ## run the notebooks on synthetic data, from nothing to the results figure
 	$(BIN)/python -c 'from chexnet.phantom import write_phantom_study; write_phantom_study("$(STUDY)", film_size=512)'
-	$(BIN)/python notebooks/execute.py --run demo
+	$(BIN)/python notebooks/execute.py --run demo $(ARGS)
 
 rsna: .venv/installed ## the same on real films: make rsna RSNA=<folder in Kaggle's layout>
 	@test -n "$(RSNA)" || { echo "Missing RSNA=<folder>: the folder that contains stage_2_train_images"; exit 2; }
@@ -78,13 +78,17 @@ mutants: .venv/mutants ## mutation testing of a room by its own tests: make muta
 	@test -n "$(ROOM)" || { echo "Missing ROOM=<folder or file of chexnet>, such as auroc or evaluation/calibration"; exit 2; }
 	$(BIN)/python -m tests.mutants $(ROOM) $(ARGS)
 
-lab: .venv/installed ## open JupyterLab at the project's root
-	MPLBACKEND= $(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" $(if $(filter 0,$(shell id -u)),--allow-root)
+lab: .venv/installed ## open JupyterLab with copies of the notebooks in work/, which git ignores
+	@mkdir -p work; for source in notebooks/0*.ipynb; do copy=work/$$(basename $$source); \
+		test -e $$copy || cp $$source $$copy; \
+		test ! $$source -nt $$copy || echo "$$copy: $$source is newer; delete the copy to get it"; done
+	MPLBACKEND= $(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/work $(if $(filter 0,$(shell id -u)),--allow-root)
 
 bench: .venv/installed ## measure speeds; Markdown tables, also in output/benchmarks.md
 	bash -o pipefail -c 'for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done | tee output/benchmarks.md'
 
-notebooks: demo ## run make demo, then copy the executed notebooks to notebooks/
+notebooks: ARGS := --anew
+notebooks: demo ## run make demo anew, then copy the executed notebooks to notebooks/
 	$(BIN)/python notebooks/execute.py --run demo --publish
 	$(BIN)/ruff format notebooks
 

@@ -12,7 +12,9 @@
 | ``maps.npz`` | their class activation maps, by method |
 | ``features.npz`` | what `chexnet.evaluation.fit_familiarity` returned |
 | ``preparation.json`` | image size and CLAHE settings |
-| ``films/`` | the test films, for figures |
+| ``scoring.json`` | what scores and maps were made from |
+| ``films/`` | the test films, for figures and the explorer |
+| ``flags.csv`` | a reader's flags and notes on films |
 | ``metrics.json``, ``figures/`` | results of the evaluation |
 | ``notebooks/`` | the executed notebooks |
 | ``exported/`` | the network for other runtimes, by its fingerprint (`chexnet.export.open_run`) |
@@ -60,23 +62,24 @@ from chexnet.labels import boxes_of_class
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Run", "data_fingerprint"]
+__all__ = ["Run", "data_fingerprint", "set_aside"]
 
 # Whose versions a result depends on.
 _DISTRIBUTIONS = ("tensorflow", "keras", "numpy", "pandas", "pydicom", "opencv-python", "pyimgaug")
 _FILM_FACTS = ["patient_id", "detailed_class", "view", "sex", "age", "rows", "columns"]
-_SCORES = ("predictions.csv", "maps.npz", "features.npz", "preparation.json")
+_SCORES = ("predictions.csv", "maps.npz", "features.npz", "preparation.json", "scoring.json")
 _RESULTS = ("metrics.json", "figures")  # made from scores
 _MADE_BY_A_RUN = (
     *("images.csv", "boxes.csv", "model.keras", "history.csv", "tensorboard", "checkpoints"),
     *("training.json", *_SCORES, "films", *_RESULTS, "notebooks", "predictions", "exported"),
+    "flags.csv",
     "config.json",  # the last to be moved: see _set_aside
 )
 _PREDICTIONS = ("image_id", "split", "class_name", "y_true", "y_score")
 _PATIENCE = 10.0  # seconds to wait for another process that is writing a file
 _FINEST_MAP = 64  # cells along a side of the largest map of `chexnet.cam.METHODS`, at 512 pixels
 _MANY_BYTES = 2**28  # of an array file other than the maps: features.npz has 5 MB
-_LONGEST_SIDE = 512  # pixels of a stored film: the original's input size, enough to see an opacity
+_LONGEST_SIDE = 1024  # pixels of a stored film: RSNA's own size
 
 
 def data_fingerprint(images: pd.DataFrame, boxes: pd.DataFrame) -> str:
@@ -94,6 +97,22 @@ def data_fingerprint(images: pd.DataFrame, boxes: pd.DataFrame) -> str:
         text = frame[columns].astype(str).sort_values(columns).to_csv(index=False)
         digest.update(text.encode())
     return digest.hexdigest()
+
+
+def set_aside(folder: str | Path) -> None:
+    """Moves the files of a run to ``earlier/1``, ``earlier/2`` and so on, so that it starts anew.
+
+    Raises:
+        BlockingIOError: another process is training in this folder.
+
+    Example:
+        >>> from chexnet.runs import set_aside
+        >>> set_aside("output/none")
+    """
+    folder = Path(folder)
+    if folder.is_dir():
+        with locked(folder / _LOCK, _in_use(folder)):
+            _set_aside(folder, _MADE_BY_A_RUN)
 
 
 class Run:
@@ -155,7 +174,7 @@ class Run:
             pixels: `chexnet.generator.ImageStore.fingerprint` of the films, so that a run is not
                 resumed or scored with other ones.
             resume: open the existing run instead, if it has the same settings, data and pixels and
-                was interrupted during training or before its evaluation. `origin` says which.
+                has been trained, or was interrupted in training. `origin` says which.
 
         Raises:
             ValueError: a column is missing, an ``image_id`` is invalid or a duplicate, or
@@ -444,7 +463,7 @@ class Run:
         return maps[rows.to_numpy(np.intp)]
 
     def film(self, image_id: str) -> np.ndarray:
-        """A test film, uint8 ``(H, W)``, long side at most 512 pixels."""
+        """A test film, uint8 ``(H, W)``, long side at most 1,024 pixels."""
         return read_image(self.film_path(image_id))
 
     def film_path(self, image_id: str) -> Path:
@@ -530,7 +549,7 @@ class Run:
             return dict(arrays)
 
     def write_film(self, image_id: str, pixels: np.ndarray) -> Path:
-        """Stores a film uint8 ``(H, W)``, shrunk to at most 512 pixels a side."""
+        """Stores a film uint8 ``(H, W)``, shrunk to at most 1,024 pixels a side."""
         check_image_id(image_id, self.folder / "films")
         shrink = _LONGEST_SIDE / max(pixels.shape)
         if shrink < 1:
@@ -636,8 +655,6 @@ def _why_not_resumed(folder: Path, config: Mapping[str, object]) -> str | None:
         )
     if any(folder.glob("checkpoints/*.npz")):
         return None
-    if (folder / "metrics.json").is_file():
-        return "it is evaluated"
     return None if (folder / "training.json").is_file() else "no epoch was completed"
 
 

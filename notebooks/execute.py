@@ -23,7 +23,7 @@ from traitlets.config import Config
 
 from chexnet.evaluation import interval_text
 from chexnet.files import check_image_id, locked
-from chexnet.runs import Run
+from chexnet.runs import Run, set_aside
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
@@ -208,6 +208,9 @@ def main() -> None:
         help="a notebook's parameter; the value is JSON, or else taken as text",
     )
     parser.add_argument(
+        "--anew", action="store_true", help="train again, although the run may have ended"
+    )
+    parser.add_argument(
         "--publish", action="store_true", help="only put a run's notebooks into git"
     )
     arguments = parser.parse_args()
@@ -218,6 +221,8 @@ def main() -> None:
         except json.JSONDecodeError:
             given[name] = value
     try:
+        if arguments.anew:
+            set_aside(ROOT / "output" / check_image_id(arguments.run, "--run"))
         if not arguments.publish:
             execute(arguments.run, given)
     except (BlockingIOError, ValueError) as error:

@@ -12,7 +12,7 @@ import pytest
 
 from chexnet import runs
 from chexnet.files import write_atomic
-from chexnet.runs import Run, data_fingerprint
+from chexnet.runs import Run, data_fingerprint, set_aside
 
 IMAGES = pd.DataFrame(
     {
@@ -75,9 +75,9 @@ def test_maps_and_films_come_back_as_they_were_stored(run):
     np.testing.assert_array_equal(run.maps_of(["007", "b"], "scored"), MAPS[::-1])
     with pytest.raises(ValueError, match=r"method='HiResCAM', expected one of \['CAM', 'LayerCAM'"):
         run.maps("HiResCAM")
-    run.write_film("b", np.full((1000, 800), 128, dtype=np.uint8))
+    run.write_film("b", np.full((2000, 1600), 128, dtype=np.uint8))
     film = run.film("b")
-    assert film.shape == (512, 410)
+    assert film.shape == (1024, 819)
     assert np.abs(film.astype(int) - 128).max() <= 1
     stripes = np.zeros((1536, 1536), np.uint8)
     stripes[:, ::3] = 255
@@ -161,6 +161,29 @@ def test_a_run_made_anew_is_not_mixed_with_the_one_before_and_loses_nothing(run)
     assert (before.folder / "notebooks" / "03_train.ipynb").read_text() == "executed"
     Run.create(run.folder, settings=settings, images=IMAGES, boxes=BOXES)
     assert (run.folder / "earlier" / "2" / "config.json").is_file()
+
+
+def test_a_trained_run_is_opened_again_only_with_its_settings_and_data(run):
+    settings = {"class_names": ["Pneumonia"], "seed": 1}
+    options = {"settings": settings, "images": IMAGES, "boxes": BOXES}
+    run.write_json("training.json", {})
+    run.write_json("metrics.json", {})
+    Run.create(run.folder, **options, resume=True)
+    assert not (run.folder / "earlier").exists()
+    changes = [{"settings": {**settings, "seed": 2}}, {"images": IMAGES.assign(Pneumonia=1)}]
+    changes += [{"boxes": BOXES.assign(x=2.0)}]
+    for number, change in enumerate(changes, 1):
+        again = Run.create(run.folder, **(options | change), resume=True)
+        assert (again.folder / "earlier" / str(number)).is_dir()
+        assert not (again.folder / "training.json").exists()
+        again.write_json("training.json", {})
+
+
+def test_a_run_set_aside_starts_anew_and_no_run_is_nothing(run, tmp_path):
+    set_aside(run.folder)
+    assert [path.name for path in run.folder.iterdir() if path.is_dir()] == ["earlier"]
+    set_aside(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(run, monkeypatch):
@@ -364,7 +387,7 @@ def test_not_resumed(tmp_path, changes, reason):
 
 
 def test_not_resumed_states(run):
-    """Without an epoch, or once it is evaluated, a run is not resumed; nor is a damaged one."""
+    """Without an epoch a run is not resumed, nor is a damaged one; an evaluated one is."""
     given = {"settings": run.config["settings"], "images": IMAGES, "boxes": BOXES, "resume": True}
     origin = Run.create(run.folder, **given).origin
     assert origin.endswith("earlier/1 (no epoch was completed)")
@@ -375,12 +398,12 @@ def test_not_resumed_states(run):
     again.write_json("training.json", {})
     shutil.rmtree(run.folder / "checkpoints")
     again.write_json("metrics.json", {})
-    assert Run.create(run.folder, **given).origin.endswith("earlier/2 (it is evaluated)")
+    assert Run.create(run.folder, **given).origin == "resumed"
     (run.folder / "config.json").write_text("{")
     assert "config.json: damaged" in Run.create(run.folder, **given).origin
     (run.folder / "config.json").write_text("{}")
     assert Run.create(run.folder, **given).origin.endswith(
-        "earlier/4 (its config.json has no settings)"
+        "earlier/3 (its config.json has no settings)"
     )
 
 

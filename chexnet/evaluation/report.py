@@ -20,31 +20,60 @@ _DIFFERENCES = {
     "hit_rate_minus_fixed_point": "Δ hit rate vs. best fixed point",
     "mean_iou_minus_fixed_mask": "Δ mean IoU vs. best fixed mask",
 }
+_AUROC, _AUROC_BY_PATIENT = "AUROC (DeLong)", "AUROC (bootstrap by patient)"
+_DIFFERENCE = "ΔAUROC (model − baseline)"
+# The groups of a part begin with these words.
+_PARTS: dict[str, tuple[str, ...]] = {
+    "scores": ("validation", "test", "all classes"),
+    "operating points": ("operating point",),
+    "calibration": ("calibration",),
+    "decision curve": ("decision curve",),
+    "subgroups": ("view:", "sex:", "age:", "negatives:"),
+    "baselines": ("baseline",),
+    "localization": ("CAM",),
+}
+_YOUDEN, _ALL_POSITIVE = f"operating point: {RULES['youden']}", "CAM, all positive films"
+_SUMMARY = {
+    ("test", _AUROC), ("test", _AUROC_BY_PATIENT), ("test", "average precision"),
+    *((f"baseline: {baseline.title}", _DIFFERENCE) for baseline in BASELINES.values()),
+    (_YOUDEN, "sensitivity"), (_YOUDEN, "specificity"), ("calibration, after scaling", "ECE"),
+    (_ALL_POSITIVE, _OVERLAPS["hit_rate"]), (_ALL_POSITIVE, _OVERLAPS["mean_iou"]),
+    *((_ALL_POSITIVE, title) for title in _DIFFERENCES.values()),
+    ("all classes", "AUROC, macro average"), ("all classes", "AUROC, micro average"),
+}  # fmt: skip
 _PROBABILITIES = (10, 30, 50, 70)  # per cent; the whole decision curve is in metrics.json
 
 
 def report_table(
-    metrics: dict, *, class_name: str | None = None, group: str | tuple[str, ...] | None = None
+    metrics: dict, *, class_name: str | None = None, part: str | None = None
 ) -> pd.DataFrame:
     """All metrics of a run, one a row, in reading order.
 
     Args:
         metrics: content of ``metrics.json``, from `evaluate` and `evaluate_maps`.
         class_name: only rows of this class; ``None`` is all, and their averages.
-        group: only rows whose group begins with this text, or with one of these; ``None`` is all.
+        part: only these rows: ``"summary"`` (what an abstract would quote), ``"scores"``,
+            ``"operating points"``, ``"calibration"``, ``"decision curve"``, ``"subgroups"``,
+            ``"baselines"`` or ``"localization"``; ``None`` is all.
 
     Returns:
         columns ``class_name, group, metric, n, n positive, estimate (95 % CI), note``, all text.
         Where the estimate is ``–``, the note gives the reason. ``n`` and ``n positive`` are the
         films behind it, empty where they do not apply.
 
+    Raises:
+        ValueError: ``part`` has another value.
+
     Example:
         >>> from chexnet.evaluation import evaluate, report_table
         >>> from chexnet.runs import Run
         >>> metrics = evaluate(Run("output/demo"), n_bootstrap=20)
-        >>> report_table(metrics, group=("validation", "test"))["metric"][0]
+        >>> report_table(metrics, part="scores")["metric"][0]
         'AUROC (DeLong)'
     """
+    if part is not None and part != "summary" and part not in _PARTS:
+        expected = ", ".join(map(repr, ("summary", *_PARTS)))
+        raise ValueError(f"part={part!r}: expected one of {expected}")
     rows = []
     for name, found in metrics.get("classes", {}).items():
         rows += [{"class_name": name} | row for row in _class_rows(found)]
@@ -57,8 +86,11 @@ def report_table(
     table = pd.DataFrame(rows, columns=columns)
     if class_name is not None:
         table = table[table["class_name"] == class_name]
-    if group is not None:
-        table = table[table["group"].str.startswith(group)]
+    if part == "summary":
+        pairs = zip(table["group"], table["metric"], strict=True)
+        table = table[[pair in _SUMMARY for pair in pairs]]
+    elif part is not None:
+        table = table[table["group"].str.startswith(_PARTS[part])]
     return table.reset_index(drop=True)
 
 
@@ -139,18 +171,18 @@ def _class_rows(found: dict) -> Iterator[dict]:
             gap = block["model_minus_baseline"]
             p = gap["p"]
             note = "" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-            yield _row(title, "ΔAUROC (model − baseline)", gap, note, block)
+            yield _row(title, _DIFFERENCE, gap, note, block)
 
 
 def _auroc_rows(group: str, block: dict) -> Iterator[dict]:
     if block["auroc"] is None:
-        yield _row(group, "AUROC (DeLong)", {"reason": block["reason"]}, "", block)
+        yield _row(group, _AUROC, {"reason": block["reason"]}, "", block)
         return
     prevalence = block.get("prevalence")
     notes = ["" if prevalence is None else f"prevalence {prevalence:.2f}", block.get("note")]
     note = "; ".join(filter(None, notes))
-    yield _row(group, "AUROC (DeLong)", block["auroc"], note, block)
-    yield _row(group, "AUROC (bootstrap by patient)", block["auroc_by_patient"], note, block)
+    yield _row(group, _AUROC, block["auroc"], note, block)
+    yield _row(group, _AUROC_BY_PATIENT, block["auroc_by_patient"], note, block)
 
 
 def _auroc_row(group: str, block: dict) -> dict:
@@ -200,9 +232,9 @@ def _decision_rows(curve: list[dict] | dict, test: dict) -> Iterator[dict]:
 
 def _location_rows(found: dict) -> Iterator[dict]:
     if "reason" in found:
-        yield _row("CAM, all positive films", _OVERLAPS["hit_rate"], found)
+        yield _row(_ALL_POSITIVE, _OVERLAPS["hit_rate"], found)
         return
-    blocks = {"CAM, all positive films": found}
+    blocks = {_ALL_POSITIVE: found}
     if "true_positives" in found:
         blocks["CAM, true positives"] = found["true_positives"]
     for group, block in blocks.items():

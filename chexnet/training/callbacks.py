@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 from sklearn.metrics import log_loss
-from tqdm.auto import tqdm
 
 from chexnet.auroc import auroc
 from chexnet.backend import keras
@@ -18,6 +17,7 @@ from chexnet.files import UNFINISHED
 from chexnet.generator import AugmentedImageSequence
 from chexnet.runs import Run
 from chexnet.training.distribution import single_device_copy
+from chexnet.training.progress import Progress
 from chexnet.training.resume import Checkpoint, write_checkpoint
 
 ops = keras.ops
@@ -109,7 +109,7 @@ class AurocCallback(_Callback):
 
 @dataclass(eq=False)
 class EpochLog(_Callback):
-    """Writes the run's ``history.csv`` after each epoch and moves one progress bar, in films."""
+    """Writes the run's ``history.csv`` after each epoch and shows how far training is."""
 
     run: Run
     batches: AugmentedImageSequence
@@ -129,8 +129,7 @@ class EpochLog(_Callback):
         """Opens the progress bar of this phase."""
         films = len(self.batches.image_ids)
         epochs = self.params["epochs"] - len(self.rows)
-        layers = {"head": "head only", "all": "all layers"}[self.phase]
-        self.bar = tqdm(total=epochs * films, desc=f"training, {layers}", unit=" films")
+        self.progress = Progress(self.phase, epochs * films)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Sets the batches to this epoch and notes the time."""
@@ -145,7 +144,7 @@ class EpochLog(_Callback):
         loss = float(logs["loss"])
         if not math.isfinite(loss):
             raise _not_finite(f"the loss is {loss}", self.batches, self.epoch, batch)
-        self.bar.update(len(self.batches.rows(self.epoch, batch)))
+        self.progress.add(len(self.batches.rows(self.epoch, batch)))
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         """Adds a row; stops before an epoch would pass ``max_minutes``."""
@@ -154,14 +153,13 @@ class EpochLog(_Callback):
         row["seconds"] = round(time.perf_counter() - self.started, 2)
         self.rows.append(row)
         self.run.write_table("history.csv", pd.DataFrame(self.rows))
-        shown = {name: f"{row[name]:.3f}" for name in ("loss", "val_auroc")}
-        self.bar.set_postfix(epoch=epoch + 1, **shown)
+        self.progress.add_row(row)
         if self.out_of_time:
             self.model.stop_training = True
 
-    def on_train_end(self, logs: dict | None = None) -> None:
-        """Closes the bar."""
-        self.bar.close()
+    def close(self) -> None:
+        """Closes the progress bar; also after an error, for which Keras has no event."""
+        self.progress.close()
 
 
 @dataclass(eq=False)

@@ -1,5 +1,6 @@
 """Training of the head, then fine-tuning of all layers, in one run that survives interruption."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from chexnet.runs import Run
 from chexnet.training.callbacks import AurocCallback, Checkpoints, EpochLog, assign
 from chexnet.training.distribution import devices_and_process, shard, whole_batch_statistics
 from chexnet.training.losses import MaskedCrossentropy
+from chexnet.training.progress import clean_stop, loaded_line, print_rows
 from chexnet.training.recipes import default_optimizer
 from chexnet.training.resume import (
     checkpoint_to_resume,
@@ -75,8 +77,9 @@ def train(
             included; for one process only. With more time it can be resumed. The learning rate
             has not come down by then, so prefer fewer ``epochs``.
         resume: go on after the last epoch of an interrupted training of this run with the same
-            settings. On the CPU the result is that of a training without interruption;
-            ``EarlyStopping`` and ``ReduceLROnPlateau`` go on too.
+            settings and data, or load the network of one that has ended. On the CPU the result is
+            that of a training without interruption; ``EarlyStopping`` and ``ReduceLROnPlateau`` go
+            on too.
 
     Returns:
         one row an epoch: ``epoch, phase, loss, val_loss, val_auroc, saved, learning_rate,
@@ -88,6 +91,7 @@ def train(
             training to resume had other settings or data.
         FloatingPointError: the loss or a score is not finite; the films of the batch are named.
         BlockingIOError: another process is training into this run.
+        KeyboardInterrupt: the stop button or Ctrl-C; the message says which epochs are kept.
 
     Example:
         >>> import keras
@@ -108,6 +112,7 @@ def train(
         >>> x = keras.layers.Dense(1, activation="sigmoid", name="predictions")(x)
         >>> model = keras.Model(film, x)
         >>> history = train(model, batches, validation, run, epochs=1)
+        Training, all layers: graph built in ...
         >>> history[["epoch", "phase", "saved"]].values.tolist()
         [[1, 'all', 1]]
     """
@@ -166,12 +171,13 @@ def train(
     first_best = head_epochs + int(best_from * epochs)
     scores = AurocCallback(model, val, run, train, first_epoch=first_best)
 
-    with run.lock():
+    with run.lock(), clean_stop(run, variables, resume=resume):
         # Where to start: at the end, at a checkpoint, or at epoch 0.
         checkpoints = run.folder / "checkpoints"
         run.remove_unfinished()
         if resume and has_ended(run, settings):
             model.set_weights(load_chexnet(run.folder / "model.keras").get_weights())
+            print(loaded_line(run))
             return run.history
         run.set_results_aside()  # of the network that is now trained further or replaced
         state = checkpoint_to_resume(run, settings) if resume else None
@@ -181,6 +187,7 @@ def train(
         else:
             assign(variables, state.network)  # the optimizer follows when it is built
             scores.recall(state.history)
+            print_rows(state.history)
         log = EpochLog(run, train, list(state.history) if state else [], max_minutes)
         saved = Checkpoints(log, variables, settings, state, callbacks)
         stopped = log.out_of_time or (state is not None and state.stopped)
@@ -192,7 +199,7 @@ def train(
             log.phase = phase
             _set_backbone_trainable(model, phase == "all")
             trained.compile(optimizers[phase], jit_compile=model.jit_compile, **losses)
-            with whole_batch_statistics(trained):
+            with whole_batch_statistics(trained), contextlib.closing(log):
                 trained.fit(
                     shard(train),
                     initial_epoch=len(log.rows),

@@ -1,5 +1,6 @@
 """Scores and maps of a trained network, stored in its run."""
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from chexnet.runs import Run
 
 # Enough to estimate the covariance of 1,024 features; scoring all would take longer than it helps.
 MOST_TRAINING_FILMS = 4096
+_FILES = ("predictions.csv", "maps.npz", "features.npz", "preparation.json")
 
 
 def record_scores(
@@ -29,7 +31,9 @@ def record_scores(
     """Scores the validation and test films and stores what notebooks 04 and 05 need.
 
     Writes ``predictions.csv``, ``maps.npz``, ``features.npz``, ``preparation.json`` and ``films/``
-    of the run. Earlier ones, and what was made from them, are moved to ``earlier/``.
+    of the run, and ``scoring.json``, which says what they were made from. If all of that is the
+    same, nothing is computed again: one line says so. Else earlier ones, and what was made from
+    them, are moved to ``earlier/``.
 
     Args:
         run: made with `Run.create`; its ``images`` say which film is in which split.
@@ -63,15 +67,20 @@ def record_scores(
         >>> list(scores)
         ['image_id', 'split', 'class_name', 'y_true', 'y_score']
     """
+    methods = ["CAM", *(method for method in methods if method != "CAM")]
     with run.lock():
         run.remove_unfinished()
         images, names = run.images, run.class_names
         pixels = run.config.get("pixels")
-        if pixels is not None and pixels != store.fingerprint(images["image_id"]):
+        made_from = _made_from(run, model, store, methods)
+        if pixels is not None and pixels != made_from["pixels"]:
             raise ValueError(
                 f"{run.folder}: the films in {store.folder} have other pixels than those that the "
                 "run was created with; bring them back, or train on these in another run (RUN)"
             )
+        if _is_scored(run, made_from):
+            print(f"{run.folder}: scored before with this network and these films; loaded.")
+            return run.read_table("predictions.csv").astype({"y_true": "Int64"})
         scored = images[images["split"].isin(["val", "test"])].reset_index(drop=True)
         some = images[images["split"] == "train"]
         some = some.sample(min(len(some), MOST_TRAINING_FILMS), random_state=0)
@@ -89,11 +98,8 @@ def record_scores(
         )
         scores, cam, features = score_films(model, sequence)
         maps = {"CAM": cam}
-        for method in methods:
-            if method != "CAM":
-                maps[method] = class_activation_map(
-                    model, sequence, class_index=None, method=method
-                )[1]
+        for method in methods[1:]:
+            maps[method] = class_activation_map(model, sequence, class_index=None, method=method)[1]
         predictions = scored.melt(["image_id", "split"], names, "class_name", "y_true")
         predictions["y_true"] = predictions["y_true"].astype("Int64")
         predictions["y_score"] = scores.T.ravel().astype(float)
@@ -106,4 +112,34 @@ def record_scores(
         films = store[some["image_id"]][..., 0]
         run.write_arrays("features.npz", **fit_familiarity(seen, features[is_val], films))
         run.write_json("preparation.json", store.preparation)
+        files = {name: run.fingerprint(name) for name in _FILES}
+        run.write_json("scoring.json", {"made_from": made_from, "files": files})
         return predictions
+
+
+def _made_from(run: Run, model: keras.Model, store: ImageStore, methods: list[str]) -> dict:
+    network = hashlib.sha256()
+    for array in model.get_weights():
+        network.update(array.tobytes())
+    return {
+        "network": network.hexdigest(),
+        "pixels": store.fingerprint(run.images["image_id"]),
+        "preparation": store.preparation,
+        "images": run.fingerprint("images.csv"),
+        "methods": sorted(methods),
+    }
+
+
+def _is_scored(run: Run, made_from: dict) -> bool:
+    """Whether the run has the scores of all this, and its files are those that were written."""
+    if not (run.folder / "scoring.json").is_file():
+        return False
+    there = run.read_json("scoring.json")
+    if there.get("made_from") != made_from or set(there.get("files", {})) != set(_FILES):
+        return False
+    test = run.images.loc[run.images["split"] == "test", "image_id"]
+    stored = {path.stem for path in (run.folder / "films").glob("*.jpg")}
+    return stored.issuperset(test) and all(
+        (run.folder / name).is_file() and run.fingerprint(name) == digest
+        for name, digest in there["files"].items()
+    )

@@ -266,7 +266,7 @@ def test_each_class_is_compared_with_its_own_boxes(tmp_path):
     assert two["Pneumonia"] == one["Pneumonia"]
     assert two["Edema"] == {"reason": "no boxes"}
     assert two["Mass"]["baselines"]["random_point"]["value"] == pytest.approx(1 / 128)
-    table = report_table(run.metrics, group="CAM, all positive films")
+    table = report_table(run.metrics, part="localization")
     assert table["class_name"].unique().tolist() == run.class_names
     assert report_table(run.metrics, class_name="Edema")["note"].tolist() == ["no boxes"]
 

@@ -53,17 +53,30 @@ def test_every_row_has_a_number_or_the_reason_why_not(metrics):
     assert not table.duplicated(["class_name", "group", "metric"]).any()
 
 
-def test_a_group_is_chosen_by_how_it_begins(metrics):
+def test_the_parts_together_are_the_whole_table(metrics):
     table = report_table(metrics)
-    some = report_table(metrics, group=("validation", "baseline"))
-    assert set(some["group"]) == {
-        "validation", "baseline: view position", "baseline: view + sex + age"
+    parts = (
+        "scores", "operating points", "calibration", "decision curve", "subgroups", "baselines",
+        "localization",
+    )  # fmt: skip
+    rows = [tuple(row) for part in parts for row in report_table(metrics, part=part).to_numpy()]
+    assert sorted(rows) == sorted(map(tuple, table.to_numpy()))
+    assert set(report_table(metrics, part="baselines")["group"]) == {
+        "baseline: view position", "baseline: view + sex + age"
     }  # fmt: skip
-    expected = table[table["group"].str.contains("^(?:validation|baseline)")]
-    assert some.to_numpy().tolist() == expected.to_numpy().tolist()
-    assert some.index.tolist() == list(range(len(some)))
-    assert (report_table(metrics, group="test")["group"] == "test").all()
-    assert report_table(metrics, group="view position").empty  # in the middle of a group
+    with pytest.raises(ValueError, match="part='base': expected one of 'summary', 'scores', 'oper"):
+        report_table(metrics, part="base")
+
+
+def test_the_summary_has_the_numbers_of_an_abstract_in_few_rows(metrics):
+    summary = report_table(metrics, part="summary", class_name="Pneumonia")
+    assert 8 <= len(summary) <= 14
+    said = set(zip(summary["group"], summary["metric"], strict=True))
+    assert ("test", "AUROC (bootstrap by patient)") in said
+    assert ("operating point: Youden index", "sensitivity") in said
+    assert ("CAM, all positive films", "Δ hit rate vs. best fixed point") in said
+    whole = report_table(metrics, class_name="Pneumonia")
+    assert whole.merge(summary).shape == summary.shape
 
 
 def test_every_cell_of_the_table_is_text(metrics):

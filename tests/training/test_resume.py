@@ -365,14 +365,21 @@ def test_training_that_ran_out_of_time_goes_on_with_more_of_it(
     assert not (again.folder / "checkpoints").exists()
 
 
-def test_a_training_that_has_ended_is_not_repeated_until_its_scores_are_judged(
-    study, unbroken, ended, states  # noqa: F811
+def test_a_training_that_has_ended_is_loaded_also_after_its_evaluation(
+    study, unbroken, ended, states, capsys  # noqa: F811
 ):  # fmt: skip
+    history, model = unbroken[1], (ended.folder / "model.keras").read_bytes()
+    ended.write_json("metrics.json", {})
+    capsys.readouterr()
     again, same = trained_in(study, ended.folder, resume=True)
-    pd.testing.assert_frame_equal(unbroken[1], same)
+    pd.testing.assert_frame_equal(history, same)
     assert states == []
     assert not (again.folder / "earlier").exists()
-    ended.write_json("metrics.json", {})
-    trained_in(study, ended.folder, resume=True)
+    assert (again.folder / "model.keras").read_bytes() == model
+    kept = history.query("saved == 1").iloc[-1]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert f"has ended, its network is loaded (epoch {kept['epoch']} of 6" in line
+    assert "resume=False in Run.create" in line
+    trained_in(study, ended.folder)  # as that line says
     assert len(states) == unbroken[3]
-    assert (again.folder / "earlier" / "1" / "metrics.json").is_file()
+    assert (ended.folder / "earlier" / "1" / "metrics.json").is_file()

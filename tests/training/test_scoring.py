@@ -89,6 +89,7 @@ def test_killed_scoring(study, monkeypatch):
     model, write = small_model(), runs.write_atomic
     record_scores(run, model, store, folder)
     wanted = files_of(run)
+    (run.folder / "scoring.json").unlink()  # or the scores would be loaded
     run.write_json("metrics.json", {"of": "these scores"})
 
     def interrupted(path, data):
@@ -119,3 +120,31 @@ def test_killed_scoring(study, monkeypatch):
     assert files_of(run) == wanted
     assert not list(run.folder.rglob("*.part"))
     assert [path.parent.name for path in run.folder.glob("earlier/*/metrics.json")] == ["1"]
+
+
+def test_nothing_is_scored_twice_until_something_has_changed(study, capsys):
+    run, store, folder = study
+    model = small_model()
+    first = record_scores(run, model, store, folder)
+    assert "loaded" not in capsys.readouterr().out
+    (run.folder / "films" / "film8.jpg").write_bytes(b"as it was left")
+
+    def is_loaded(model, store, **options):
+        again = record_scores(run, model, store, folder, **options)
+        return "scored before" in capsys.readouterr().out, again
+
+    loaded, again = is_loaded(model, store)
+    assert loaded
+    pd.testing.assert_frame_equal(again, first)
+    assert (run.folder / "films" / "film8.jpg").read_bytes() == b"as it was left"
+    assert not is_loaded(model, store, methods=["HiResCAM"])[0]
+    model.get_layer("predictions").bias.assign([1.0])
+    assert not is_loaded(model, store)[0]
+    assert is_loaded(model, store)[0]
+    sharper = ImageStore(folder, store.image_ids, image_size=32, clip_limit=3.0, progress=False)
+    assert not is_loaded(model, sharper)[0]
+    run.write_table("predictions.csv", first.assign(y_score=0.5))
+    assert not is_loaded(model, sharper)[0]
+    (run.folder / "films" / "film8.jpg").unlink()
+    assert not is_loaded(model, sharper)[0]
+    assert (run.folder / "films" / "film8.jpg").is_file()
