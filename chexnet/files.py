@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -20,8 +21,8 @@ import simplejpeg
 from filelock import FileLock, Timeout
 
 __all__ = [
-    "check_image_id", "enter_project", "locked", "path_id", "read_image", "read_table",
-    "write_atomic",
+    "check_image_id", "enter_project", "full_id", "locked", "path_id", "read_image", "read_table",
+    "short_ids", "write_atomic",
 ]  # fmt: skip
 
 UNFINISHED = ".part"  # ends the name of a file that is being written
@@ -100,6 +101,58 @@ def path_id(relative: str, *, unique: bool = False) -> str:
     digest = hashlib.sha256(relative.encode("utf-8", "backslashreplace")).hexdigest()[:8]
     safe = re.sub(r"\..*", "", safe) if _DEVICE.fullmatch(safe) else safe
     return f"{safe[: _LONGEST_ID - 9]}-{digest}"
+
+
+def short_ids(image_ids: Iterable[str], *, least: int = 8) -> dict[str, str]:
+    """The shortest beginning of each image id that no other id has, as git shortens commits.
+
+    Args:
+        image_ids: all ids among which the short ones must be unique.
+        least: characters of a short id at least, where the id has as many.
+
+    Returns:
+        id to short id. An id with which another one begins stays whole.
+
+    Example:
+        >>> from chexnet.files import short_ids
+        >>> short_ids(["00000013_005", "00000013_012", "0004cfab-14fd"])
+        {'00000013_005': '00000013_00', '00000013_012': '00000013_01', '0004cfab-14fd': '0004cfab'}
+    """
+    ordered = sorted(set(image_ids))
+    shared = [
+        next((at for at, (a, b) in enumerate(zip(one, other)) if a != b), len(one))  # noqa: B905
+        for one, other in itertools.pairwise(ordered)
+    ]
+    return {
+        one: one[: max(least, before + 1, after + 1)]
+        for one, before, after in zip(ordered, [0, *shared], [*shared, 0], strict=True)
+    }
+
+
+def full_id(given: str, image_ids: Iterable[str], source: object) -> str:
+    """The image id that is ``given``, or the only one that begins with it.
+
+    Args:
+        given: an id or its beginning.
+        image_ids: the ids to choose from.
+        source: the error begins with it.
+
+    Raises:
+        ValueError: no id begins so, or several do.
+
+    Example:
+        >>> from chexnet.files import full_id
+        >>> full_id("0004", ["0004cfab-14fd", "00313ee0-9eaa"], "image_ids")
+        '0004cfab-14fd'
+    """
+    image_ids = list(image_ids)
+    if given in image_ids:
+        return given
+    found = [image_id for image_id in image_ids if given and image_id.startswith(given)]
+    if len(found) == 1:
+        return found[0]
+    problem = f"begins {len(found)} ids: {summarize(found)}" if found else "begins no id"
+    raise ValueError(f"{source}: {given!r} {problem}; expected one of {len(image_ids)} image ids")
 
 
 def stem(name: str) -> str:

@@ -18,6 +18,7 @@ from chexnet import files
 from chexnet.files import (
     check_image_id,
     enter_project,
+    full_id,
     locked,
     path_id,
     read_image,
@@ -25,6 +26,7 @@ from chexnet.files import (
     read_table,
     refuse,
     remove_unfinished,
+    short_ids,
     summarize,
     write_atomic,
 )
@@ -378,3 +380,24 @@ def test_read_json(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_LONGEST_JSON", 10)
     with pytest.raises(ValueError, match=r"a\.json: 0 MB; expected at most 0"):
         read_json(path)
+
+
+def test_short_ids_are_unique_and_lead_back():
+    ids = [f"00000013_{number:03d}" for number in range(120)] + ["a", "ab", "film", "1" * 30]
+    short = short_ids(ids)
+    assert list(short) == sorted(ids)
+    assert len(set(short.values())) == len(ids)
+    assert short["00000013_005"] == "00000013_005"
+    assert short["1" * 30] == "1" * 8
+    assert all(full_id(short[image_id], ids, "x") == image_id for image_id in ids)
+    assert short_ids(["b-1", "b-2"], least=1) == {"b-1": "b-1", "b-2": "b-2"}
+    assert short_ids(["beta", "alpha"], least=1) == {"alpha": "a", "beta": "b"}
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [("z", "begins no id"), ("", "begins no id"), ("0", "begins 2 ids: 01, 02")],
+)
+def test_a_beginning_that_is_not_one_id_is_refused(given, problem):
+    with pytest.raises(ValueError, match=f"^jump: '{given}' {problem}; expected one of 2 image"):
+        full_id(given, ["01", "02"], "jump")

@@ -86,6 +86,30 @@ def evaluate_maps(run: Run, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0) ->
     return run.metrics["localization"]
 
 
+def cam_threshold(run: Run, class_name: str | None = None) -> float | None:
+    """The threshold of the raw CAM, in logits, with the largest mean IoU on validation.
+
+    Args:
+        run: its `evaluate_maps` chose the threshold.
+        class_name: the class; ``None`` is the run's first.
+
+    Returns:
+        the threshold; ``None`` if the present maps are not evaluated or have no boxes to compare
+        with.
+
+    Raises:
+        ValueError: the run has no such class.
+
+    Example:
+        >>> from chexnet.evaluation import cam_threshold
+        >>> from chexnet.runs import Run
+        >>> cam_threshold(Run("output/demo")) is None
+        False
+    """
+    found = run.metrics.get("localization", {}).get(run.chosen_class(class_name), {})
+    return found.get("thresholds", {}).get("logit")
+
+
 def _evaluate_class(films: LocalizedFilms, **bootstrap: int) -> dict:
     if films.rows.empty:
         return {"reason": "no boxes"}

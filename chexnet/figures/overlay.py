@@ -20,10 +20,11 @@ from matplotlib.text import Text
 from chexnet.cam import normalize_map, upsample_map
 
 NO_MAP = "no map: NaN or infinite values"
+matplotlib.rcParams["pdf.fonttype"] = 42  # journals want TrueType; Type 3 is matplotlib's own
 OPACITY = 0.65  # of the last color: the ribs below it can still be counted
-_RISE = 0.7  # exponent of the opacity over the map: below 1, so that low values are visible
+RISE = 0.7  # exponent of the opacity over the map: below 1, so that low values are visible
 BOX_COLOR = "#3d9dff"  # blue, visible on the black of a lung
-_OUTLINE: dict[str, Any] = {"colors": "white", "linewidths": 0.8, "linestyles": "dashed"}
+_OUTLINE: dict[str, Any] = {"colors": "white", "linewidths": 0.8}
 _FINE = 64  # positions per side at which the outline is traced
 _SHEET = 10.0  # width of a contact sheet, inches
 # Inferno without its ends, which look like air and bone on a film.
@@ -37,6 +38,7 @@ def overlay_cam(
     ax: Axes | None = None,
     *,
     scale: float | None = None,
+    threshold: float | None = None,
     colormap: str | Colormap = "heat",
     opacity: float = OPACITY,
 ) -> Figure:
@@ -49,13 +51,13 @@ def overlay_cam(
         ax: where to draw; ``None`` makes a figure.
         scale: logits of the last color; use the same for films to compare. ``None`` takes the
             maximum of this map.
+        threshold: logits at which a white line is drawn around the map, such as
+            `chexnet.evaluation.cam_threshold`; ``None`` draws none.
         colormap: ``"heat"`` (safe for color blindness), ``"jet"``, or another of matplotlib.
         opacity: of the last color, 0 to 1; it falls to 0 with the map.
 
     Returns:
-        the figure of ``ax``. A dashed line is where the map reaches half of the scale: in gray
-        print, a color can have the same gray as the film. A map with NaN or infinite values is not
-        drawn, and a text says so.
+        the figure of ``ax``. A map with NaN or infinite values is not drawn, and a text says so.
 
     Raises:
         ValueError: as `blend`.
@@ -71,14 +73,15 @@ def overlay_cam(
     """
     blended = blend(film, cam, scale=scale, colormap=colormap, opacity=opacity)
     ax = show_film(blended, boxes, ax)
-    half = (np.max(cam) if scale is None else scale) / 2
     if not np.isfinite(cam).all():
         place: dict[str, Any] = {"transform": ax.transAxes, "ha": "center", "color": "white"}
         ax.text(0.5, 0.02, NO_MAP, fontsize=7, **place)
-    elif np.max(cam) > half > 0:
+    elif threshold is not None and np.max(cam) > threshold:
         centers = (np.arange(_FINE) + 0.5) / _FINE
         rows, columns = film.shape
-        ax.contour(centers * columns, centers * rows, upsample_map(cam, _FINE), [half], **_OUTLINE)
+        ax.contour(
+            centers * columns, centers * rows, upsample_map(cam, _FINE), [threshold], **_OUTLINE
+        )
     figure = ax.get_figure(root=True)
     assert figure is not None
     return plain_text(figure)
@@ -119,11 +122,28 @@ def blend(
         raise ValueError(f"opacity={opacity}: expected 0 to 1")
     cam = cam if np.isfinite(cam).all() else np.zeros((1, 1))
     shown = normalize_map(upsample_map(cam, film.shape), scale=scale)
-    colors = matplotlib.colormaps.get_cmap(_HEAT if colormap == "heat" else colormap)
-    share = (opacity * shown**_RISE)[..., None]
+    share = (opacity * shown**RISE)[..., None]
     # In floating point: a sum of uint8 wraps around to black where the map is highest.
-    mixed = (1 - share) * film[..., None] + share * colors(shown, bytes=True)[..., :3]
+    mixed = (1 - share) * film[..., None] + share * _colors(colormap)(shown, bytes=True)[..., :3]
     return np.rint(mixed).astype(np.uint8)
+
+
+def color_table(colormap: str | Colormap = "heat") -> np.ndarray:
+    """The 256 colors of a colormap, uint8 ``(256, 3)``, RGB.
+
+    Raises:
+        ValueError: the colormap is unknown.
+
+    Example:
+        >>> from chexnet.figures import color_table
+        >>> color_table("gray")[[0, 255]].tolist()
+        [[0, 0, 0], [255, 255, 255]]
+    """
+    return _colors(colormap)(np.arange(256), bytes=True)[:, :3]
+
+
+def _colors(colormap: str | Colormap) -> Colormap:
+    return matplotlib.colormaps.get_cmap(_HEAT if colormap == "heat" else colormap)
 
 
 def film_sheet(
@@ -205,16 +225,22 @@ def show_film(
 
 
 def show_colors(
-    ax: Axes, *, scale: float, colormap: str | Colormap = "heat", opacity: float = OPACITY
+    ax: Axes,
+    *,
+    scale: float,
+    colormap: str | Colormap = "heat",
+    opacity: float = OPACITY,
+    size: float = 7.5,
 ) -> None:
     """Draws a color bar: the colors as they look on a medium gray film, and their logits."""
-    ramp = np.linspace(scale, 0, 256, dtype=np.float32)[:, None]
-    gray = np.full((256, 1), 110, np.uint8)
+    ramp = np.linspace(0, scale, 256, dtype=np.float32)[None]
+    gray = np.full((1, 256), 110, np.uint8)
     colors = blend(gray, ramp, scale=scale, colormap=colormap, opacity=opacity)
-    ax.imshow(colors, extent=(0, 1, 0, scale), aspect="auto")
-    ax.yaxis.tick_right()
-    ax.set(xticks=[], yticks=[0, scale / 2, scale])
-    ax.set_yticklabels(["0 or less", f"{scale / 2:.2g}", f"{scale:.2g} or more"], fontsize=7.5)
+    ax.imshow(colors, extent=(0, scale, 0, 1), aspect="auto")
+    ax.set(yticks=[], xticks=[0, scale / 2, scale])
+    labels = ["0 or less", f"{scale / 2:.2g}", f"{scale:.2g} or more"]
+    ax.set_xticklabels(labels, fontsize=size)
+    ax.tick_params(length=2, pad=2)
 
 
 def plain_text(figure: Figure) -> Figure:

@@ -5,6 +5,7 @@ import textwrap
 import numpy as np
 from matplotlib.figure import Figure
 
+from chexnet.evaluation import cam_threshold
 from chexnet.figures.curves import score_histogram
 from chexnet.figures.overlay import overlay_cam, plain_text, show_film
 from chexnet.runs import Run
@@ -51,7 +52,8 @@ def prediction_figure(
     figure = Figure(figsize=(3.6 * parts, 3.8 + 0.17 * len(lines)), layout="constrained")
     axes = figure.subplots(1, parts)
     show_film(film, ax=axes[0]).set_title("film", fontsize=9)
-    overlay_cam(film, cam, ax=axes[1], scale=scale)
+    threshold = None if run is None else cam_threshold(run, class_name)
+    overlay_cam(film, cam, ax=axes[1], scale=scale, threshold=threshold)
     axes[1].set_title("evidence (class activation map)", fontsize=9)
     if run is not None:
         score_histogram(run, class_name=class_name, ax=axes[2])

@@ -6,7 +6,13 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from chexnet.evaluation import OUTCOMES, choose_thresholds, evaluate, outcome_table
+from chexnet.evaluation import (
+    OUTCOMES,
+    choose_thresholds,
+    evaluate,
+    evaluate_maps,
+    outcome_table,
+)
 from chexnet.figures import results_figure
 from chexnet.runs import Run
 from tests.alone import run_without_keras
@@ -62,12 +68,8 @@ def test_right_stands_left_of_the_red_line_and_wrong_stands_right_of_it(figure):
     assert x == again
     assert red > 200 > 100 > max(green, blue)
     shown = films_on(figure)
-    assert {outcome: len(axes) for outcome, axes in shown.items()} == {
-        "TP": 4,
-        "FN": 3,
-        "TN": 4,
-        "FP": 3,
-    }
+    counts = {outcome: len(axes) for outcome, axes in shown.items()}
+    assert counts == {"TP": 4, "FN": 3, "TN": 4, "FP": 3}
     for outcome in LEFT:
         assert all(ax.get_position().x1 < x for ax in shown[outcome])
     for outcome in RIGHT:
@@ -96,26 +98,38 @@ def test_every_film_stands_with_the_outcome_that_its_score_and_label_give(run, f
             assert film["y_true"] == (outcome in ("TP", "FN"))
 
 
-def test_score_and_outcome_are_written_under_each_film(run, figure):
+def test_score_and_id_are_written_under_each_film(run, figure):
     scores = run.predictions.set_index("image_id")["y_score"]
-    for outcome, axes in films_on(figure).items():
+    for axes in films_on(figure).values():
         for ax in axes:
             image_id = ax.get_label().split(" ")[1]
-            first, second = ax.get_xlabel().split("\n")
-            assert first.startswith(f"score {scores[image_id]:.2f} · {OUTCOMES[outcome][0]}")
-            assert second.endswith(image_id[:8])
+            first, *_, last = ax.get_xlabel().split("\n")
+            assert first.startswith(f"score {scores[image_id]:.2f}")
+            assert last.endswith(image_id[:8])
 
 
-@pytest.mark.parametrize("columns", [(4, 3), (1, 5), (2, 1), (1, 1)])
-def test_no_words_lie_on_other_words_or_on_films_or_leave_the_page(run, columns):
+@pytest.mark.parametrize(
+    "choice",
+    [
+        *({"columns": columns} for columns in (2, 4, 7, 12, (4, 3), (1, 5), (2, 1), (1, 1))),
+        {"width": "one column"},
+        {"width": "one column", "columns": (1, 3), "rows": 2},
+        {"width": "two columns", "caption": False},
+        {"width": 14},
+    ],
+    ids=str,
+)
+def test_no_words_lie_on_other_words_or_on_films_or_leave_the_page(run, choice):
     # With one column left of the line its titles once ran over the line and the titles beyond.
-    figure = results_figure(run.folder, columns=columns)
+    figure = results_figure(run.folder, **choice)
     FigureCanvasAgg(figure).draw()
     renderer = figure.canvas.get_renderer()
     line = figure.artists[0].get_window_extent(renderer)
     shown = [ax for axes in films_on(figure).values() for ax in axes]
     words = [ax.xaxis.label for ax in shown] + [text for ax in figure.axes for text in ax.texts]
-    words = [text.get_window_extent(renderer) for text in [*words, *figure.texts]]
+    words += [text for ax in figure.axes if ax not in shown for text in ax.get_xticklabels()]
+    words += [text for text in figure.texts if text.get_text()]
+    words = [text.get_window_extent(renderer) for text in words]
     films = [ax.images[0].get_window_extent(renderer) for ax in shown]
     page = figure.bbox
     for number, one in enumerate(words):
@@ -153,11 +167,15 @@ def test_the_white_corner_of_the_film_is_seen_at_the_upper_left(run):
     assert max(seen(0.12, 0.12), seen(0.88, 0.12), seen(0.88, 0.6)) < 130
 
 
-def test_boxes_of_a_large_film_are_scaled_to_the_stored_one(run, figure):
-    # Never again, 7: boxes of a 1,024-pixel film on a canvas of 512.
+def test_boxes_of_a_large_film_are_scaled_to_the_stored_one(tmp_path):
+    # Never again, 7: boxes of a film of 2,048 pixels on a canvas of 1,024.
+    run = write_run(tmp_path / "large", films=60, rows=2048, columns=1024)
+    for image_id in run.images.query("split == 'test'")["image_id"]:
+        run.write_film(image_id, np.zeros((2048, 1024), np.uint8))
+    figure = results_figure(run.folder)
     boxes = run.boxes.set_index("image_id")
     image_id = ids_on(figure)["TP"][0]
-    assert run.film(image_id).shape == (512, 256)  # stored at half of 1024 x 512
+    assert run.film(image_id).shape == (1024, 512)
     (patch,) = films_on(figure)["TP"][0].patches
     found = [*patch.get_xy(), patch.get_width(), patch.get_height()]
     np.testing.assert_allclose(found, boxes.loc[image_id, ["x", "y", "width", "height"]] / 2)
@@ -177,14 +195,14 @@ def test_one_scale_holds_for_all_films_and_is_written_at_the_colours(run):
             cam = maps[list(ids).index(ax.get_label().split(" ")[1]), 0]
             brightest = np.asarray(ax.images[0].get_array())
             hot = np.unravel_index(cam.argmax(), cam.shape)
-            row, column = (hot[0] + 0.5) * 512 / 8, (hot[1] + 0.5) * 256 / 4
+            row, column = (hot[0] + 0.5) * 1024 / 8, (hot[1] + 0.5) * 512 / 4
             expected = 255 * min(cam.max() / 8, 1)
             film = run.film(ax.get_label().split(" ")[1])[int(row), int(column)]
             share = min(cam.max() / 8, 1) ** 0.7
             mixed = (1 - share) * film + share * expected
             assert brightest[int(row), int(column), 0] == pytest.approx(mixed, abs=6)
     assert any(
-        text.get_text() == "8 or more" for ax in figure.axes for text in ax.get_yticklabels()
+        text.get_text() == "8 or more" for ax in figure.axes for text in ax.get_xticklabels()
     )
 
 
@@ -257,6 +275,7 @@ def test_a_list_of_image_ids_shows_these_and_no_others_in_as_many_rows_as_they_n
     heights = {round(ax.get_position().y0, 3) for ax in films_on(figure)["TP"]}
     assert len(heights) == 3
     assert titles(figure).count("none selected") == 2
+    assert ids_on(results_figure(run.folder, image_ids=[chosen[0][:5]]))["TP"] == [chosen[0]]
     assert "selected by hand" in caption(figure)
 
 
@@ -271,8 +290,93 @@ def test_an_outcome_that_never_happens_says_none(tmp_path):
     run = write_films(write_run(tmp_path / "perfect", films=60, signal=30.0))
     figure = results_figure(run.folder)
     assert ids_on(figure)["FN"] == ids_on(figure)["FP"] == []
-    assert titles(figure).split(" | ").count("none") == 2
-    assert "False negatives (0/6)" in titles(figure)
+    assert "False negatives (0/6): none" in titles(figure)
+    assert "False positives (0/" in titles(figure)
+
+
+@pytest.mark.parametrize("choice", [{}, {"columns": (1, 5), "by": "score"}, {"columns": 9}])
+def test_two_thirds_of_the_places_have_a_film_also_where_errors_are_few(run, tmp_path, choice):
+    few = write_films(write_run(tmp_path / "few", films=160, signal=1.5))
+    counts = outcome_table(few)[0]["outcome"].value_counts()
+    assert counts.get("FN", 0) + counts.get("FP", 0) < 8  # few errors: once most was empty
+    for one in (run, few):
+        shown = films_on(results_figure(one.folder, **choice)).values()
+        axes = [ax for some in shown for ax in some]
+        corners = [ax.get_position(original=True).p0.round(4) for ax in axes]
+        places = np.prod([len(np.unique(along)) for along in np.transpose(corners)])
+        assert len(axes) >= 2 / 3 * places
+
+
+def test_places_have_the_shape_of_the_films(run, figure):
+    (ax, *_) = films_on(figure)["TP"]  # a film of 1024 x 512
+    place, film = ax.get_position(original=True), ax.get_position()
+    assert film.width / place.width == pytest.approx(0.75, abs=0.01)  # 1.5 times as high as wide
+
+
+def test_a_side_without_films_leaves_its_place_to_the_other(tmp_path):
+    run = write_films(write_run(tmp_path / "perfect", films=160, signal=30.0))
+    shown = ids_on(results_figure(run.folder, columns=6))
+    assert {outcome: len(ids) for outcome, ids in shown.items()} == {
+        "TP": 6, "FN": 0, "TN": 6, "FP": 0
+    }  # fmt: skip
+
+
+def test_films_of_one_patient_have_ids_that_differ(tmp_path):
+    run = write_run(tmp_path / "nih", films=60)
+    for name in ("images.csv", "boxes.csv", "predictions.csv"):
+        table = run.read_table(name)
+        run.write_table(name, table.assign(image_id="00000013_" + table["image_id"].str[2:]))
+    stored = np.load(run.folder / "maps.npz")
+    write_again(run, [f"00000013_{image_id[2:]}" for image_id in stored["image_id"]], stored)
+    figure = results_figure(write_films(run).folder)
+    shown = [ax.get_xlabel() for axes in films_on(figure).values() for ax in axes]
+    last = [text.replace("\n", " ").split(" ")[-1] for text in shown]
+    assert len(set(last)) == len(last) > 4
+    assert all(one.startswith("00000013_") for one in last)
+
+
+def write_again(run: Run, ids: list[str], stored: dict) -> None:
+    run.write_scores(
+        run.read_table("predictions.csv"), ids, {"CAM": stored["maps/CAM"]}, bias=stored["bias"]
+    )
+
+
+@pytest.mark.parametrize(("width", "millimetres"), [("one column", 89), ("two columns", 183)])
+def test_a_journal_gets_its_width_and_letters_that_can_be_read(run, width, millimetres):
+    figure = results_figure(run.folder, width=width)
+    assert figure.get_figwidth() * 25.4 == pytest.approx(millimetres)
+    texts = [*figure.texts, *(ax.xaxis.label for ax in figure.axes)]
+    assert min(text.get_fontsize() for text in texts) >= 6
+
+
+def test_without_a_caption_its_text_is_the_label(run):
+    figure, other = (results_figure(run.folder, caption=some) for some in (True, False))
+    assert caption(other) == ""
+    assert caption(figure) == figure.get_label() == other.get_label()
+    assert other.get_figheight() < figure.get_figheight()
+
+
+def test_the_line_is_the_threshold_of_validation_and_without_boxes_nothing_is_said(tmp_path):
+    run = write_films(write_run(tmp_path / "run", films=160))
+    assert "line" not in caption(results_figure(run.folder))  # not evaluated
+    assert not any(ax.collections for ax in results_figure(run.folder).axes)
+    evaluate_maps(run, n_bootstrap=5)
+    threshold = run.metrics["localization"]["Pneumonia"]["thresholds"]["logit"]
+    figure = results_figure(run.folder)
+    assert f"White line: CAM threshold {threshold:.2f} (chosen on validation)" in caption(figure)
+    ids, maps = run.maps()
+    for axes in films_on(figure).values():
+        for ax in axes:
+            cam = maps[list(ids).index(ax.get_label().split(" ")[1]), 0]
+            assert bool(ax.collections) == (cam.max() > threshold)
+    only_negatives = outcome_table(run)[0].query("outcome == 'TN'")["image_id"].tolist()[:3]
+    words = caption(results_figure(run.folder, image_ids=only_negatives))
+    assert "box" not in words
+    run.write_table("boxes.csv", run.boxes[:0])
+    evaluate_maps(run, n_bootstrap=5)
+    figure = results_figure(run.folder)
+    assert not {"box", "Hit", "line"} & set(caption(figure).replace("es", "").split())
+    assert not any("hit" in ax.get_xlabel() or "miss" in ax.get_xlabel() for ax in figure.axes)
 
 
 def test_the_caption_states_the_rule_the_counts_and_the_threshold(run, figure):
@@ -338,8 +442,13 @@ def test_each_class_has_its_own_figure(tmp_path):
         ({"class_name": "Mass"}, r"class_name='Mass': expected one of \['Pneumonia'\]"),
         ({"by": "luck"}, "by='luck': expected one of 'outcome', 'score', 'hit', 'miss'"),
         ({"columns": (0, 3)}, r"columns=\(0, 3\)"),
+        ({"columns": 1}, "columns=1, rows=1: expected a number of columns from 2"),
+        ({"columns": (1, 2, 3)}, r"columns=\(1, 2, 3\)"),
+        ({"width": "page"}, "width='page': expected 'one column', 'two columns' or a number of"),
+        ({"width": 2}, "width=2"),
+        ({"image_ids": ["0"]}, r"image_ids: '0' begins \d+ ids: 0"),
         ({"rows": 0}, "rows=0"),
-        ({"image_ids": ["nobody"]}, "nobody"),
+        ({"image_ids": ["nobody"]}, "image_ids: 'nobody' begins no id"),
         ({"image_ids": []}, "image_ids: none"),
         ({"threshold": "best"}, "threshold='best': expected a number or one of"),
         ({"colormap": "rainbow2"}, "'rainbow2' is not a valid value"),
@@ -362,6 +471,8 @@ def test_it_is_written_as_png_and_as_pdf(figure, run):
     png, pdf = (run.write_figure(f"results.{suffix}", figure, dpi=60) for suffix in ("png", "pdf"))
     assert cv2.imread(str(png)).std() > 20
     assert pdf.read_bytes().startswith(b"%PDF")
+    assert b"/FontFile2" in pdf.read_bytes()  # ISO 32000-1, 9.9: a TrueType font
+    assert b"/Type3" not in pdf.read_bytes()
 
 
 def test_a_figure_is_re_rendered_without_keras_and_without_pyplot(run):
@@ -396,7 +507,7 @@ def test_genuine_films_keep_their_shape_and_their_boxes(rsna_dir, tmp_path):
     assert ids_on(figure)["TP"]
     for ax in films_on(figure)["TP"]:
         image_id = ax.get_label().split(" ")[1]
-        expected = boxes.loc[boxes["image_id"] == image_id, ["x", "y", "width", "height"]] / 2
+        expected = boxes.loc[boxes["image_id"] == image_id, ["x", "y", "width", "height"]]
         found = [(*p.get_xy(), p.get_width(), p.get_height()) for p in ax.patches]
         np.testing.assert_allclose(found, expected)
         np.testing.assert_array_equal(ax.images[0].get_array()[..., 0], run.film(image_id))
