@@ -2,11 +2,12 @@
 
     python benchmarks/bench_explorer.py output/demo
 
-In the kernel: from the change to the pictures that are sent. On the screen: from the click or the
-key to the frame in which JupyterLab shows the new picture; that needs what ``make test-browser``
-installs.
+In the kernel: from the change to what is sent to the page. On the screen: from the click or the key
+to the frame in which JupyterLab shows the answer, and while a slider or the image is dragged the
+time between frames; that needs what ``make test-browser`` installs.
 """
 
+import itertools
 import shutil
 import statistics
 import sys
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
@@ -24,21 +26,38 @@ from chexnet.runs import Run
 ROOT = Path(__file__).parents[1]
 TIMES = 40
 LONG = 60_000  # milliseconds
-# What a person does, and to which element of the page; the picture that answers is awaited.
+# What a person does, and to which element of the page; until the page has drawn the answer.
 _MEASURE = """async ([kind, words]) => {
     const panel = document.querySelector(".chexnet-explorer");
+    const view = panel.querySelector(".chexnet-view");
     const labelled = (kind) => [...panel.querySelectorAll(kind)].find(
         (one) => one.innerText.includes(words));
-    const image = panel.querySelector("img.overlay");
-    const shown = new Promise((done) => image.addEventListener("load", done, {once: true}));
+    const press = (target, key) => target.dispatchEvent(
+        new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+    const before = view.dataset.shown;
+    const shown = new Promise((done) => {
+        const look = () => view.dataset.shown !== before
+            && (view.removeEventListener("chexnet-drawn", look), done());
+        view.addEventListener("chexnet-drawn", look);
+    });
     const begun = performance.now();
+    if (kind === "key") press(view, words);
     if (kind === "button") labelled("button").click();
     if (kind === "tick") labelled("label").querySelector("input").click();
-    if (kind === "slide") labelled(".widget-hslider").querySelector(".noUi-handle").dispatchEvent(
-        new KeyboardEvent("keydown", {key: "ArrowLeft", bubbles: true}));
+    if (kind === "slide") press(labelled(".widget-hslider").querySelector(".noUi-handle"),
+        "ArrowLeft");
     await shown;
     await new Promise(requestAnimationFrame);
     return performance.now() - begun;
+}"""
+_WATCH = """() => {
+    const view = document.querySelector(".chexnet-view");
+    window.drawn = [];
+    let last = null;
+    view.addEventListener("chexnet-drawn", () => {
+        if (view.dataset.shown !== last) window.drawn.push(performance.now());
+        last = view.dataset.shown;
+    });
 }"""
 
 
@@ -70,10 +89,8 @@ def in_kernel(panel: Explorer) -> dict[str, str]:
 
     return {
         "next image": median_of(timed(panel.next.click)),
-        "overlay opacity": median_of(timed(step(panel.opacity, 0.05))),
         "decision threshold": median_of(timed(step(panel.decision_threshold, 0.05))),
         "map threshold": median_of(timed(next_map_threshold)),
-        "reference boxes": median_of(timed(flip(panel.boxes))),
         "CLAHE": median_of(timed(flip(panel.clahe))),
     }
 
@@ -101,19 +118,62 @@ def on_screen(run: Path) -> dict[str, str]:
             page.wait_for_timeout(1000)
             # The first film has boxes; on one without them nothing would change.
             changes = {
-                "reference boxes": ("tick", "reference boxes"),
-                "CLAHE": ("tick", "CLAHE"),
-                "overlay opacity": ("slide", "overlay opacity"),
-                "next image": ("button", "next"),
+                "key b: reference boxes": ("key", "b"),
+                "key +: zoom": ("key", "+"),
+                "key right arrow: next image": ("key", "ArrowRight"),
+                "key left arrow: previous image": ("key", "ArrowLeft"),
+                "button: next image": ("button", "next"),
+                "tick: CLAHE": ("tick", "CLAHE"),
+                "slider step: map threshold": ("slide", "map threshold"),
+                "slider step: overlay opacity": ("slide", "overlay opacity"),
             }
-            for what in changes.values():  # once to warm up
-                page.evaluate(_MEASURE, what)
-            times = {what: [] for what in changes}
+            times: dict[str, list[float]] = {what: [] for what in changes}
             for what, how in changes.items():
-                # Twelve steps take the opacity to its end.
-                for _ in range(10 if what == "overlay opacity" else TIMES):
+                page.evaluate(_MEASURE, how)  # once to warm up
+                # Some steps take a slider to its end, and the zoom.
+                for _ in range(5 if "slider" in what or "zoom" in what else TIMES):
                     times[what].append(page.evaluate(_MEASURE, how))
-    return {what: f"{statistics.median(its):.0f} | {max(its):.0f}" for what, its in times.items()}
+            drags = {
+                "drag of a slider: overlay opacity": _slider_of(page, "overlay opacity"),
+                "drag of a slider: map threshold": _slider_of(page, "map threshold"),
+                "drag on the image: window and level": _image_of(page),
+            }
+            page.evaluate(_WATCH)
+            gaps = {what: _gaps_of_drag(page, *place) for what, place in drags.items()}
+    texts = {what: f"{statistics.median(its):.0f} | {max(its):.0f}" for what, its in times.items()}
+    for what, its in gaps.items():
+        texts[f"{what}, between frames"] = f"{statistics.median(its):.0f} | {max(its):.0f}"
+    return texts
+
+
+def _slider_of(page: Any, words: str) -> tuple:
+    """Where a slider's handle is, how far it can go, and the button to drag it with."""
+    slider = page.locator(".chexnet-explorer .widget-hslider", has_text=words)
+    handle, track = (
+        slider.locator(part).bounding_box() for part in (".noUi-handle", ".noUi-target")
+    )
+    x, y = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
+    return (x, y), (track["x"] + 0.9 * track["width"], y), "left"
+
+
+def _image_of(page: Any) -> tuple:
+    box = page.locator("canvas.overlay").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    return (x, y), (x - 180, y + 40), "right"
+
+
+def _gaps_of_drag(page: Any, start: tuple, end: tuple, button: str) -> list[float]:
+    """Milliseconds between the frames while the mouse moves for two seconds."""
+    page.mouse.move(*start)
+    page.mouse.down(button=button)
+    page.evaluate("window.drawn = []")
+    began = time.perf_counter()
+    while (share := (time.perf_counter() - began) / 2) < 1:
+        x, y = (a + share * (b - a) for a, b in zip(start, end, strict=True))
+        page.mouse.move(x, y)
+    page.mouse.up(button=button)
+    drawn = page.evaluate("window.drawn")
+    return [later - one for one, later in itertools.pairwise(drawn)]
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 from chexnet.cam import CANVAS, shared_scale, upsample_map
 from chexnet.evaluation import (
     OUTCOMES,
+    cam_threshold,
     chosen_threshold,
     localization_scores,
     outcomes_at,
@@ -47,8 +48,7 @@ class Gallery:
         self.class_name = run.chosen_class(class_name)
         _, self.films = run.scored_films(self.class_name)
         self.threshold, _ = chosen_threshold(run, class_name=self.class_name)
-        found = run.metrics.get("localization", {}).get(self.class_name, {})
-        self.chosen_map_threshold = found.get("thresholds", {}).get("logit")
+        self.chosen_map_threshold = cam_threshold(run, self.class_name)
         self.boxes = run.boxes_of(self.class_name)
         self._boxes_of = dict(iter(self.boxes.groupby("image_id")))
         has_boxes = (self.films["y_true"] == 1) & self.films["image_id"].isin(list(self._boxes_of))
@@ -58,6 +58,10 @@ class Gallery:
         self.maps = functools.cache(self._read_maps)
         self.scale = functools.cache(lambda method: shared_scale(self.maps(method)))
         self.iou = functools.cache(self._compute_iou)
+        # Whether the map of each film has finite values only.
+        self._has_map = functools.cache(
+            lambda method: np.isfinite(self.maps(method)).all(axis=(1, 2))
+        )
 
     def _read_maps(self, method: str) -> np.ndarray:
         """The raw maps of a method, ``(N, h, w)``."""
@@ -68,10 +72,6 @@ class Gallery:
             )
         maps = self.run.maps_of(self.films["image_id"], "test", method)
         return maps[:, self.run.class_names.index(self.class_name)]
-
-    def _has_map(self, method: str) -> np.ndarray:
-        """Whether the map of each film has finite values only, bool ``(N,)``."""
-        return np.isfinite(self.maps(method)).all(axis=(1, 2))
 
     def _compute_iou(self, method: str) -> np.ndarray:
         """IoU of maps and boxes at each of `map_thresholds`, ``(N, T)``; NaN without boxes."""
@@ -134,6 +134,46 @@ class Gallery:
             return self.run.film_path(image_id).read_bytes()
         return jpg(apply_clahe(self.pixels(image_id)))
 
+    def pane(self, row: int, *, method: str = "CAM", map_threshold: float = 0.0) -> dict:
+        """The map of a film for the page to draw: values, shape, scale, threshold, unit, title."""
+        name = "CAM" if method == "CAM" else f"CAM by {method}"
+        if not self._has_map(method)[row]:
+            return {"title": f"{name}: {NO_MAP}"}
+        values = np.ascontiguousarray(self.maps(method)[row], np.float32)
+        return {
+            "map": values.tobytes(),
+            "shape": list(values.shape),
+            "scale": self.scale(method),
+            "threshold": map_threshold,
+            "unit": "logits" if method == "CAM" else method,
+            "title": name,
+        }
+
+    def stored_boxes(self, row: int) -> list[list[float]]:
+        """The reference boxes of a film, ``[x, y, width, height]`` in pixels of the stored film."""
+        image_id = self.films["image_id"][row]
+        if image_id not in self._boxes_of:
+            return []
+        rows, columns = self.films.loc[row, ["rows", "columns"]]
+        shape = self.pixels(image_id).shape
+        boxes = scale_boxes(self._boxes_of[image_id], rows, columns, shape)
+        return boxes[["x", "y", "width", "height"]].to_numpy(float).tolist()
+
+    def table(
+        self, rows: np.ndarray, *, threshold: float, method: str = "CAM", map_threshold: float = 0.0
+    ) -> pd.DataFrame:
+        """Films as a table: outcome, score, label, metadata and IoU at the present thresholds."""
+        films = self.films.iloc[rows]
+        facts = [name for name in ("patient_id", "view", "sex", "age") if name in films]
+        table = films[["image_id", "y_true", "y_score", *facts]].copy()
+        table.insert(1, "outcome", self.outcomes(threshold)[rows])
+        table["decision_threshold"] = threshold
+        if self.has_boxes:
+            at = self.map_thresholds(method).index(map_threshold)
+            table["iou"] = self.iou(method)[rows, at].round(4)
+            table["method"], table["map_threshold"] = method, map_threshold
+        return table.reset_index(drop=True)
+
     def overlay(
         self,
         row: int,
@@ -147,7 +187,8 @@ class Gallery:
     ) -> np.ndarray:
         """A film with its map and its boxes, RGB uint8 ``(H, W, 3)``, of the stored film's size.
 
-        Of the map, values below ``map_threshold`` are not shown; the rest has a white border.
+        Of the map, values below ``map_threshold`` are not shown; the rest has a white border. It is
+        what the page draws at first, for pages without a kernel.
         """
         image_id = self.films["image_id"][row]
         film = self.pixels(image_id)

@@ -1,45 +1,70 @@
 """The explorer: a run's test films one by one, with their maps, in JupyterLab, Notebook 7 or Voilà.
 
-The kernel draws every picture from the run folder (``gallery.py``); the page shows it and sends the
+The kernel sends films and maps from the run folder (``gallery.py``); the page draws them
+(``explorer.js``), so that zoom, window, opacity and boxes change without the kernel, and sends the
 keys to the kernel.
 """
 
 import base64
+import contextlib
 import functools
 import html
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anywidget
+import cv2
 import ipywidgets
 import numpy as np
+import pandas as pd
 import traitlets
 
-from chexnet.evaluation import OUTCOMES
+from chexnet.evaluation import OUTCOMES, cam_threshold
+from chexnet.explorer.flags import Flags
 from chexnet.explorer.gallery import SORTS, Gallery, jpg
-from chexnet.figures import OPACITY
+from chexnet.figures import OPACITY, color_table
+from chexnet.files import full_id
 from chexnet.runs import Run
 
-_STEP_OF_KEY = {"ArrowRight": 1, "ArrowDown": 1, "ArrowLeft": -1, "ArrowUp": -1}
+_STEP_OF_KEY = {
+    **{"ArrowRight": 1, "ArrowDown": 1, "PageDown": 10, "End": 1_000_000_000},
+    **{"ArrowLeft": -1, "ArrowUp": -1, "PageUp": -10, "Home": -1_000_000_000},
+}
+_OUTCOME_OF_KEY = dict(zip("12345", ("all", *OUTCOMES), strict=True))
+_TOGGLE_OF_KEY = {"b": "boxes", "h": "heat", "i": "invert", "c": "clahe", "f": "flag"}
+_IMAGE_ONLY = "image only"
+_STATIC = 512  # pixels of a film on a page without a kernel
 
 
 def explore(
-    run: Run | str | Path, *, class_name: str | None = None, colormap: str = "heat"
+    run: Run | str | Path,
+    *,
+    class_name: str | None = None,
+    colormap: str = "heat",
+    compare: Run | str | Path | None = None,
 ) -> "Explorer":
     """A panel to look at the test films of a run one by one.
 
     With several classes one can be chosen; films without its label are left out. Its decision
     threshold and map threshold are set, the film and the other controls stay.
-    Films are filtered by TP, FN, TN or FP and sorted by score, IoU or error. Buttons and, after a
-    click on the film, the arrow keys go to the next or previous film. The decision threshold and
-    the map threshold start at those chosen on validation; changing them here does not change the
-    run. The panel needs no model: it offers the methods whose maps `chexnet.training.record_scores`
-    has stored.
+    Films are filtered by TP, FN, TN or FP and by flag, and sorted by score, IoU or error. The
+    thresholds start at those chosen on validation; changing them here does not change the run. The
+    panel needs no model: it offers the methods whose maps `chexnet.training.record_scores` has
+    stored.
+
+    After a click on the film, keys work: arrows, Page Up/Down, Home and End go to another film,
+    ``1`` to ``5`` choose the outcome, ``b`` boxes, ``h`` heat map, ``i`` invert, ``c`` CLAHE,
+    ``f`` flag, ``+ - 0`` zoom, ``w`` window, ``?`` help. The wheel zooms, a drag moves, a drag with
+    the right button (or Shift) changes window and level. Flags and notes are kept in the run
+    folder as ``flags.csv``.
 
     Args:
         run: a run, or its folder.
         class_name: the class shown at first; ``None`` is the run's first.
         colormap: ``"heat"`` (safe for color blindness and in grayscale print), ``"jet"`` as in the
             original, or another colormap of matplotlib.
+        compare: a second run, whose maps of the same films can be shown on the left.
 
     Returns:
         a widget: the last line of a cell shows it.
@@ -58,40 +83,65 @@ def explore(
         1
     """
     run = run if isinstance(run, Run) else Run(run)
-    return Explorer(Gallery(run, class_name), colormap=colormap)
+    if compare is not None and not isinstance(compare, Run):
+        compare = Run(compare)
+    return Explorer(Gallery(run, class_name), colormap=colormap, compare=compare)
 
 
 class FilmView(anywidget.AnyWidget):
-    """The part of the panel that is not a control: two pictures (JPG), some HTML, and the keys."""
+    """The part of the panel that is not a control: what the page draws, and its keys."""
 
     _esm = Path(__file__).with_name("explorer.js")
     _css = Path(__file__).with_name("explorer.css")
-    film = traitlets.Bytes().tag(sync=True)
-    overlay = traitlets.Bytes().tag(sync=True)
-    side = traitlets.Unicode().tag(sync=True)
-    arrows = traitlets.List(list(_STEP_OF_KEY)).tag(sync=True)
+    film = traitlets.Bytes().tag(sync=True)  # JPG
+    name = traitlets.Unicode().tag(sync=True)  # of a picture that is saved
+    left = traitlets.Dict().tag(sync=True)  # as `Gallery.pane`; without a map the film alone
+    right = traitlets.Dict().tag(sync=True)
+    boxes: traitlets.List = traitlets.List().tag(sync=True)  # of the stored film
+    colors = traitlets.Bytes().tag(sync=True)  # 256 x RGB
+    opacity = traitlets.Float(OPACITY).tag(sync=True)
+    heat = traitlets.Bool(True).tag(sync=True)
+    show_boxes = traitlets.Bool(True).tag(sync=True)
+    invert = traitlets.Bool(False).tag(sync=True)
+    busy = traitlets.Bool(False).tag(sync=True)
+    side = traitlets.Unicode().tag(sync=True)  # HTML
+    own_keys = traitlets.List([*_STEP_OF_KEY, *_OUTCOME_OF_KEY, *_TOGGLE_OF_KEY]).tag(sync=True)
 
 
 class Explorer(ipywidgets.VBox):
     """The panel of `explore`; its controls can be set from code: ``panel.outcome.value = "FN"``."""
 
-    def __init__(self, gallery: Gallery, *, colormap: str = "heat") -> None:
+    def __init__(
+        self, gallery: Gallery, *, colormap: str = "heat", compare: Run | None = None
+    ) -> None:
         """Shows the film with the highest score."""
         self.gallery = gallery
         self.colormap = colormap
         self._at = 0
+        self._rows = np.arange(0)
+        self._message = ""
+        self._other = compare
+        self.flags = Flags(gallery.run)
         self._make_controls()
         self._galleries = {gallery.class_name: gallery}
+        self._others: dict[str, Gallery] = {}
         self._start_thresholds()
-        self.view = FilmView()
+        self.view = FilmView(colors=color_table(colormap).tobytes())
         rows = [
-            [self.class_name, self.outcome],
-            [self.previous, self.next, self.sort, self.reverse],
+            [self.class_name, self.outcome, self.flagged],
+            [self.previous, self.next, self.jump, self.sort, self.reverse],
             [self.decision_threshold, self.map_threshold, self.opacity],
-            [self.method, self.boxes, self.clahe],
+            [self.method, self.beside, self.heat, self.boxes, self.clahe, self.invert],
         ]
-        wrap = ipywidgets.Layout(flex_flow="row wrap")
-        super().__init__([*(ipywidgets.HBox(row, layout=wrap) for row in rows), self.view])
+        below = [self.flag, self.note, self.save_list, self.save_view, self.help]
+        wrap = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
+        super().__init__(
+            [
+                *(ipywidgets.HBox(row, layout=wrap) for row in rows),
+                self.view,
+                ipywidgets.HBox(below, layout=wrap),
+            ]
+        )
         self.add_class("chexnet-explorer")
         self._choose()
         self._watch()
@@ -107,40 +157,95 @@ class Explorer(ipywidgets.VBox):
             self._at = int(np.clip(self._at + step, 0, len(self._rows) - 1))
             self._show()
 
+    def go_to(self, image_id: str) -> None:
+        """Shows a film; the beginning of its id is enough where it is unique.
+
+        Raises:
+            ValueError: no film of this class has such an id, or several have.
+        """
+        ids = self.gallery.films["image_id"].tolist()
+        row = ids.index(full_id(image_id, ids, "jump to"))
+        if row not in self._rows:
+            self._updating = True
+            self.outcome.value, self.flagged.value = "all", False
+            self._updating = False
+            self._choose_again()
+        self._at = int(np.flatnonzero(self._rows == row)[0])
+        self._show()
+
+    def table(self) -> pd.DataFrame:
+        """The list of films that is shown, in its order, with flags and notes."""
+        table = self.gallery.table(self._rows, threshold=self.decision_threshold.value, **self._map)
+        found = [self.flags.get(image_id) for image_id in table["image_id"]]
+        return table.assign(flag=[int(flag) for flag, _ in found], note=[note for _, note in found])
+
     def _make_controls(self) -> None:
-        wide = {
-            "style": {"description_width": "150px"},
-            "layout": ipywidgets.Layout(width="440px"),
-        }
-        slider = functools.partial(ipywidgets.FloatSlider, min=0, max=1, **wide)
-        narrow = ipywidgets.Layout(width="auto")
-        checkbox = functools.partial(ipywidgets.Checkbox, indent=False, layout=narrow)
-        names = [(f"{title}s ({key})", key) for key, (title, *_) in OUTCOMES.items()]
-        self.class_name = ipywidgets.Dropdown(
+        self._make_choice()
+        self._make_sliders()
+        methods = self.gallery.run.map_methods
+        self.method = _dropdown(options=methods, description="saliency method")
+        self.method.style.description_width = "110px"
+        others = [_IMAGE_ONLY, *methods]
+        others += [] if self._other is None else [f"run {self._other.folder.resolve().name}"]
+        self.beside = _dropdown(options=others, description="left")
+        self.heat = _checkbox(value=True, description="heat map")
+        self.boxes = _checkbox(value=True, description="reference boxes")
+        self.clahe = _checkbox(description="apply CLAHE")
+        self.invert = _checkbox(description="invert")
+        self.flag = ipywidgets.ToggleButton(description="flag", icon="flag", layout=_narrow())
+        self.note = ipywidgets.Text(
+            placeholder="a note on this image",
+            description="note",
+            continuous_update=False,
+            layout={"width": "420px", "max_width": "100%"},
+        )
+        self.save_list = _button("list as CSV", "download")
+        self.save_view = _button("view as PNG", "download")
+        self.help = _button("keys", "question")
+
+    def _make_choice(self) -> None:
+        """Makes the controls that choose the film."""
+        self.class_name = _dropdown(
             options=self.gallery.run.class_names,
             value=self.gallery.class_name,
             description="class",
         )
         _show_if(len(self.class_name.options) > 1, self.class_name)
-        self.outcome = ipywidgets.ToggleButtons(options=[("all images", "all"), *names])
+        names = [(f"{title}s ({key})", key) for key, (title, *_) in OUTCOMES.items()]
+        self.outcome = ipywidgets.ToggleButtons(
+            options=[("all images", "all"), *names],
+            tooltips=[f"key {key}" for key in _OUTCOME_OF_KEY],
+        )
         self.outcome.style.button_width = "auto"
-        self.previous = ipywidgets.Button(description="previous", icon="arrow-left")
-        self.next = ipywidgets.Button(description="next", icon="arrow-right")
+        self.flagged = _checkbox(description="flagged only")
+        self.previous = _button("previous", "arrow-left")
+        self.next = _button("next", "arrow-right")
+        self.jump = ipywidgets.Text(
+            placeholder="image id or its beginning",
+            description="jump to",
+            continuous_update=False,
+            layout={"width": "280px"},
+        )
         sorts = [(title, key) for key, title in SORTS.items()]
-        self.sort = ipywidgets.Dropdown(options=sorts, description="sort by")
-        self.reverse = checkbox(description="reverse order")
+        self.sort = _dropdown(options=sorts, description="sort by")
+        self.reverse = _checkbox(description="reverse order")
+
+    def _make_sliders(self) -> None:
+        wide = {
+            "style": {"description_width": "130px"},
+            "layout": ipywidgets.Layout(width="400px", max_width="100%"),
+        }
+        slider = functools.partial(ipywidgets.FloatSlider, min=0, max=1, **wide)
         self.decision_threshold = slider(
             step=0.001, readout_format=".3f", description="decision threshold"
         )
-        self.map_threshold = ipywidgets.SelectionSlider(options=[0.0], **wide)
-        self.map_threshold.layout.width = "520px"
-        self.map_threshold.add_class("chexnet-map-threshold")
         self.opacity = slider(value=OPACITY, step=0.05, description="overlay opacity")
-        self.method = ipywidgets.Dropdown(
-            options=self.gallery.run.map_methods, description="saliency method", **wide
+        self.map_threshold = ipywidgets.SelectionSlider(
+            options=[0.0],
+            style={"description_width": "145px"},
+            layout={"width": "500px", "max_width": "100%"},
         )
-        self.boxes = checkbox(value=True, description="reference boxes")
-        self.clahe = checkbox(description="apply CLAHE")
+        self.map_threshold.add_class("chexnet-map-threshold")
 
     def _start_thresholds(self) -> None:
         """Sets the decision threshold and the map threshold that validation chose."""
@@ -168,15 +273,77 @@ class Explorer(ipywidgets.VBox):
     def _watch(self) -> None:
         self.previous.on_click(lambda _: self.turn(-1))
         self.next.on_click(lambda _: self.turn(1))
-        self.view.on_msg(lambda _view, sent, _buffers: self.turn(_STEP_OF_KEY[sent["key"]]))
-        for control in (self.outcome, self.sort, self.reverse):
+        self.view.on_msg(lambda _view, sent, _buffers: self._press(sent["key"]))
+        for control in (self.outcome, self.flagged, self.sort, self.reverse):
             control.observe(lambda _: self._choose(), names="value")
-        for control in (self.opacity, self.boxes, self.clahe):
-            control.observe(lambda _: self._show(), names="value")
+        self.clahe.observe(lambda _: self._show(), names="value")
+        self.beside.observe(lambda _: self._change_beside(), names="value")
+        # Links on the page: frames while a slider is dragged, also where the kernel is far away.
+        for control, name in (
+            (self.opacity, "opacity"),
+            (self.heat, "heat"),
+            (self.boxes, "show_boxes"),
+            (self.invert, "invert"),
+        ):
+            ipywidgets.jsdlink((control, "value"), (self.view, name))
         self.decision_threshold.observe(lambda _: self._choose_again(), names="value")
         self.map_threshold.observe(lambda _: self._change_map_threshold(), names="value")
         self.method.observe(lambda _: self._change_method(), names="value")
         self.class_name.observe(lambda _: self._change_class(), names="value")
+        self.jump.observe(lambda _: self._jump(), names="value")
+        for control in (self.flag, self.note):
+            control.observe(lambda _: self._write_flag(), names="value")
+        self.save_list.on_click(lambda _: self._save_list())
+        self.save_view.on_click(lambda _: self.view.send({"do": "save view"}))
+        self.help.on_click(lambda _: self.view.send({"do": "help"}))
+
+    def _press(self, key: str) -> None:
+        """Does what a key of the page stands for."""
+        if key in _STEP_OF_KEY:
+            self.turn(_STEP_OF_KEY[key])
+        elif key in _OUTCOME_OF_KEY:
+            self.outcome.value = _OUTCOME_OF_KEY[key]
+        else:
+            control = getattr(self, _TOGGLE_OF_KEY[key])
+            control.value = not control.value
+
+    def _jump(self) -> None:
+        if not self.jump.value.strip():
+            return
+        try:
+            self.go_to(self.jump.value.strip())
+            self.jump.value = ""
+        except ValueError as error:
+            self._say(str(error))
+
+    def _write_flag(self) -> None:
+        if self._updating or self.image_id is None:
+            return
+        try:
+            self.flags.set(self.image_id, flag=self.flag.value, note=self.note.value)
+        except (OSError, ValueError) as error:
+            self._say(f"{self.gallery.run.folder / 'flags.csv'}: not written ({error})")
+
+    def _say(self, message: str) -> None:
+        """Shows a message until the next film."""
+        self._message = message
+        self._show()
+
+    def _save_list(self) -> None:
+        words = [self.gallery.run.folder.resolve().name, self.gallery.class_name]
+        name = "-".join([*words, self.outcome.value]).replace(" ", "_") + ".csv"
+        with self._busy():
+            content = self.table().to_csv(index=False).encode()
+        self.view.send({"do": "save", "name": name, "type": "text/csv"}, [content])
+
+    @contextlib.contextmanager
+    def _busy(self) -> Iterator[None]:
+        """The page is dimmed and takes no clicks while something is computed."""
+        self.view.busy = True
+        try:
+            yield
+        finally:
+            self.view.busy = False
 
     def _change_class(self) -> None:
         """Shows the same film for another class, or why this cannot be; then the class stays."""
@@ -188,19 +355,23 @@ class Explorer(ipywidgets.VBox):
                 self._galleries[name] = Gallery(self.gallery.run, name)
         except ValueError as error:
             self.class_name.value = self.gallery.class_name
-            self.view.side = f'<p class="position">{html.escape(str(error))}</p>'
+            self._say(str(error))
             return
         self.gallery = self._galleries[name]
         found = np.flatnonzero(self.gallery.films["image_id"] == image_id)
         self._rows, self._at = found[:1], 0
         self._start_thresholds()
-        self._choose_again()
+        with self._busy():
+            self._choose_again()
 
     def _choose(self) -> None:
         """Shows the first film that the controls select."""
+        if self._updating:
+            return
         self._rows = np.arange(0)
         self._at = 0
-        self._choose_again()
+        with self._busy():
+            self._choose_again()
 
     def _choose_again(self) -> None:
         """Selects again, and stays at the present film where it is still selected."""
@@ -214,6 +385,9 @@ class Explorer(ipywidgets.VBox):
             reverse=self.reverse.value,
             **self._map,
         )
+        if self.flagged.value:
+            ids = self.gallery.films["image_id"].to_numpy(str)
+            self._rows = self._rows[np.isin(ids[self._rows], self.flags.flagged)]
         found = np.flatnonzero(self._rows == row)
         self._at = int(found[0]) if len(found) else min(self._at, max(len(self._rows) - 1, 0))
         self._show()
@@ -224,8 +398,13 @@ class Explorer(ipywidgets.VBox):
             self._choose_again()
 
     def _change_method(self) -> None:
-        self._offer_map_thresholds()
-        self._choose_again()
+        with self._busy():
+            self._offer_map_thresholds()
+            self._choose_again()
+
+    def _change_beside(self) -> None:
+        with self._busy():
+            self._show()
 
     @property
     def _map(self) -> dict:
@@ -234,24 +413,67 @@ class Explorer(ipywidgets.VBox):
     def _show(self) -> None:
         outcome, threshold = self.outcome.value, self.decision_threshold.value
         kind = "image" if outcome == "all" else OUTCOMES[outcome][0]
+        kind = f"flagged {kind}" if self.flagged.value else kind
+        message, self._message = self._message, ""
+        if message:
+            message = f'<p class="message">{html.escape(message)}</p>'
         if not len(self._rows):
+            words = f'<p class="position">No {kind}s at threshold {threshold:.3f}</p>'
             with self.view.hold_sync():
-                self.view.film = self.view.overlay = b""
-                self.view.side = f'<p class="position">No {kind}s at threshold {threshold:.3f}</p>'
+                self.view.film = b""
+                self.view.left = self.view.right = {}
+                self.view.side = message + words
+            self._show_flag(False, "")
             return
         row = self._rows[self._at]
+        image_id = self.gallery.films["image_id"][row]
         position = f"{self._at + 1} of {len(self._rows)} {kind}{'s' * (len(self._rows) > 1)}"
+        flag, note = self.flags.get(image_id)
         with self.view.hold_sync():  # one message: never a film beside the map of another
             self.view.film = self.gallery.film_jpg(row, clahe=self.clahe.value)
-            self.view.overlay = jpg(self._overlay())
-            self.view.side = self.gallery.facts(
+            self.view.name = image_id
+            self.view.boxes = self.gallery.stored_boxes(row)
+            self.view.right = self.gallery.pane(row, **self._map)
+            self.view.left = self._left(row, image_id)
+            self.view.side = message + self.gallery.facts(
                 row, position=position, threshold=threshold, **self._map
             )
+        self._show_flag(flag, note)
+
+    def _show_flag(self, flag: bool, note: str) -> None:
+        before, self._updating = self._updating, True
+        self.flag.value, self.note.value = flag, note
+        self.flag.button_style = "warning" if flag else ""
+        self._updating = before
+
+    def _left(self, row: int, image_id: str) -> dict:
+        """What is beside the overlay: the image alone, another method, or another run."""
+        chosen = self.beside.value
+        if chosen == _IMAGE_ONLY:
+            return {"title": "image"}
+        if chosen in self.gallery.run.map_methods:
+            threshold = self._share * self.gallery.scale(chosen)
+            return self.gallery.pane(row, method=chosen, map_threshold=threshold)
+        assert self._other is not None
+        name = self.gallery.class_name
+        try:
+            if name not in self._others:
+                self._others[name] = Gallery(self._other, name)
+        except ValueError as error:
+            return {"title": f"{chosen}: {error}"}
+        gallery = self._others[name]
+        rows = np.flatnonzero(gallery.films["image_id"] == image_id)
+        if not len(rows):
+            return {"title": f"{chosen}: image not in its test set"}
+        threshold = cam_threshold(self._other, name) or 0.0
+        pane = gallery.pane(int(rows[0]), map_threshold=threshold)
+        score = gallery.films["y_score"][rows[0]]
+        return pane | {"title": f"{chosen}: {pane['title']}, score {score:.3f}"}
 
     def _overlay(self) -> np.ndarray:
         return self.gallery.overlay(
             self._rows[self._at],
-            opacity=self.opacity.value,
+            opacity=self.opacity.value if self.heat.value else 0.0,
             boxes=self.boxes.value,
             clahe=self.clahe.value,
             colormap=self.colormap,
@@ -264,9 +486,27 @@ class Explorer(ipywidgets.VBox):
         if bundle is not None and len(self._rows):
             film = self.gallery.pixels(self.image_id)
             both = np.hstack([np.repeat(film[..., np.newaxis], 3, axis=-1), self._overlay()])
+            share = min(1, _STATIC / max(film.shape))
+            both = cv2.resize(both, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
             bundle["image/jpeg"] = base64.b64encode(jpg(both)).decode()
             bundle["text/plain"] = f"Explorer of {self.gallery.run!r} at film {self.image_id}"
         return bundle
+
+
+def _narrow() -> ipywidgets.Layout:
+    return ipywidgets.Layout(width="auto")
+
+
+def _checkbox(**options: Any) -> ipywidgets.Checkbox:
+    return ipywidgets.Checkbox(indent=False, layout=_narrow(), **options)
+
+
+def _dropdown(**options: Any) -> ipywidgets.Dropdown:
+    return ipywidgets.Dropdown(layout={"width": "280px"}, **options)
+
+
+def _button(words: str, icon: str) -> ipywidgets.Button:
+    return ipywidgets.Button(description=words, icon=icon, layout=_narrow())
 
 
 def _show_if(visible: bool, control: ipywidgets.Widget) -> None:

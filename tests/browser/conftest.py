@@ -8,6 +8,7 @@ import nbformat
 import numpy as np
 import pytest
 
+from chexnet.cam import upsample_map
 from chexnet.evaluation import evaluate, evaluate_maps
 from chexnet.runs import Run
 from tests.browser.jupyter import ROOT, chromium, jupyter_server
@@ -32,6 +33,11 @@ def home(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     run = write_run(folder / "output" / "demo", films=240, signal=0.5)
     write_films(run)
+    ids, maps = run.maps()
+    finer = np.abs(upsample_map(maps, (16, 8)))[..., ::-1].copy()
+    bias = np.zeros(1, np.float32)
+    table = run.read_table("predictions.csv")
+    run.write_scores(table, ids, {"CAM": maps, "LayerCAM": finer}, bias=bias)
     evaluate(run, n_bootstrap=20)
     evaluate_maps(run, n_bootstrap=20)
     write_model(run)

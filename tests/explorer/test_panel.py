@@ -1,15 +1,20 @@
 import base64
+import io
+import re
+from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from chexnet.cam import upsample_map
 from chexnet.evaluation import OUTCOMES, evaluate_maps, outcome_table
 from chexnet.explorer import explore
+from chexnet.explorer import gallery as gallery_module
 from chexnet.explorer.gallery import SORTS, Gallery, jpg
 from chexnet.explorer.panel import Explorer
-from chexnet.figures import blend
+from chexnet.figures import BOX_COLOR, RISE, blend
 from chexnet.generator import apply_clahe
 from chexnet.runs import Run
 from tests.alone import run_without_keras
@@ -47,6 +52,16 @@ def ids(panel: Explorer) -> list[str]:
 def shown(data: bytes) -> np.ndarray:
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(int)
+
+
+def static_picture(panel: Explorer) -> np.ndarray:
+    """What a page without a kernel shows: the film and its overlay, side by side."""
+    bundle = panel._repr_mimebundle_()
+    return shown(base64.b64decode(bundle["image/jpeg"]))
+
+
+def values(pane: dict) -> np.ndarray:
+    return np.frombuffer(pane["map"], np.float32).reshape(pane["shape"])
 
 
 @pytest.mark.parametrize("outcome", list(OUTCOMES))
@@ -120,7 +135,7 @@ def test_another_threshold_moves_films_to_other_outcomes_and_stays_at_the_film(p
     assert "FP 0" in panel.view.side
     panel.decision_threshold.value = 0.0
     assert panel.image_id is None
-    assert panel.view.film == panel.view.overlay == b""
+    assert (panel.view.film, panel.view.left, panel.view.right) == (b"", {}, {})
     assert "No true negatives at threshold 0.000" in panel.view.side
     panel.turn(1)  # nothing to turn
     panel.decision_threshold.value = 0.99
@@ -139,9 +154,10 @@ def test_the_film_shown_is_the_stored_file_byte_for_byte_or_with_clahe(run, pane
 def test_the_overlay_is_the_film_where_there_is_no_heat_and_no_box(run, panel):
     panel.boxes.value = False
     panel.opacity.value = 0
-    film = run.film(panel.image_id).astype(int)
-    assert np.abs(shown(panel.view.overlay) - film[..., np.newaxis]).max() <= 4
-    assert (shown(panel.view.overlay)[:100, :50] > 250).all()  # upright: white is upper left
+    film = cv2.resize(run.film(panel.image_id), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    picture = static_picture(panel)[:, film.shape[1] :]
+    assert np.abs(picture - film[..., np.newaxis].astype(int)).max() <= 4
+    assert (picture[:100, :50] > 250).all()  # upright: white is upper left
 
 
 def test_the_overlay_has_the_colours_of_the_results_figure(run, gallery):
@@ -165,7 +181,7 @@ def test_the_map_below_the_threshold_is_not_shown_and_the_border_is_drawn(run, g
     assert areas[0] > areas[1] > areas[2] > 0
 
 
-def test_boxes_are_where_the_table_says_on_a_film_stored_at_half_its_size(run, gallery):
+def test_boxes_are_where_the_table_says(run, gallery):
     row = int(gallery.order("TP", "score", threshold=gallery.threshold)[0])
     with_boxes, without = (
         gallery.overlay(row, opacity=0, boxes=boxes).astype(int) for boxes in (True, False)
@@ -176,7 +192,8 @@ def test_boxes_are_where_the_table_says_on_a_film_stored_at_half_its_size(run, g
     rows, columns = np.nonzero(blue)
     expected = [box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]]
     found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    np.testing.assert_allclose(found, np.clip(np.array(expected, float) / 2, 0, None), atol=2.5)
+    np.testing.assert_allclose(found, np.clip(np.array(expected, float), 0, None), atol=4.5)
+    assert gallery.stored_boxes(row) == [[box["x"], box["y"], box["width"], box["height"]]]
 
 
 def test_the_words_beside_a_film_are_those_of_the_run_folder(run, panel):
@@ -270,7 +287,7 @@ def test_another_class_keeps_the_film_and_the_controls_and_has_its_own_threshold
     mass = Gallery(several, "Mass")
     while panel.image_id not in set(mass.films["image_id"]):
         panel.turn(1)
-    film, first = panel.image_id, panel.view.overlay
+    film, first = panel.image_id, panel.view.right
     panel.decision_threshold.value = 0.9
     sent = []
     panel.view.observe(lambda change: sent.append(change["new"]), names="side")
@@ -281,14 +298,13 @@ def test_another_class_keeps_the_film_and_the_controls_and_has_its_own_threshold
     assert panel.decision_threshold.value == pytest.approx(mass.threshold, abs=1e-3)
     row = int(np.flatnonzero(mass.films["image_id"] == film)[0])
     threshold = panel.map_threshold.value
-    expected = mass.overlay(row, map_threshold=threshold, opacity=0.3)
-    assert panel.view.overlay == jpg(expected) != first
+    assert panel.view.right == mass.pane(row, map_threshold=threshold) != first
     assert "with mass" in panel.view.side
     assert "reference boxes" not in panel.view.side
     assert panel.boxes.layout.display == "none"
     panel.class_name.value = "Pneumonia"
     assert (panel.image_id, panel.boxes.layout.display) == (film, None)
-    assert panel.view.overlay == first
+    assert panel.view.right == first
 
 
 def test_films_whose_label_is_missing_are_not_shown(several):
@@ -320,21 +336,22 @@ def test_the_stored_methods_are_offered_and_keep_the_share_of_the_scale(tmp_path
     evaluate_maps(run, n_bootstrap=20)
     panel = explore(run)
     assert panel.method.options == ("CAM", "LayerCAM")
-    first, share = panel.view.overlay, panel.map_threshold.value / panel.gallery.scale("CAM")
+    first, share = panel.view.right, panel.map_threshold.value / panel.gallery.scale("CAM")
     sent = []
-    panel.view.observe(lambda change: sent.append(change["new"]), names="overlay")
+    panel.view.observe(lambda change: sent.append(change["new"]), names="right")
     panel.method.value = "LayerCAM"
     assert len(sent) == 1  # no other threshold was shown for a moment
     row = panel._rows[0]
     threshold = panel.map_threshold.value
     assert threshold / panel.gallery.scale("LayerCAM") == pytest.approx(share, abs=0.026)
-    expected = panel.gallery.overlay(row, method="LayerCAM", map_threshold=threshold)
-    assert panel.view.overlay == jpg(expected) != first
+    expected = panel.gallery.pane(row, method="LayerCAM", map_threshold=threshold)
+    assert panel.view.right == expected != first
+    assert expected["title"] == "CAM by LayerCAM"
     assert panel.map_threshold.description == "map threshold [%]"
     panel.sort.value = "iou"
     panel.sort.value = "score"
     panel.method.value = "CAM"
-    assert panel.view.overlay == first
+    assert panel.view.right == first
     assert panel.map_threshold.label.endswith("(from validation)")
 
 
@@ -350,8 +367,8 @@ def test_a_page_without_a_kernel_gets_a_picture_small_enough_for_a_notebook(run,
     bundle = panel._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle
     picture = base64.b64decode(bundle["image/jpeg"])
-    height, width = run.film(panel.image_id).shape
-    assert shown(picture).shape == (height, 2 * width, 3)
+    assert run.film(panel.image_id).shape == (1024, 512)
+    assert shown(picture).shape == (512, 512, 3)
     assert len(bundle["image/jpeg"]) < 400_000
 
 
@@ -377,6 +394,162 @@ def test_a_picture_survives_its_jpg_to_a_few_grey_values():
     rng = np.random.default_rng(0)
     smooth = cv2.resize(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8), (256, 256))
     assert np.abs(shown(jpg(smooth)) - smooth.astype(int)).max() <= 8
+
+
+def test_the_page_draws_what_the_run_folder_has(run, panel):
+    row = panel.gallery.films["image_id"].tolist().index(panel.image_id)
+    ids, maps = run.maps()
+    np.testing.assert_array_equal(
+        values(panel.view.right), maps[list(ids).index(panel.image_id), 0]
+    )
+    assert panel.view.right["scale"] == panel.gallery.scale("CAM")
+    assert panel.view.right["threshold"] == panel.gallery.chosen_map_threshold
+    assert (panel.view.right["title"], panel.view.right["unit"]) == ("CAM", "logits")
+    assert panel.view.left == {"title": "image"}
+    assert panel.view.boxes == panel.gallery.stored_boxes(row)
+    assert panel.view.name == panel.image_id
+    assert not panel.view.busy
+    # The colors of the page are those of the results figure.
+    film, ramp = np.zeros((1, 256), np.uint8), (np.arange(256, dtype=np.float32) + 0.5)[None] / 256
+    expected = blend(film, ramp, scale=1, opacity=1)[0].astype(float)
+    colors = np.frombuffer(panel.view.colors, np.uint8).reshape(256, 3)
+    share = (np.arange(256) / 255)[:, None] ** RISE
+    assert np.abs(colors * share - expected).max() <= 2
+
+
+@pytest.mark.parametrize("name", ["RISE", "GRAY"])
+def test_numbers_of_the_page_are_those_of_the_figures(name):
+    script = Path(gallery_module.__file__).with_name("explorer.js").read_text()
+    value = float(re.search(rf"^const {name} = ([\d.]+);", script, re.MULTILINE)[1])
+    assert value == {"RISE": RISE, "GRAY": 110}[name]
+    assert BOX_COLOR in script
+
+
+def test_keys_do_what_the_list_of_keys_says(panel):
+    first = panel.image_id
+    everything = ids(panel)
+    press = panel.view._handle_custom_msg
+    press({"key": "Home"}, [])
+    assert panel.image_id == first
+    press({"key": "PageDown"}, [])
+    assert panel.image_id == everything[10]
+    press({"key": "PageUp"}, [])
+    press({"key": "End"}, [])
+    assert panel.image_id == everything[-1]
+    for key, outcome in zip("12345", ("all", *OUTCOMES), strict=True):
+        press({"key": key}, [])
+        assert panel.outcome.value == outcome
+    for key, control in (
+        ("b", panel.boxes), ("h", panel.heat), ("i", panel.invert), ("c", panel.clahe),
+        ("f", panel.flag),
+    ):  # fmt: skip
+        before = control.value
+        press({"key": key}, [])
+        assert control.value != before
+    script = Path(gallery_module.__file__).with_name("explorer.js").read_text()
+    for key in panel.view.own_keys:
+        listed = {"PageUp": "Page Up", "PageDown": "Page Down"}.get(key, key)
+        listed = {"Right": "→", "Left": "←", "Up": "↑", "Down": "↓"}.get(
+            listed.removeprefix("Arrow"), listed
+        )
+        assert re.search(rf'\["[^"]*{listed}[^"]*", "', script), f"{key} is not in the list"
+
+
+def test_a_film_is_found_by_the_beginning_of_its_id(run, panel):
+    panel.outcome.value = "TN"
+    positive = run.predictions.query("split == 'test' and y_true == 1")["image_id"].iloc[0]
+    panel.jump.value = positive
+    assert (panel.image_id, panel.outcome.value, panel.jump.value) == (positive, "all", "")
+    before = panel.image_id
+    panel.jump.value = "nobody"
+    assert panel.image_id == before
+    assert "jump to: &#x27;nobody&#x27; begins no id; expected one of" in panel.view.side
+    panel.turn(1)
+    assert "nobody" not in panel.view.side
+    with pytest.raises(ValueError, match=r"'0' begins \d+ ids"):
+        panel.go_to("0")
+
+
+@pytest.fixture
+def own_run(tmp_path) -> Run:
+    return write_films(write_run(tmp_path / "own", films=120, signal=0.5))
+
+
+def test_flags_and_notes_are_in_the_run_folder_at_once_and_come_back(own_run):
+    panel, other = explore(own_run), explore(own_run)
+    first = panel.image_id
+    panel.flag.value = True
+    panel.note.value = "  two\nlines, and a comma "
+    panel.turn(1)
+    second = panel.image_id
+    assert (panel.flag.value, panel.note.value) == (False, "")
+    other.turn(1)
+    other.note.value = "from the other panel"
+    panel.turn(1)
+    panel.flag.value = True
+    third = panel.image_id
+    table = own_run.read_table("flags.csv").set_index("image_id").fillna("")
+    assert table.to_dict("index") == {
+        first: {"flag": 1, "note": "two lines, and a comma"},
+        second: {"flag": 0, "note": "from the other panel"},
+        third: {"flag": 1, "note": ""},
+    }
+    again = explore(own_run)
+    assert (again.flag.value, again.note.value) == (True, "two lines, and a comma")
+    again.flagged.value = True
+    assert ids(again) == [first, third]
+    assert "2 of 2 flagged images" in again.view.side
+    again.flag.value = False
+    assert own_run.read_table("flags.csv")["image_id"].tolist() == sorted([first, second])
+
+
+def test_a_flag_that_cannot_be_written_is_said(own_run, monkeypatch):
+    panel = explore(own_run)
+
+    def refuse(*args):
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr(Run, "write_table", refuse)
+    panel.flag.value = True
+    assert "flags.csv: not written (read-only file system)" in panel.view.side
+
+
+def test_the_list_that_is_shown_is_saved_with_its_numbers(own_run, monkeypatch):
+    evaluate_maps(own_run, n_bootstrap=5)
+    panel = explore(own_run)
+    panel.outcome.value, panel.sort.value = "TP", "iou"
+    panel.note.value = "seen"
+    sent = []
+    monkeypatch.setattr(panel.view, "send", lambda *message: sent.append(message))
+    panel.save_list.click()
+    ((what, (content,)),) = sent
+    assert what == {"do": "save", "name": "own-Pneumonia-TP.csv", "type": "text/csv"}
+    table = pd.read_csv(io.BytesIO(content), dtype={"image_id": str})
+    assert table["image_id"].tolist() == ids(panel)
+    assert (table["outcome"] == "TP").all()
+    assert (table["y_score"] >= panel.decision_threshold.value).all()
+    assert table["iou"].is_monotonic_increasing
+    assert table["note"].tolist() == ["seen", *[np.nan] * (len(table) - 1)]
+
+
+def test_another_run_is_shown_beside_where_it_has_the_film(own_run, tmp_path):
+    other = write_films(write_run(tmp_path / "other", films=120, signal=0.5, seed=0))
+    ids_there, maps = other.maps()
+    table = other.read_table("predictions.csv")
+    gone = table.query("split == 'test'")["image_id"].iloc[0]
+    keep = ids_there != gone
+    predictions = table[table["image_id"] != gone].assign(y_score=0.25)
+    change_scores(other, predictions=predictions, image_ids=ids_there[keep], maps=-maps[keep])
+    panel = explore(own_run, compare=other.folder)
+    assert panel.beside.options == ("image only", "CAM", "run other")
+    panel.beside.value = "run other"
+    left, right = panel.view.left, panel.view.right
+    np.testing.assert_array_equal(values(left), -values(right))
+    assert left["title"] == "run other: CAM, score 0.250"
+    panel.go_to(gone)
+    assert panel.view.left == {"title": "run other: image not in its test set"}
+    panel.beside.value = "CAM"
+    assert panel.view.left["title"] == "CAM"
 
 
 def test_exploring_loads_no_keras(run):
