@@ -77,6 +77,8 @@ _MADE_BY_A_RUN = (
 )
 _PREDICTIONS = ("image_id", "split", "class_name", "y_true", "y_score")
 _PATIENCE = 10.0  # seconds to wait for another process that is writing a file
+# A training or scoring does not wait for another one, but for the writing of a file.
+_ONE_WRITE = 1.0
 _FINEST_MAP = 64  # cells along a side of the largest map of `chexnet.cam.METHODS`, at 512 pixels
 _MANY_BYTES = 2**28  # of an array file other than the maps: features.npz has 5 MB
 _LONGEST_SIDE = 1024  # pixels of a stored film: RSNA's own size
@@ -205,7 +207,7 @@ class Run:
         tables = {"images.csv": _csv(images), "boxes.csv": _csv(boxes)}
         written = tables | {"config.json": _json(config)}  # last: with it, the run is complete
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / _LOCK, _in_use(folder)):
+        with locked(folder / _LOCK, _in_use(folder), wait=_ONE_WRITE):
             reason = _why_not_resumed(folder, config) if resume else "resume=False"
             origin = "resumed"
             if reason is not None:
@@ -224,7 +226,7 @@ class Run:
         return f"Run({str(self.folder)!r})"
 
     @contextlib.contextmanager
-    def lock(self, *, wait: float = 0) -> Iterator[None]:
+    def lock(self, *, wait: float = _ONE_WRITE) -> Iterator[None]:
         """Keeps others from changing the folder in a ``with`` block.
 
         Args:

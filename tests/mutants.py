@@ -18,7 +18,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("chexnet", "tests", "pyproject.toml")
+BESIDE = ("benchmarks", "studies", "docs", "notebooks")  # that tests use
+COPIED = ("chexnet", "tests", "pyproject.toml", *BESIDE)
 KILLED, NO_TEST = {1, 3}, 33  # exit codes: pytest's; mutmut's for a function that no test calls
 SURVIVED = {0, NO_TEST}  # all others are timeouts and crashes, which are noticed too
 
@@ -67,6 +68,7 @@ def set_up(folder: Path, room: str, chosen: list[str] | None) -> None:
         copy(ROOT / name, folder / name)
     settings = {
         "source_paths": "chexnet",
+        "also_copy": "\n".join(BESIDE),
         "only_mutate": files,
         "pytest_add_cli_args_test_selection": "\n".join(chosen or [tests.as_posix()]),
         "pytest_add_cli_args": "-p\nno:cacheprovider",

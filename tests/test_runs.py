@@ -288,6 +288,19 @@ def test_same_settings_other_owner(run):
     again.write_json("training.json", {})
 
 
+def test_lock_waits_for_a_write(run, monkeypatch):
+    """A training that starts while an evaluation writes its file waits for that."""
+    waits, locked = [], runs.locked
+    monkeypatch.setattr(
+        runs, "locked", lambda *which, wait=0: waits.append(wait) or locked(*which, wait=wait)
+    )
+    with run.lock():
+        run.write_json("training.json", {})
+    Run.create(run.folder, settings={}, images=IMAGES, boxes=BOXES)
+    assert len(waits) == 3
+    assert min(waits) > 0
+
+
 @pytest.mark.parametrize("moved", [False, True])
 def test_removed_under_lock(run, moved):
     """So is one that goes while it is changed."""

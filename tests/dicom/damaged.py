@@ -20,7 +20,8 @@ from chexnet.dicom.film import film_of
 from chexnet.dicom.table import Source
 from tests.dicom.films import SECRET, bombs, whole_films
 
-SLOWEST = 10.0  # seconds a film: what the converter promises
+SLOWEST = 10.0  # seconds of the processor a film: what the converter promises
+HANGS = 300  # seconds by the clock, after which the process ends with a traceback
 NUMBERS = [0, 1, 2, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF]
 
 
@@ -131,10 +132,10 @@ def fuzz(films: int, seed: int, folder: Path) -> dict[str, object]:
     def convert(data: bytes) -> None:
         path.write_bytes(data)
         (folder / "film.jpg").unlink(missing_ok=True)
-        faulthandler.dump_traceback_later(2 * SLOWEST, exit=True)
-        began = time.perf_counter()
+        faulthandler.dump_traceback_later(HANGS, exit=True)
+        began = time.process_time()  # a busy machine changes nothing
         row = convert_film(Source("film.dcm", str(path), "film", len(data), 0), folder)
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
         faulthandler.cancel_dump_traceback_later()
         assert times[-1] < SLOWEST, f"{times[-1]:.1f} s: {row}"
         check(data, row, folder)

@@ -1,6 +1,7 @@
 """Stored values out of Pixel Data: bits, palettes, decoders, and what is not as it says."""
 
 import io
+import re
 import shutil
 import struct
 import subprocess
@@ -27,6 +28,7 @@ from tests.dicom.films import (
     film_bytes,
     jpeg_bytes,
     lossless_jpeg,
+    rle_film,
 )
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
@@ -49,6 +51,48 @@ def film_with(pixels, syntax, **header):
 
 def as_big(data, syntax):
     return data.astype(data.dtype.newbyteorder(">" if syntax == BIG else "<")).tobytes()
+
+
+def without_pixels(**header):
+    ds, out = pydicom.dcmread(io.BytesIO(film_bytes(RAMP8))), io.BytesIO()
+    del ds.PixelData
+    for keyword, value in header.items():
+        setattr(ds, keyword, value)
+    ds.save_as(out)
+    return out.getvalue()
+
+
+def test_floating_point_pixels():
+    """They are refused, whatever else the header says."""
+    for keyword, dtype in (("FloatPixelData", np.float32), ("DoubleFloatPixelData", np.float64)):
+        with pytest.raises(FilmError, match=r"^floating-point pixels; expected integers of 8 "):
+            film_of(without_pixels(**{keyword: RAMP.astype(dtype).tobytes()}))
+
+
+def test_rescale_beyond_numbers():
+    """A slope that leads to infinity leaves no picture."""
+    steep = {"RescaleSlope": "1e308", "RescaleIntercept": "1e308"}
+    with pytest.raises(FilmError, match=r"^its rescale leads to values that are not numbers$"):
+        film_of(film_bytes(RAMP, **TWELVE, **steep))
+
+
+def test_short_rle_frame():
+    """An RLE frame begins with 64 bytes of its own."""
+    film = rle_film(RAMP8, [64], b"")
+    start = film.rindex(b"\xfe\xff\x00\xe0")
+    short = film[:start] + b"\xfe\xff\x00\xe0\x08\0\0\0" + bytes(8) + film[-8:]
+    with pytest.raises(FilmError, match=r"^truncated: its RLE frame has no header$"):
+        film_of(short)
+
+
+@pytest.mark.parametrize("syntax", [JPEG, J2K, RLE])
+def test_no_decoder(syntax, monkeypatch):
+    """A film whose decoder is not installed is refused with the name of its syntax."""
+    film = film_with(RAMP8, syntax, WindowCenter=100, WindowWidth=50)  # decoded, not copied
+    assert film_of(film).pixels.shape == (64, 64)
+    monkeypatch.setattr("chexnet.dicom.pixels._PLUGINS", ())
+    with pytest.raises(FilmError, match=re.escape(pydicom.uid.UID(syntax).name)):
+        film_of(film)
 
 
 @pytest.mark.parametrize("syntax", [RAW, IMPLICIT, BIG, RLE, J2K])

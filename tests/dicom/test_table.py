@@ -88,6 +88,22 @@ def test_links_that_lead_out_and_things_that_are_no_files_are_refused(tmp_path):
     assert refused["round.dcm"].startswith("cannot be read")
 
 
+def test_folder_that_cannot_be_listed(tmp_path, monkeypatch):
+    """It is a row with the reason, without the whole path; the films beside it are found."""
+    write_all(tmp_path, "a.dcm", "locked/b.dcm")
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    found, refused = files_of(tmp_path)
+    assert found == {"a.dcm": "a"}
+    assert refused == {"locked/": "cannot be read: Permission denied"}
+
+
 def test_films_of_one_name_get_ids_by_their_path(tmp_path):
     write_all(tmp_path, "one/a.dcm", "two/a.dcm", "three/A.dcm", "b.dcm")
     ids = {"one/a.dcm": "one_a", "two/a.dcm": "two_a", "three/A.dcm": "three_A", "b.dcm": "b"}

@@ -552,6 +552,31 @@ def test_another_run_is_shown_beside_where_it_has_the_film(own_run, tmp_path):
     assert panel.view.left["title"] == "CAM"
 
 
+def test_map_threshold_by_hand(panel):
+    """Moving the slider draws the outline at another value and keeps the film; by IoU it sorts."""
+    film, before = panel.image_id, panel.view.side
+    highest = panel.map_threshold.options[-1]
+    panel.map_threshold.value = highest[1] if isinstance(highest, tuple) else highest
+    assert panel.image_id == film
+    assert panel.view.side != before
+    panel.sort.value = "iou"
+    iou = panel.gallery.iou("CAM")[:, panel.map_threshold.index]
+    row = panel.gallery.films["image_id"].tolist().index(panel.image_id)
+    assert iou[row] == np.nanmin(iou)
+
+
+def test_scored_again_under_the_explorer(tmp_path):
+    """Old maps are not shown beside new scores: the explorer says to open it anew."""
+    run = write_films(write_run(tmp_path / "run", films=60))
+    gallery = Gallery(run)
+    scores = run.read_table("predictions.csv")
+    change_scores(run, predictions=scores.assign(y_score=scores["y_score"] / 2))
+    with pytest.raises(
+        ValueError, match=r"scored again since the explorer was opened; run explore"
+    ):
+        gallery.maps("CAM")
+
+
 def test_exploring_loads_no_keras(run):
     run_without_keras(
         f"from chexnet.explorer.panel import explore; explore({str(run.folder)!r}).turn(1)"
