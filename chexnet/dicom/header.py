@@ -151,6 +151,14 @@ def library_errors(reason: str) -> Iterator[None]:
     """Turns what a library raises on damaged data into a ``FilmError`` with this reason.
 
     Only calls of a library belong inside, so that an error of our own code surfaces as what it is.
+
+    Example:
+        >>> from chexnet.dicom import library_errors
+        >>> with library_errors("film.dcm: damaged"):
+        ...     int("seven rows")
+        Traceback (most recent call last):
+        ...
+        chexnet.dicom.header.FilmError: film.dcm: damaged
     """
     try:
         yield

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import cv2
 import numpy as np
 import pydicom
+from pydicom.charset import CUSTOMIZABLE_CHARSET_VR, convert_encodings, default_encoding
 from pydicom.config import RAISE
 from pydicom.errors import InvalidDicomError
 from pydicom.sr.codedict import codes
@@ -21,7 +22,7 @@ from pydicom.valuerep import validate_value
 
 from chexnet import __version__
 from chexnet.cam import upsample_map
-from chexnet.dicom import FilmError, quiet_pydicom
+from chexnet.dicom import FilmError, library_errors, quiet_pydicom
 from chexnet.export.facts import NOTE, Facts
 from chexnet.figures import blend
 from chexnet.files import path_id, write_atomic
@@ -62,7 +63,7 @@ _KEPT = (
 _OPTIONAL = ("PatientAge", "StudyDescription")
 # How the film is shown, for the presentation state.
 _SHOWN = (
-    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames"),
+    *("Rows", "Columns", "PhotometricInterpretation", "SamplesPerPixel", "NumberOfFrames"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
     *("WindowCenter", "WindowWidth", "VOILUTSequence", "VOILUTFunction"),
 )
@@ -178,19 +179,27 @@ def _is_the_same(path: Path, made: pydicom.Dataset) -> bool:
 
 def _source(path: Path) -> pydicom.Dataset:
     """What the new objects take over from the film, checked."""
-    wanted = [*_NEEDED, *_KEPT, *_OPTIONAL, *_SHOWN, "SpecificCharacterSet"]
-    with quiet_pydicom():
-        try:
-            film = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=wanted)
-        except InvalidDicomError as error:
-            raise FilmError(f"{path}: not a DICOM file, so there is no study to add to") from error
+    wanted = [*_NEEDED, *_KEPT, *_OPTIONAL, *_SHOWN]
+    with path.open("rb") as file, quiet_pydicom():
+        with library_errors(f"{path}: damaged: its header cannot be read"):
+            try:
+                film = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=wanted)
+            except InvalidDicomError:
+                raise FilmError(
+                    f"{path}: not a DICOM file, so there is no study to add to"
+                ) from None
+            list(film.iterall())  # decodes all values
+        # UTF-8 has every film's characters, and highdicom knows few other sets.
         source = pydicom.Dataset()
+        source.SpecificCharacterSet = "ISO_IR 192"
         for name in wanted:
             problem = _problem(film, name)
             if problem and name not in _OPTIONAL:
                 raise FilmError(f"{path}: {name} {problem}; no DICOM results")
             if name in film and not problem:
                 source[name] = film[name]
+                if source[name].VR == "PN":  # which keeps its bytes
+                    source[name].value = str(film[name].value)
         for name in _KEPT:  # type 2: may be empty, must be there
             if name not in source:
                 setattr(source, name, "")
@@ -203,20 +212,39 @@ def _source(path: Path) -> pydicom.Dataset:
 
 def _problem(film: pydicom.Dataset, name: str) -> str | None:
     """What is wrong with an attribute, without its value, which may identify a person."""
-    element = film.get(name) if name not in film else film[name]
-    if element is None or element.is_empty:
-        return "is missing or empty" if name in (*_NEEDED, "Rows", "Columns") else None
+    if name not in film or film[name].is_empty:
+        return "is missing or empty" if name in _NEEDED + _SHOWN[:3] else None
+    element = film[name]
     if element.VM > 1 and name in (*_NEEDED, *_KEPT, *_OPTIONAL):
         return "has several values, expected one"
-    try:
-        for value in element.value if element.VM > 1 else [element.value]:
-            if element.VR not in ("SQ", "US"):
-                validate_value(element.VR, str(value), RAISE)
-    except ValueError:
+    values = [str(value) for value in (element.value if element.VM > 1 else [element.value])]
+    if not all(_is_legal(element.VR, value) for value in values):
         return f"is not a legal {element.VR}"
+    if element.VR in CUSTOMIZABLE_CHARSET_VR and not _is_decoded(film, values[0]):
+        return "has characters that its SpecificCharacterSet does not have"
     if name == "PatientSex" and element.value not in _SEXES:
         return "is not one of M, F and O"
     return None
+
+
+def _is_legal(vr: str, value: str) -> bool:
+    """Whether a value is legal; pydicom checks all but a few rules (PS3.5 section 6.2)."""
+    if vr in ("SQ", "US"):
+        return True
+    try:
+        validate_value(vr, value, RAISE)
+    except ValueError:
+        return False
+    if vr == "UI":
+        return "." in value
+    return vr != "PN" or all(group.count("^") <= 4 for group in value.split("="))
+
+
+def _is_decoded(film: pydicom.Dataset, text: str) -> bool:
+    """Whether the character set of the film has these characters, which pydicom decoded."""
+    if convert_encodings(film.get("SpecificCharacterSet")) == [default_encoding]:
+        return text.isascii()  # pydicom reads Latin-1, where none or an unknown one is named
+    return "\ufffd" not in text
 
 
 def _uid(prediction: Result, source: pydicom.Dataset, what: str) -> str:
@@ -306,9 +334,10 @@ def _region(prediction: Result, source: pydicom.Dataset, path: Path) -> pydicom.
         )  # fmt: skip
         outlines = _outlines(prediction, name)
         lines = [pr.GraphicObject("POLYLINE", points, "PIXEL") for points in outlines]
-        annotation = pr.GraphicAnnotation(
-            [source], layer, graphic_objects=lines or None, text_objects=[text]
-        )
+        with library_errors(f"{path}: SOPClassUID is not that of an image; no DICOM results"):
+            annotation = pr.GraphicAnnotation(
+                [source], layer, graphic_objects=lines or None, text_objects=[text]
+            )
         layers.append(layer)
         annotations.append(annotation)
         pixels = [np.floor(outline).astype(np.int32) for outline in outlines]

@@ -9,6 +9,9 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
+from pydicom.valuerep import PersonName
 
 from chexnet.cli import main
 from chexnet.dicom import FilmError
@@ -53,7 +56,7 @@ def write_film(path, **changes):
                 delattr(film, name)
             else:
                 element = pydicom.DataElement(name, film[name].VR if name in film else "CS", "")
-                element._value = value
+                element._value = PersonName(value) if element.VR == "PN" else value
                 film[name] = element
         film.file_meta = pydicom.dataset.FileMetaDataset()
         film.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
@@ -207,6 +210,11 @@ def test_a_film_with_white_as_zero_and_a_window_is_shown_as_it_is(tmp_path):
         ({"PatientSex": "W"}, "PatientSex is not one of M, F and O"),
         ({"StudyDate": "yesterday"}, "StudyDate is not a legal DA"),
         ({"AccessionNumber": "x" * 17}, "AccessionNumber is not a legal SH"),
+        ({"StudyInstanceUID": "0"}, "StudyInstanceUID is not a legal UI"),
+        ({"SOPClassUID": "1.2.3"}, "SOPClassUID is not that of an image"),
+        ({"PatientName": "A^B^C^D^E^F"}, "PatientName is not a legal PN"),
+        ({"SpecificCharacterSet": ""}, "PatientName has characters that its SpecificCharacterSet"),
+        ({"SpecificCharacterSet": "ISO_IR 999"}, "PatientName has characters that its Specific"),
         ({"SamplesPerPixel": 3}, "in color"),
         ({"Rows": 95}, "95 x 128 pixels"),
     ],
@@ -220,6 +228,35 @@ def test_an_attribute_that_is_missing_or_illegal_is_named_and_nothing_is_written
     private = changes.get("PatientBirthDate") or changes.get("AccessionNumber") or "Müller"
     assert private not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_header_that_cannot_be_decoded_is_named(tmp_path):
+    source = write_film(tmp_path / "film.dcm")
+    film = pydicom.dcmread(source)
+    junk = RawDataElement(Tag("VOILUTSequence"), "SQ", 4, b"1\\2 ", 0, False, True)
+    film._dict[junk.tag] = junk
+    film.save_as(source)
+    with pytest.raises(FilmError, match=r"film\.dcm: damaged: its header cannot be read"):
+        write_dicom_results(prediction(), source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"),
+        ("ISO_IR 144", "Иванов^Иван"),
+        ("GB18030", "王^小东"),
+        ("ISO_IR 100", "Müller^Änne"),
+        ("ISO_IR 999", "Mueller^Aenne"),
+    ],
+)
+def test_names_in_any_character_set_of_dicom_are_kept(tmp_path, charset, name):
+    source = write_film(tmp_path / "film.dcm", SpecificCharacterSet=charset, PatientName=name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the set that nobody knows
+        assert pydicom.dcmread(source).PatientName == name
+    for path in write_dicom_results(prediction(), source, tmp_path / "out"):
+        assert pydicom.dcmread(path).PatientName == name
 
 
 def test_what_may_be_empty_is_empty_and_an_illegal_age_is_left_out(tmp_path):
@@ -315,7 +352,9 @@ def test_dciodvfy_finds_no_error(tmp_path, study):
 
 def test_dcmtk_reads_the_objects_and_draws_the_region_over_the_film(tmp_path):
     tool("dsrdump", "dcmtk")
-    source, out = write_film(tmp_path / "film.dcm"), tmp_path / "out"
+    # dcmpschk knows no UTF-8.
+    source = write_film(tmp_path / "film.dcm", PatientName="Mueller^Aenne")
+    out = tmp_path / "out"
     for path in write_dicom_results(prediction(), source, out):
         subprocess.run(["dcmdump", path], check=True, capture_output=True)
     said = subprocess.run(
@@ -323,6 +362,10 @@ def test_dcmtk_reads_the_objects_and_draws_the_region_over_the_film(tmp_path):
     ).stdout
     assert '(233604007,SCT,"Pneumonia")' in said
     assert '"0.75" (1,UCUM,"no units")' in said
+    checked = subprocess.run(
+        ["dcmpschk", out / "region.dcm"], check=True, capture_output=True, text=True
+    )
+    assert "Test passed" in checked.stdout + checked.stderr
     subprocess.run(
         ["dcmp2pgm", "--debug", "--pstate", out / "region.dcm", source, "film.pgm"],
         check=True, capture_output=True, cwd=tmp_path,
