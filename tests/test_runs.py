@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import image
+from matplotlib.figure import Figure
 
 from chexnet import runs
 from chexnet.files import write_atomic
@@ -79,7 +81,7 @@ def test_maps_and_films_come_back_as_they_were_stored(run):
     film = run.film("b")
     assert film.shape == (1024, 819)
     assert np.abs(film.astype(int) - 128).max() <= 1
-    stripes = np.zeros((1536, 1536), np.uint8)
+    stripes = np.zeros((3072, 3072), np.uint8)
     stripes[:, ::3] = 255
     run.write_film("b", stripes)  # three columns become one, their mean
     assert np.abs(run.film("b").astype(int) - 85).max() <= 2
@@ -249,6 +251,22 @@ def test_a_study_with_a_film_twice_or_a_column_missing_is_refused(tmp_path):
         Run.create(tmp_path / "r", settings={}, images=twice, boxes=BOXES)
     with pytest.raises(ValueError, match="split"):
         Run.create(tmp_path / "r", settings={}, images=IMAGES.drop(columns="split"), boxes=BOXES)
+
+
+def test_study_with_an_invalid_id(tmp_path):
+    """The error names the table."""
+    wrong = IMAGES.assign(image_id=["a", "b", "../c"])
+    with pytest.raises(ValueError, match=r"^images: invalid image_id '\.\./c'"):
+        Run.create(tmp_path / "r", settings={}, images=wrong, boxes=BOXES)
+
+
+def test_write_figure(run):
+    """A figure is saved in the format of its suffix, with the options of matplotlib."""
+    figure = Figure(figsize=(2, 1))
+    path = run.write_figure("one.png", figure, dpi=50)
+    assert path == run.folder / "figures" / "one.png"
+    assert image.imread(path).shape == (50, 100, 4)
+    assert run.write_figure("one.pdf", figure).read_bytes().startswith(b"%PDF")
 
 
 def test_config_is_plain_json(run):

@@ -49,6 +49,8 @@ def test_an_array_shape_serves_as_the_canvas():
 def test_a_film_without_size_cannot_scale_its_boxes():
     with pytest.raises(ValueError, match="above 0"):
         scale_boxes(BOXES, 0, 1024, 512)
+    with pytest.raises(ValueError, match="above 0"):
+        scale_boxes(BOXES, 1024, [1024, 0], 512)
 
 
 def test_the_share_of_a_cell_is_exact():
@@ -93,7 +95,7 @@ def test_box_over_the_edge():
 
 def test_points_in_boxes():
     """Film a has a box 256 to 384 across and 512 to 576 down, film b one of its upper half."""
-    inside, beside, left = (300, 540), (400, 540), (200, 540)
+    inside, beside, left = (350, 540), (400, 540), (200, 540)
     corner, end = (256, 512), (384, 576)  # a box includes its first pixel, not the one behind it
     points = np.array([inside, beside, left, corner, end, (300, 600), inside, (9, 9)]) / 1024
     image_ids = np.array([*"aaaaaa", "b", "c"])
