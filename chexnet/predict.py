@@ -567,7 +567,7 @@ def _write(path: Path, rows: dict[str, dict], class_names: list[str]) -> None:
 
 
 class _Overlays:
-    """Writes films with their maps; for a run, with the color scale of its results figure."""
+    """Writes films with their maps; for a run, with the color scale of its scored films."""
 
     def __init__(self, predictor: Predictor, folder: Path) -> None:
         self._folders = {name: folder / path_id(name) for name in predictor.class_names}

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from chexnet import predict
+from chexnet.cam import shared_scale
 from chexnet.cli import main
 from chexnet.dicom import FilmError, convert_folder, read_films
 from chexnet.evaluation import (
@@ -19,6 +21,7 @@ from chexnet.evaluation import (
     feature_distance,
     fit_familiarity,
 )
+from chexnet.figures import blend
 from chexnet.files import read_image, read_table
 from chexnet.generator import ImageStore
 from chexnet.labels import add_film_facts, read_rsna
@@ -182,11 +185,26 @@ def test_a_bad_film_is_a_row(folder, tmp_path, predictor):
     assert table["reason"].iloc[3] == "not a DICOM, PNG or JPG file"
     again = read_table(tmp_path / "out" / "predictions.csv")
     pd.testing.assert_frame_equal(table, again)
+    assert list(table) == [
+        *("file", "image_id", "status", "reason"),
+        *("score_Pneumonia", "calibrated_Pneumonia", "positive_Pneumonia"),
+        *("percentile", "warnings", "view", "sex", "age", "rows", "columns"),
+        *predict._BOOKKEEPING,
+    ]
+    scale = predictor.facts.map_scales["Pneumonia"]
     for row in table[table["status"] == "scored"].itertuples():
         found = predictor(row.file)
         assert row.score_Pneumonia == pytest.approx(found.scores["Pneumonia"], abs=1e-6)
+        assert row.calibrated_Pneumonia == pytest.approx(found.calibrated["Pneumonia"], abs=1e-5)
+        assert row.positive_Pneumonia == found.positive["Pneumonia"]
+        assert row.percentile == found.percentile
+        facts = {name: getattr(row, name) for name in ("view", "sex", "age", "rows", "columns")}
+        assert facts == found.header
         overlay = tmp_path / "out" / "overlays" / "Pneumonia" / f"{row.image_id}.jpg"
-        assert cv2.imread(str(overlay)).shape == (128, 128, 3)
+        picture = cv2.imread(str(overlay))[..., ::-1].astype(int)
+        assert picture.shape == (128, 128, 3)
+        expected = blend(found.film, found.maps["Pneumonia"], scale=scale)
+        assert np.abs(picture - expected.astype(int)).mean() < 8
 
 
 def test_a_stopped_run_goes_on_and_a_changed_film_is_scored_again(
@@ -243,9 +261,10 @@ def test_files_of_the_same_name_get_ids_of_their_own(folder, tmp_path, predictor
     other = tmp_path / "more" / min(folder.glob("*.dcm")).name
     other.parent.mkdir()
     other.write_bytes(min(folder.glob("*.dcm")).read_bytes())
-    table = predict_folder(predictor, [folder, other], tmp_path / "out", progress=False)
-    assert len(table) == 5
-    assert table["image_id"].is_unique
+    for number, given in enumerate(([folder, other], [other, folder])):
+        table = predict_folder(predictor, given, tmp_path / f"out{number}", progress=False)
+        assert len(table) == 5
+        assert table["image_id"].is_unique
 
 
 def test_two_at_once_are_refused(folder, tmp_path, predictor, monkeypatch):
@@ -315,6 +334,21 @@ def test_a_figure_shows_film_map_and_score(home, predictor):
     assert f"this film {found.scores['Pneumonia']:.2f}" in legend
     with pytest.raises(ValueError, match="expected one of"):
         found.figure("Edema")
+
+
+def test_color_scale_of_the_figure(home, predictor, monkeypatch):
+    """It is that of all maps of the run, so that films can be compared."""
+    monkeypatch.setattr(predict, "prediction_figure", lambda *_, **given: given)
+    given = predictor(min((home / "jpg").glob("*.jpg"))).figure()
+    maps = predictor.run.maps()[1][:, 0]
+    assert given["scale"] == pytest.approx(shared_scale(maps))
+    assert given["class_name"] == "Pneumonia"
+
+
+@pytest.mark.parametrize("name", ["workers", "batch_size"])
+def test_numbers_below_1_are_refused(folder, tmp_path, predictor, name):
+    with pytest.raises(ValueError, match=f"^{name}=0: expected"):
+        predict_folder(predictor, folder, tmp_path / "out", **{name: 0})
 
 
 def test_reading_films_needs_no_keras():
