@@ -1,5 +1,6 @@
 """Running an exported network in its own runtime, without Keras."""
 
+import functools
 import hashlib
 import importlib
 import zipfile
@@ -21,6 +22,9 @@ FORMATS = {
 }
 FACTS = "chexnet.json"  # the facts inside a file
 ASSETS = "assets.extra"  # TensorFlow's folder for what is not part of the graph
+# OpenVINO computes parts of a batch side by side, each on cores of its own. On two cores this takes
+# 0.9 of the time that all cores take for one batch, and 0.6 beside other work, as reading films.
+_STREAMS, _PART = 8, 2
 # Films float32 (N, S, S, 1), 0 to 255, to outputs by name.
 _Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
@@ -161,14 +165,28 @@ def _open_openvino(openvino: Any, path: Path, precision: str) -> tuple[_Run, str
     core = openvino.Core()
     model = core.read_model(path)
     text = model.get_rt_info(["chexnet", FACTS]).astype(str)
-    # Its default is the fastest that the processor has, not the one that the network was
-    # trained in.
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})
-    names = [output.get_any_name() for output in compiled.outputs]
+    names = [output.get_any_name() for output in model.outputs]
+    most = min(cv2.getNumberOfCPUs(), _STREAMS)
+
+    @functools.cache
+    def compiled(streams: int) -> Any:
+        # Its default is the fastest precision that the processor has, not the one that the network
+        # was trained in.
+        settings = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": streams}
+        return core.compile_model(model, "CPU", settings)
 
     def run(films: np.ndarray) -> dict[str, np.ndarray]:
-        outputs = compiled(films)
-        return {name: np.array(outputs[name]) for name in names}
+        parts = [films[k : k + _PART] for k in range(0, len(films), _PART)]
+        network = compiled(1 if len(parts) == 1 else most)
+        requests = [network.create_infer_request() for _ in parts]
+        for request, part in zip(requests, parts, strict=True):
+            request.start_async([part])
+        for request in requests:
+            request.wait()
+        return {
+            name: np.concatenate([request.get_output_tensor(k).data for request in requests])
+            for k, name in enumerate(names)
+        }
 
     return run, text
 

@@ -1,0 +1,105 @@
+"""Films a second in each runtime, and of a folder scored with it, on this machine.
+
+    python benchmarks/bench_runtimes.py [run folder] [folder of DICOM films]
+
+By default the run is output/demo and the films are synthetic, of 1,024 pixels. All that is measured
+takes turns, so other work on the machine slows all of it. A rate is the median of the rounds, a
+ratio the median of the ratios in one round. The first call exports the networks into the run.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from chexnet.export import open_run
+from chexnet.phantom import write_phantom_study
+from chexnet.predict import Predictor, predict_folder
+from chexnet.runs import Run
+
+FILMS, BATCH, SINGLE, ROUNDS = 64, 16, 8, 3
+KERAS = "Keras (TensorFlow)"
+
+
+def predictors(run: Run) -> dict[str, Predictor]:
+    """The run in each runtime that is installed here; OpenVINO twice."""
+    found = {KERAS: Predictor(run.folder)}
+    for runtime, name, suffix in (
+        ("onnx", "ONNX Runtime", ".onnx"),
+        ("openvino", "OpenVINO, float32", ".xml"),
+        ("litert", "LiteRT", ".tflite"),
+    ):
+        try:
+            precision = open_run(run, runtime).fingerprint.split()[-1]
+        except ImportError as error:
+            print(f"{name}: not measured: {error}")
+            continue
+        folder = run.folder / "exported" / run.fingerprint("model.keras")[:16]
+        found[name] = Predictor(folder / f"model{suffix}")
+        if precision != "f32":
+            found[f"OpenVINO, {precision}"] = Predictor(run.folder, runtime=runtime)
+    return found
+
+
+def rate(films: int, work: Callable[[], object]) -> float:
+    """Films a second."""
+    began = time.perf_counter()
+    work()
+    return films / (time.perf_counter() - began)
+
+
+def measure(predictor: Predictor, films: list[Path]) -> tuple[float, float, float]:
+    """Rates of the network alone, one film or a batch at a time, and of a folder."""
+    size, forward = predictor.facts.preparation["image_size"], predictor._forward
+    one, many = (np.zeros((count, size, size, 1), np.uint8) for count in (1, BATCH))
+    with tempfile.TemporaryDirectory() as target:
+        return (
+            rate(SINGLE, lambda: [forward(one) for _ in range(SINGLE)]),
+            rate(FILMS, lambda: [forward(many) for _ in range(FILMS // BATCH)]),
+            rate(
+                len(films),
+                lambda: predict_folder(
+                    predictor, films, target, overlays=False, batch_size=BATCH, progress=False
+                ),
+            ),
+        )
+
+
+def main() -> None:
+    """Prints the table."""
+    run = Run(sys.argv[1] if len(sys.argv) > 1 else "output/demo")
+    if not (run.folder / "features.npz").is_file():
+        print(f"runtimes: not measured: no finished run in {run.folder}")
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        if len(sys.argv) > 2:
+            folder = Path(sys.argv[2])
+        else:
+            study = write_phantom_study(Path(scratch) / "study", films=FILMS, film_size=1024)
+            folder = study / "stage_2_train_images"
+        films = sorted(folder.iterdir())[:FILMS]
+        found = predictors(run)
+        rounds = [
+            {name: measure(predictor, films) for name, predictor in found.items()}
+            for _ in range(ROUNDS + 1)
+        ][1:]  # the first compiles and allocates
+    size = run.read_json("preparation.json")["image_size"]
+    print(
+        f"| {size} px, films/s | batch 1 | batch {BATCH} | x Keras | `predict_folder` | share |\n"
+        "|---|---|---|---|---|---|"
+    )
+    for name in found:
+        single, batched, whole = (statistics.median(r[name][k] for r in rounds) for k in range(3))
+        times = statistics.median(r[name][1] / r[KERAS][1] for r in rounds)
+        share = statistics.median(r[name][2] / r[name][1] for r in rounds)
+        print(
+            f"| {name} | {single:.1f} | {batched:.1f} | {times:.2f} | {whole:.1f} | {share:.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
