@@ -441,14 +441,12 @@ function render({ model, el }) {
     if (event.shiftKey && event.key.length > 1) return; // Shift+Enter runs the cell
     if (target.closest(SLIDER) && SLIDER_KEYS.includes(event.key)) return;
     event.stopImmediatePropagation();
-    if (panel.classList.contains("chexnet-is-busy")) {
-      event.preventDefault();
-    } else if (OWN[event.key]) {
+    if (OWN[event.key]) {
       event.preventDefault();
       OWN[event.key]();
     } else if (model.get("own_keys").includes(event.key)) {
       event.preventDefault();
-      model.send({ key: event.key });
+      model.send({ key: event.key }); // while the kernel is busy it waits its turn; none is lost
     }
   }
   window.addEventListener("keydown", onKey, true);

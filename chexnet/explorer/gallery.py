@@ -136,9 +136,8 @@ class Gallery:
 
     def pane(self, row: int, *, method: str = "CAM", map_threshold: float = 0.0) -> dict:
         """The map of a film for the page to draw: values, shape, scale, threshold, unit, title."""
-        name = "CAM" if method == "CAM" else f"CAM by {method}"
         if not self._has_map(method)[row]:
-            return {"title": f"{name}: {NO_MAP}"}
+            return {"title": f"{method}: {NO_MAP}"}
         values = np.ascontiguousarray(self.maps(method)[row], np.float32)
         return {
             "map": values.tobytes(),
@@ -146,7 +145,7 @@ class Gallery:
             "scale": self.scale(method),
             "threshold": map_threshold,
             "unit": "logits" if method == "CAM" else method,
-            "title": name,
+            "title": method,
         }
 
     def stored_boxes(self, row: int) -> list[list[float]]:

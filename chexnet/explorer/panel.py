@@ -319,6 +319,7 @@ class Explorer(ipywidgets.VBox):
     def _write_flag(self) -> None:
         if self._updating or self.image_id is None:
             return
+        self._color_flag()
         try:
             self.flags.set(self.image_id, flag=self.flag.value, note=self.note.value)
         except (OSError, ValueError) as error:
@@ -443,8 +444,11 @@ class Explorer(ipywidgets.VBox):
     def _show_flag(self, flag: bool, note: str) -> None:
         before, self._updating = self._updating, True
         self.flag.value, self.note.value = flag, note
-        self.flag.button_style = "warning" if flag else ""
+        self._color_flag()
         self._updating = before
+
+    def _color_flag(self) -> None:
+        self.flag.button_style = "warning" if self.flag.value else ""
 
     def _left(self, row: int, image_id: str) -> dict:
         """What is beside the overlay: the image alone, another method, or another run."""

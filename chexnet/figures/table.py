@@ -33,6 +33,8 @@ class ShownTable:
         # Of the content: two tables on a page must not share their styles.
         name = hashlib.sha256(self.text.to_csv().encode()).hexdigest()[:8]
         style = Styler(self.text, uuid=name, cell_ids=False).format(escape="html")
+        for axis in (0, 1):  # names of classes are heads of columns
+            style = style.format_index(escape="html", axis=axis)
         for column, cells in self.text.items():
             look = _NUMBER if cells.str.fullmatch(_NUMERIC).all() else _TEXT
             rules = {"td": look, "th": [look[0]]}

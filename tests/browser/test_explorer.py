@@ -16,12 +16,9 @@ from chexnet.runs import Run
 from tests.browser.conftest import SCREENS
 
 LONG = 180_000  # milliseconds: a cold kernel on a busy machine imports for a while
-PAGES = {
-    "lab": "lab/tree/notebooks/05_visualize.ipynb",
-    "notebook": "notebooks/notebooks/05_visualize.ipynb",
-    "voila": "voila/render/notebooks/05_visualize.ipynb",
-}
+PAGES = {"lab": "lab/tree", "notebook": "notebooks", "voila": "voila/render"}
 BLOCK = 16  # pixels of the canvas that are compared together
+LINE = 13  # pixels; contour and boxes have less than half of it, and are tested by themselves
 
 
 class Panel:
@@ -100,7 +97,10 @@ class Panel:
         raise AssertionError(f"after 10 s the {name} differs by {worst:.0f} gray values in a block")
 
     def difference(self, name: str, wanted: np.ndarray) -> float:
-        """The largest difference of the mean of a block."""
+        """The largest difference of the mean of a block, without contour and boxes.
+
+        On the page they are as wide on a small canvas as on a large one.
+        """
         shown = self.picture(name)
         high, wide = shown.shape[:2]
         wanted = wanted if wanted.ndim == 3 else np.repeat(wanted[..., None], 3, axis=-1)
@@ -115,10 +115,20 @@ class Panel:
             slice(int(top) + 2, int(high - top) - 2),
             slice(int(left) + 2, int(wide - left) - 2),
         )
-        parts = [one[within].astype(np.float32) for one in (shown, drawn)]
+        parts = [cv2.medianBlur(one[within], LINE).astype(np.float32) for one in (shown, drawn)]
         blocks = parts[0].shape[1] // BLOCK, parts[0].shape[0] // BLOCK
         means = [cv2.resize(one, blocks, interpolation=cv2.INTER_AREA) for one in parts]
         return float(np.abs(means[0] - means[1]).max())
+
+    def contour_drawn(self, mask: np.ndarray) -> float:
+        """The share of the border of a mask of the film at which a canvas has a white pixel."""
+        shown = self.picture("overlay").min(axis=-1)
+        size = min(shown.shape[0] / mask.shape[0], shown.shape[1] / mask.shape[1])
+        corner = (np.array(shown.shape) - np.array(mask.shape) * size) / 2
+        white = cv2.dilate((shown > 180).astype(np.uint8), np.ones((5, 5), np.uint8))
+        inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1)
+        rows, columns = (np.argwhere(mask & (inner == 0)) * size + corner).astype(int).T
+        return float(white[rows, columns].mean())
 
     def screenshot(self, what: str) -> None:
         self.page.screenshot(path=SCREENS / f"{self.kind}-{what}.png")
@@ -128,21 +138,27 @@ def decoded(data: bytes) -> np.ndarray:
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), 4)
 
 
-def run_all(page: Page, server, kind: str) -> Panel:
-    page.goto(f"{server.url}{PAGES[kind]}?token={server.token}", timeout=LONG)
+def wait_for_kernel(page: Page, server) -> None:
+    """Waits until the page has its kernel; before, JupyterLab may run some of the cells only."""
+    address = f"{server.url}api/kernels?token={server.token}"
+    for _ in range(LONG // 500):
+        kernels = page.request.get(address, timeout=LONG).json()
+        if any(one["connections"] and one["execution_state"] == "idle" for one in kernels):
+            return
+        page.wait_for_timeout(500)
+    raise AssertionError(f"no kernel has started: {kernels}")
+
+
+def run_all(page: Page, server, kind: str, book: str = "05_visualize") -> Panel:
+    address = f"{server.url}{PAGES[kind]}/notebooks/{book}.ipynb"
+    page.goto(f"{address}?token={server.token}", timeout=LONG)
+    panel = Panel(page, kind)
+    failed = page.locator("[data-mime-type='application/vnd.jupyter.error']")
     if kind != "voila":  # it runs the notebook by itself
-        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=LONG)
-        # On a busy machine JupyterLab may ask for a kernel. Until one has started it may do
-        # nothing, so a person clicks again.
-        page.add_locator_handler(
-            page.locator(".jp-Dialog .jp-mod-accept"),
-            lambda button: button.click(),
-            no_wait_after=True,
-        )
+        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(state="attached", timeout=LONG)
+        wait_for_kernel(page, server)
         begun = page.locator(".jp-InputPrompt", has_text=re.compile(r"\[(\*|\d+)\]"))
-        # Before the kernel is there, JupyterLab may run some of the cells only.
-        page.locator("[data-status=idle]").first.wait_for(timeout=LONG)
-        for _ in range(LONG // 5000):
+        for _ in range(LONG // 5000):  # a person whose click did nothing clicks again
             page.get_by_role("menuitem", name="Run", exact=True).click()
             page.get_by_role("menuitem", name=re.compile("^Run All Cells")).first.click()
             try:
@@ -150,9 +166,11 @@ def run_all(page: Page, server, kind: str) -> Panel:
                 break
             except TimeoutError:
                 continue
-    panel = Panel(page, kind)
-    failed = page.locator("[data-mime-type='application/vnd.jupyter.error']")
-    panel.view.or_(failed).first.wait_for(timeout=LONG)
+    try:
+        panel.view.or_(failed).first.wait_for(timeout=LONG)
+    except TimeoutError:
+        panel.screenshot("no explorer")
+        raise
     assert not failed.count(), failed.first.inner_text()
     panel.view.locator(".image-id").wait_for(timeout=LONG)
     panel.root.scroll_into_view_if_needed()
@@ -240,7 +258,23 @@ def test_a_person_looks_at_the_films_that_were_missed(panel, expected):
     stored, row = run.film(missed[1]), row_of(expected, missed[1])
     panel.wait_for_picture("film", stored, within=5)
     panel.wait_for_picture("overlay", gallery.overlay(row, map_threshold=threshold))
+    assert panel.difference("overlay", gallery.overlay(row)) > 12  # without threshold
     panel.screenshot("1-false-negative")
+    fine = upsample_map(gallery.maps("CAM")[row], stored.shape)
+    assert panel.contour_drawn(fine >= threshold) > 0.9
+    assert panel.contour_drawn(fine >= threshold / 3) < 0.5
+    # The reference box is where boxes.csv says, in a film of 1,024 x 512 pixels.
+    box = run.boxes.set_index("image_id").loc[missed[1], ["x", "y", "width", "height"]]
+    shown = panel.picture("overlay").astype(int)
+    size, (rows, columns) = (
+        shown.shape[0] / 1024,
+        np.nonzero(np.abs(shown - (0x3D, 0x9D, 0xFF)).sum(axis=-1) < 60),
+    )
+    left, top = 256 * size + box["x"] * size, box["y"] * size
+    assert rows.min() == pytest.approx(top, abs=3)
+    assert rows.max() == pytest.approx(top + box["height"] * size, abs=3)
+    assert columns.max() == pytest.approx(left + box["width"] * size, abs=3)
+    assert columns.min() == pytest.approx(max(left, 256 * size), abs=3)
 
     panel.slide("overlay opacity", 0.25)
     quarter = gallery.overlay(row, map_threshold=threshold, opacity=0.25)
@@ -434,7 +468,7 @@ def test_two_methods_stand_side_by_side_and_the_page_waits_for_them(panel, expec
     panel.root.evaluate(seen)
     panel.choose("saliency method", "LayerCAM")
     caption = panel.view.locator("canvas.overlay + figcaption")
-    expect(caption).to_contain_text("CAM by LayerCAM")
+    expect(caption).to_contain_text(re.compile("^LayerCAM · white line: "))
     assert panel.page.evaluate("window.busy") > 0
     expect(panel.root).not_to_have_class(re.compile("chexnet-is-busy"))
     panel.choose("left", "CAM")

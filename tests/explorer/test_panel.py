@@ -346,7 +346,7 @@ def test_the_stored_methods_are_offered_and_keep_the_share_of_the_scale(tmp_path
     assert threshold / panel.gallery.scale("LayerCAM") == pytest.approx(share, abs=0.026)
     expected = panel.gallery.pane(row, method="LayerCAM", map_threshold=threshold)
     assert panel.view.right == expected != first
-    assert expected["title"] == "CAM by LayerCAM"
+    assert expected["title"] == "LayerCAM"
     assert panel.map_threshold.description == "map threshold [%]"
     panel.sort.value = "iou"
     panel.sort.value = "score"
@@ -479,6 +479,7 @@ def test_flags_and_notes_are_in_the_run_folder_at_once_and_come_back(own_run):
     panel, other = explore(own_run), explore(own_run)
     first = panel.image_id
     panel.flag.value = True
+    assert panel.flag.button_style == "warning"
     panel.note.value = "  two\nlines, and a comma "
     panel.turn(1)
     second = panel.image_id

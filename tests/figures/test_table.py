@@ -69,3 +69,12 @@ def test_two_tables_on_a_page_have_their_own_style():
     first, second = (show_table(table)._repr_html_() for table in (TABLE, TABLE[["n"]]))
     assert first.split("T_")[1][:8] != second.split("T_")[1][:8]
     assert show_table(TABLE)._repr_html_() == first
+
+
+def test_what_a_table_says_is_text_in_cells_heads_and_index():
+    """Heads of columns hold names of classes, which come from a user's file."""
+    name = "<img src=x onerror=alert(1)>"
+    table = pd.DataFrame({name: [name], "n": [1]}, index=pd.Index([name], name="group"))
+    html = show_table(table)._repr_html_()
+    assert "<img" not in html
+    assert html.count("&lt;img src=x") == 3
