@@ -35,6 +35,7 @@ _JPG = [
 _STEPS = 20  # of the map threshold, from 0 to the scale of the maps
 _FILMS_AT_ONCE = 32  # keeps upsampled maps and masks below 40 MB
 _BINS = 20
+_WORD = 20  # letters of a class beside the histogram; the selector has them all
 _WIDE, _HALF = 300, 56  # the histogram's width, and its height above and below the line, pixels
 
 
@@ -279,7 +280,9 @@ class Gallery:
                     f'height="{tall:.1f}" fill="{colour}"/>'
                 )
         at, here = threshold * _WIDE, score * _WIDE
-        finding, below = html.escape(self.class_name.lower()), 2 * _HALF + 16
+        finding, below = self.class_name.lower(), 2 * _HALF + 16
+        finding = finding if len(finding) <= _WORD else f"{finding[: _WORD - 1]}…"
+        finding = html.escape(finding)
         return (
             f'<svg class="histogram" viewBox="-8 -14 {_WIDE + 16} {2 * _HALF + 32}" role="img">'
             f"<title>score {score:.3f}, threshold {threshold:.3f}</title>{''.join(bars)}"

@@ -151,7 +151,8 @@ def wait_for_kernel(page: Page, server) -> None:
 
 def run_all(page: Page, server, kind: str, book: str = "05_visualize") -> Panel:
     address = f"{server.url}{PAGES[kind]}/notebooks/{book}.ipynb"
-    page.goto(f"{address}?token={server.token}", timeout=LONG)
+    reset = "&reset" * (kind == "lab")  # or JupyterLab may open what it had open before
+    page.goto(f"{address}?token={server.token}{reset}", timeout=LONG)
     panel = Panel(page, kind)
     failed = page.locator("[data-mime-type='application/vnd.jupyter.error']")
     if kind != "voila":  # it runs the notebook by itself
