@@ -147,13 +147,14 @@ def on_screen(run: Path) -> dict[str, str]:
 
 
 def _slider_of(page: Any, words: str) -> tuple:
-    """Where a slider's handle is, how far it can go, and the button to drag it with."""
+    """Where a slider's handle is, its farther end, and the button to drag it with."""
     slider = page.locator(".chexnet-explorer .widget-hslider", has_text=words)
     handle, track = (
         slider.locator(part).bounding_box() for part in (".noUi-handle", ".noUi-target")
     )
     x, y = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
-    return (x, y), (track["x"] + 0.9 * track["width"], y), "left"
+    middle = track["x"] + track["width"] / 2
+    return (x, y), (track["x"] + (0.95 if x < middle else 0.05) * track["width"], y), "left"
 
 
 def _image_of(page: Any) -> tuple:
@@ -163,13 +164,17 @@ def _image_of(page: Any) -> tuple:
 
 
 def _gaps_of_drag(page: Any, start: tuple, end: tuple, button: str) -> list[float]:
-    """Milliseconds between the frames while the mouse moves for two seconds."""
+    """Milliseconds between the frames while the mouse goes there and back twice in two seconds.
+
+    A slider has 20 steps: slower, the time between frames would be that between its steps.
+    """
     page.mouse.move(*start)
     page.mouse.down(button=button)
     page.evaluate("window.drawn = []")
     began = time.perf_counter()
     while (share := (time.perf_counter() - began) / 2) < 1:
-        x, y = (a + share * (b - a) for a, b in zip(start, end, strict=True))
+        way = 1 - abs(1 - 4 * share % 2)
+        x, y = (a + way * (b - a) for a, b in zip(start, end, strict=True))
         page.mouse.move(x, y)
     page.mouse.up(button=button)
     drawn = page.evaluate("window.drawn")

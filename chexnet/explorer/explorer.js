@@ -115,9 +115,11 @@ function contour(pane) {
   const between = (a, b) => a / (a - b);
   for (let y = 0; y + 1 < LINES; y++) {
     for (let x = 0; x + 1 < LINES; x++) {
-      const corners = [values[y * LINES + x], values[y * LINES + x + 1], values[(y + 1) * LINES + x + 1], values[(y + 1) * LINES + x]];
+      const first = y * LINES + x;
+      const count = (values[first] >= 0) + (values[first + 1] >= 0) + (values[first + LINES] >= 0) + (values[first + LINES + 1] >= 0);
+      if (count === 0 || count === 4) continue;
+      const corners = [values[first], values[first + 1], values[first + LINES + 1], values[first + LINES]];
       const inside = corners.map((value) => value >= 0);
-      if (inside.every((one) => one === inside[0])) continue;
       const places = [[x, y], [x + 1, y], [x + 1, y + 1], [x, y + 1]];
       const crossings = [];
       for (let one = 0; one < 4; one++) {
@@ -426,7 +428,13 @@ function render({ model, el }) {
   }
   view.addEventListener("mousedown", () => view.focus({ preventScroll: true }));
 
+  function flip(name) {
+    model.set(name, !model.get(name)); // the tick box follows
+    model.save_changes();
+  }
+
   const OWN = {
+    b: () => flip("show_boxes"), h: () => flip("heat"), i: () => flip("invert"),
     "+": () => zoomBy(1.25), "=": () => zoomBy(1.25), "-": () => zoomBy(0.8), 0: wholeImage,
     w: fileWindow, "?": () => (help.hidden = !help.hidden), Escape: () => (help.hidden = true),
   };

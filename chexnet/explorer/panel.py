@@ -32,7 +32,7 @@ _STEP_OF_KEY = {
     **{"ArrowLeft": -1, "ArrowUp": -1, "PageUp": -10, "Home": -1_000_000_000},
 }
 _OUTCOME_OF_KEY = dict(zip("12345", ("all", *OUTCOMES), strict=True))
-_TOGGLE_OF_KEY = {"b": "boxes", "h": "heat", "i": "invert", "c": "clahe", "f": "flag"}
+_TOGGLE_OF_KEY = {"c": "clahe", "f": "flag"}  # b, h and i are the page's own
 _IMAGE_ONLY = "image only"
 _STATIC = 512  # pixels of a film on a page without a kernel
 
@@ -279,13 +279,13 @@ class Explorer(ipywidgets.VBox):
         self.clahe.observe(lambda _: self._show(), names="value")
         self.beside.observe(lambda _: self._change_beside(), names="value")
         # Links on the page: frames while a slider is dragged, also where the kernel is far away.
+        ipywidgets.jsdlink((self.opacity, "value"), (self.view, "opacity"))
         for control, name in (
-            (self.opacity, "opacity"),
             (self.heat, "heat"),
             (self.boxes, "show_boxes"),
             (self.invert, "invert"),
         ):
-            ipywidgets.jsdlink((control, "value"), (self.view, name))
+            ipywidgets.jslink((control, "value"), (self.view, name))
         self.decision_threshold.observe(lambda _: self._choose_again(), names="value")
         self.map_threshold.observe(lambda _: self._change_map_threshold(), names="value")
         self.method.observe(lambda _: self._change_method(), names="value")
