@@ -176,7 +176,11 @@ def _on_canvas(
     """Ids, upsampled maps and masks of the boxes, some films at a time."""
     by_film = boxes_by_film(boxes[boxes["image_id"].isin(image_ids)], images)
     size = (canvas, canvas) if isinstance(canvas, int | np.integer) else canvas
-    with tqdm(total=len(maps), desc="comparing maps with boxes", unit=" films", delay=2) as bar:
+    # In a notebook a bar is four widgets, also before its delay: none for one film of the explorer.
+    short = len(maps) <= _FILMS_AT_ONCE
+    with tqdm(
+        total=len(maps), desc="comparing maps with boxes", unit=" films", delay=2, disable=short
+    ) as bar:
         for start in range(0, len(maps), _FILMS_AT_ONCE):
             ids = image_ids[start : start + _FILMS_AT_ONCE]
             raw = upsample_map(maps[start : start + _FILMS_AT_ONCE], canvas)

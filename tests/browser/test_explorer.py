@@ -317,6 +317,9 @@ def test_all_keys_are_the_explorers_and_the_notebook_stays_as_it_is(panel, expec
     film, row = expected["run"].film(missed[0]), row_of(expected, missed[0])
     panel.press("h", "b")
     panel.wait_for_picture("overlay", film, within=5)
+    for words in ("heat map", "reference boxes"):
+        box = panel.root.locator("label", has_text=words).locator("input")
+        expect(box).not_to_be_checked()
     panel.press("h")
     threshold = expected["gallery"].chosen_map_threshold
     bare = expected["gallery"].overlay(row, map_threshold=threshold, boxes=False)
