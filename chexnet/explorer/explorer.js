@@ -256,7 +256,7 @@ function render({ model, el }) {
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, wide, high);
     const caption = canvas.nextElementSibling;
-    const line = its.values && its.threshold > 0;
+    const heat = its.values && shown.heat && shown.opacity > 0, line = heat && its.threshold > 0;
     const words = [its.title || ""];
     if (line) words.push(`white line: ${its.threshold.toFixed(2)}${its.unit === "logits" ? " logits" : ""}`);
     if (its.values && shown.show_boxes && (shown.boxes || []).length) words.push("blue: reference boxes");
@@ -270,9 +270,9 @@ function render({ model, el }) {
     context.imageSmoothingQuality = "high";
     context.drawImage(once("film", [film, gray, shown.invert], () => graded(film, gray, shown.invert)), 0, 0);
     if (!its.values) return;
-    if (shown.heat && shown.opacity > 0) {
-      const heat = once(`${name} heat`, [its, film, shown.opacity], () => colored(its, film, shown.colors, shown.opacity));
-      context.drawImage(heat, 0, 0, film.width, film.height);
+    if (heat) {
+      const colors = once(`${name} heat`, [its, film, shown.opacity], () => colored(its, film, shown.colors, shown.opacity));
+      context.drawImage(colors, 0, 0, film.width, film.height);
       if (line) {
         context.setTransform(size * film.width, 0, 0, size * film.height, x, y);
         const path = once(`${name} line`, [its], () => contour(its));

@@ -320,6 +320,8 @@ def test_all_keys_are_the_explorers_and_the_notebook_stays_as_it_is(panel, expec
     for words in ("heat map", "reference boxes"):
         box = panel.root.locator("label", has_text=words).locator("input")
         expect(box).not_to_be_checked()
+    caption = panel.view.locator("canvas.overlay + figcaption")
+    expect(caption).to_have_text("CAM")  # nothing is said about lines that are not there
     panel.press("h")
     threshold = expected["gallery"].chosen_map_threshold
     bare = expected["gallery"].overlay(row, map_threshold=threshold, boxes=False)
