@@ -405,10 +405,14 @@ class Run:
             isinstance(made_from, dict)
             and bool(made_from)
             and set(made_from) <= set(_SOURCES)
-            and all(
-                (self.folder / name).is_file() and self.fingerprint(name) == digest
-                for name, digest in made_from.items()
-            )
+            and self.has_files(made_from)
+        )
+
+    def has_files(self, fingerprints: Mapping[str, str]) -> bool:
+        """Whether all files of these names are there with these `fingerprint` values."""
+        return all(
+            (self.folder / name).is_file() and self.fingerprint(name) == digest
+            for name, digest in fingerprints.items()
         )
 
     def fingerprint(self, name: str) -> str:

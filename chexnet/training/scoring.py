@@ -139,7 +139,4 @@ def _is_scored(run: Run, made_from: dict) -> bool:
         return False
     test = run.images.loc[run.images["split"] == "test", "image_id"]
     stored = {path.stem for path in (run.folder / "films").glob("*.jpg")}
-    return stored.issuperset(test) and all(
-        (run.folder / name).is_file() and run.fingerprint(name) == digest
-        for name, digest in there["files"].items()
-    )
+    return stored.issuperset(test) and run.has_files(there["files"])
