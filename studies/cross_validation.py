@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -152,18 +153,7 @@ def _train_fold(
     model = build_chexnet(size, class_names=names, weights=settings["weights"], **settings["model"])
     tables = {"images": images, "boxes": boxes, "pixels": store.fingerprint(images["image_id"])}
     run = Run.create(place, settings=settings, resume=True, **tables)
-    common = {
-        "class_names": names,
-        "batch_size": settings["batch_size"],
-        "seed": settings["seed"],
-        "workers": workers,
-    }
-    augmented = {"augmenter": default_augmenter(size, **settings["augmentation"])}
-    if settings["training"].get("box_weight"):
-        augmented |= {"boxes": boxes, "map_size": map_size(model)}
-    parts = dict(iter(images.groupby("split")))
-    training = AugmentedImageSequence(store, parts["train"], shuffle=True, **augmented, **common)
-    validation = AugmentedImageSequence(store, parts["val"], shuffle=False, **common)
+    training, validation = batches_of(store, images, boxes, model, settings, workers=workers)
     options = dict(settings["training"])
     if "ema_momentum" in options:
         options["optimizer"] = default_optimizer(
@@ -176,3 +166,35 @@ def _train_fold(
     train(model, training, validation, run, resume=True, **options)
     record_scores(run, model, store, film_folder)
     return run
+
+
+def batches_of(
+    store: ImageStore,
+    images: pd.DataFrame,
+    boxes: pd.DataFrame,
+    model: keras.Model,
+    settings: Mapping[str, Any],
+    *,
+    workers: int,
+) -> tuple[AugmentedImageSequence, AugmentedImageSequence]:
+    """The training batches of a fold, augmented, and its validation batches.
+
+    Args:
+        store: holds the films.
+        images: with ``split``.
+        boxes: as for `cross_validate`; used where ``box_weight`` is above 0.
+        model: gives the size of the map.
+        settings: ``class_names``, ``batch_size``, ``seed``, ``augmentation`` and ``training``.
+        workers: threads that prepare batches.
+    """
+    common = {name: settings[name] for name in ("class_names", "batch_size", "seed")}
+    augmented = {"augmenter": default_augmenter(store.image_size, **settings["augmentation"])}
+    if settings["training"].get("box_weight"):
+        augmented |= {"boxes": boxes, "map_size": map_size(model)}
+    parts = dict(iter(images.groupby("split")))
+    return (
+        AugmentedImageSequence(
+            store, parts["train"], shuffle=True, workers=workers, **augmented, **common
+        ),
+        AugmentedImageSequence(store, parts["val"], shuffle=False, workers=workers, **common),
+    )

@@ -10,7 +10,6 @@ validation, the last epoch, and the average of the last 3 and 6 epochs.
 """
 
 import argparse
-import io
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +19,12 @@ from chexnet.auroc import auroc, compare_auroc, mean_interval
 from chexnet.backend import keras
 from chexnet.evaluation import interval_text
 from chexnet.evaluation.localization import choose_map_threshold, localization_scores
-from chexnet.files import write_atomic
-from chexnet.generator import AugmentedImageSequence, ImageStore, default_augmenter
-from chexnet.model import build_chexnet, map_size
+from chexnet.generator import ImageStore
+from chexnet.model import build_chexnet
 from chexnet.runs import Run
-from chexnet.splits import read_split
 from chexnet.training import recipe, train
-from studies.cross_validation import fold_splits
-from studies.recipe_study import BATCH, EPOCHS, FOLDS, IMAGE_SIZE
+from studies.cross_validation import batches_of, fold_splits
+from studies.recipe_study import BATCH, EPOCHS, FOLDS, IMAGE_SIZE, films_of, parse_arms
 
 layers, ops = keras.layers, keras.ops
 
@@ -95,13 +92,6 @@ def build(pooling: str) -> keras.Model:
     return keras.Model(network.input, head(network.get_layer("relu").output), name="chexnet")
 
 
-def films_of(study: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The films of `studies.recipe_study` and their boxes."""
-    images, boxes = read_split(study)
-    images = images[fold_splits(images, folds=3)[0] != "test"].reset_index(drop=True)
-    return images, boxes[boxes["image_id"].isin(images["image_id"])].reset_index(drop=True)
-
-
 def train_arm(pooling: str, seed: int, study: Path, output: Path) -> None:
     """Trains and scores both folds; one that is finished is not trained again."""
     images, boxes = films_of(study)
@@ -113,45 +103,33 @@ def train_arm(pooling: str, seed: int, study: Path, output: Path) -> None:
         keras.backend.clear_session()
         keras.utils.set_random_seed(seed)
         model = build(pooling)
-        tables = {"images": images.assign(split=split), "boxes": boxes}
+        split_images = images.assign(split=split)
         settings = {"pooling": pooling, "seed": seed, "class_names": ["Pneumonia"]}
-        run = Run.create(folder, settings=settings, **tables)
-        common = {"class_names": ["Pneumonia"], "batch_size": BATCH, "seed": seed, "workers": 1}
-        parts = dict(iter(tables["images"].groupby("split")))
-        settings = recipe(None)
-        augmented = {
-            "augmenter": default_augmenter(IMAGE_SIZE, **settings["augmentation"]),
-            "boxes": boxes,
-            "map_size": map_size(model),
-        }
-        batches = AugmentedImageSequence(store, parts["train"], shuffle=True, **augmented, **common)
-        val = AugmentedImageSequence(store, parts["val"], shuffle=False, **common)
+        run = Run.create(folder, settings=settings, images=split_images, boxes=boxes)
+        settings |= recipe(None) | {"batch_size": BATCH}
+        batches, val = batches_of(store, split_images, boxes, model, settings, workers=1)
         options = settings["training"] | {"epochs": EPOCHS}
         last = _LastWeights(model)
         train(model, batches, val, run, callbacks=[last], **options)
         weights = {"best": model.get_weights(), "last": last.kept[-1]}
         for n in (3, 6):
             weights[f"last{n}"] = [np.mean(one, 0) for one in zip(*last.kept[-n:], strict=True)]
-        films, maps = {}, {}
-        for name, values in weights.items():
-            model.set_weights(values)
-            films[name], maps[name] = _scored(model, store[images["image_id"]])
-        content = io.BytesIO()
-        np.savez(
-            content,
-            split=split.to_numpy(str),
-            **{f"{name}_score": values for name, values in films.items()},
-            **{f"{name}_map": values for name, values in maps.items()},
-        )
-        write_atomic(folder / "scores.npz", content.getvalue())
+        scored = _scored(model, weights, store[images["image_id"]])
+        run.write_arrays("scores.npz", split=split.to_numpy(str), **scored)
 
 
-def _scored(model: keras.Model, films: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores ``(N,)`` and maps ``(N, h, w)``."""
+def _scored(
+    model: keras.Model, weights: dict[str, list[np.ndarray]], films: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Scores ``(N,)`` and maps ``(N, h, w)`` by each set of weights."""
     both = keras.Model(model.input, [model.output, model.get_layer("relu").output])
-    scores, features = both.predict(films, batch_size=32, verbose=0)
-    kernel = model.get_layer("predictions").get_weights()[0]
-    return scores[:, 0], (features @ kernel)[..., 0]
+    found = {}
+    for name, values in weights.items():
+        model.set_weights(values)
+        scores, features = both.predict(films, batch_size=32, verbose=0)
+        kernel = model.get_layer("predictions").get_weights()[0]
+        found[f"{name}_score"], found[f"{name}_map"] = scores[:, 0], (features @ kernel)[..., 0]
+    return found
 
 
 def results(folder: Path, weights: str, images: pd.DataFrame, boxes: pd.DataFrame) -> pd.DataFrame:
@@ -169,9 +147,9 @@ def results(folder: Path, weights: str, images: pd.DataFrame, boxes: pd.DataFram
     """
     parts = []
     for fold in range(1, FOLDS + 1):
-        with np.load(folder / f"fold-{fold}" / "scores.npz", allow_pickle=False) as stored:
-            scores, maps = stored[f"{weights}_score"], stored[f"{weights}_map"]
-            val, test = stored["split"] == "val", stored["split"] == "test"
+        stored = Run(folder / f"fold-{fold}").read_arrays("scores.npz")
+        scores, maps = stored[f"{weights}_score"], stored[f"{weights}_map"]
+        val, test = stored["split"] == "val", stored["split"] == "test"
         ids = images["image_id"].to_numpy()
         threshold, _ = choose_map_threshold(maps[val], ids[val], boxes, images)
         where = localization_scores(maps[test], ids[test], boxes, images, threshold=threshold)
@@ -184,27 +162,28 @@ def results(folder: Path, weights: str, images: pd.DataFrame, boxes: pd.DataFram
 def table(study: Path, output: Path) -> str:
     """Every finished arm, beside the network of the package with the same seed."""
     images, boxes = films_of(study)
+    found = {
+        (folder.name, weights): results(folder, weights, images, boxes)
+        for folder in sorted(output.iterdir())
+        if (folder / f"fold-{FOLDS}" / "scores.npz").is_file()
+        for weights in WEIGHTS
+    }
     rows = []
-    for folder in sorted(output.iterdir()):
-        if not _finished(folder):
-            continue
-        pooling, seed = folder.name.rsplit("-", 1)
-        base = results(output / f"mean-{seed}", "best", images, boxes)
-        for weights in WEIGHTS:
-            found = results(folder, weights, images, boxes)
-            row = {"pooling": pooling, "seed": seed, "weights": WEIGHTS[weights]}
-            rows.append(row | _measures(found) | _difference(found, base))
-    networks = [folder for folder in sorted(output.glob("mean-*")) if _finished(folder)]
-    if len(networks) > 1:
-        each = [results(folder, "best", images, boxes) for folder in networks]
+    for (arm, weights), films in found.items():
+        pooling, seed = arm.rsplit("-", 1)
+        row = {"pooling": pooling, "seed": seed, "weights": WEIGHTS[weights]}
+        base = found[f"mean-{seed}", "best"]
+        rows.append(row | _measures(films) | _difference(films, base))
+    each = [
+        films
+        for (arm, weights), films in found.items()
+        if arm.startswith("mean-") and weights == "best"
+    ]
+    if len(each) > 1:
         mean = each[0].assign(score=np.mean([one["score"] for one in each], axis=0))
         row = {"pooling": "mean", "seed": "mean of the scores of all", "weights": WEIGHTS["best"]}
         rows.append(row | _measures(mean, maps=False) | _difference(mean, each[0], maps=False))
     return pd.DataFrame(rows).fillna("").to_markdown(index=False)
-
-
-def _finished(folder: Path) -> bool:
-    return (folder / f"fold-{FOLDS}" / "scores.npz").is_file()
 
 
 def _measures(films: pd.DataFrame, *, maps: bool = True) -> dict[str, str]:
@@ -242,16 +221,10 @@ def _difference(films: pd.DataFrame, base: pd.DataFrame, *, maps: bool = True) -
 def main() -> None:
     """Trains the arms that are asked for, then prints the table of all that are finished."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("poolings", nargs="*", default=list(POOLINGS), help="all, unless named")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--study", type=Path, default=Path("data/rsna"))
-    parser.add_argument("--output", type=Path, default=Path("output/pooling"))
-    given = parser.parse_args()
-    unknown = [name for name in given.poolings if name not in POOLINGS]
-    if unknown:
-        parser.error(f"{unknown[0]!r}: expected one of {', '.join(POOLINGS)}")
+    given = parse_arms(parser, POOLINGS, "output/pooling")
     for seed in given.seeds:
-        for pooling in given.poolings:
+        for pooling in given.arms:
             train_arm(pooling, seed, given.study, given.output)
     print(table(given.study, given.output))
 

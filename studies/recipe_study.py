@@ -9,6 +9,7 @@ processes can train different arms.
 """
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -48,12 +49,17 @@ ARMS = {
 }
 
 
+def films_of(study: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The films of the study that are trained and scored here, and their boxes."""
+    images, boxes = read_split(study)
+    images = images[fold_splits(images, folds=3)[0] != "test"].reset_index(drop=True)
+    return images, boxes[boxes["image_id"].isin(images["image_id"])].reset_index(drop=True)
+
+
 def train_arm(name: str, study: Path, output: Path) -> None:
     """Trains and scores the folds of one arm, where that is not done yet."""
-    images, boxes = read_split(study)
+    images, boxes = films_of(study)
     images["Normal"] = (images["detailed_class"] == "Normal").astype(int)
-    images = images[fold_splits(images, folds=3)[0] != "test"].reset_index(drop=True)
-    boxes = boxes[boxes["image_id"].isin(images["image_id"])].reset_index(drop=True)
     change = ARMS[name]
     base = recipe(None)
     base["training"]["epochs"] = EPOCHS
@@ -106,16 +112,24 @@ def table(output: Path) -> str:
     return pd.DataFrame(rows).fillna("").to_markdown(index=False)
 
 
+def parse_arms(
+    parser: argparse.ArgumentParser, known: Collection[str], output: str
+) -> argparse.Namespace:
+    """Parses the names of arms, which argparse cannot check where none is given, and folders."""
+    parser.add_argument("arms", nargs="*", default=list(known), help="all, unless named")
+    parser.add_argument("--study", type=Path, default=Path("data/rsna"))
+    parser.add_argument("--output", type=Path, default=Path(output))
+    given = parser.parse_args()
+    unknown = [name for name in given.arms if name not in known]
+    if unknown:
+        parser.error(f"{unknown[0]!r}: expected one of {', '.join(known)}")
+    return given
+
+
 def main() -> None:
     """Trains the arms that are asked for, then prints the table of all that are finished."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("arms", nargs="*", default=list(ARMS), help="all, unless named")
-    parser.add_argument("--study", type=Path, default=Path("data/rsna"))
-    parser.add_argument("--output", type=Path, default=Path("output/recipe-study"))
-    given = parser.parse_args()
-    unknown = [name for name in given.arms if name not in ARMS]
-    if unknown:
-        parser.error(f"{unknown[0]!r}: expected one of {', '.join(ARMS)}")
+    given = parse_arms(parser, ARMS, "output/recipe-study")
     for name in given.arms:
         train_arm(name, given.study, given.output)
     print(table(given.output))
