@@ -176,6 +176,7 @@ def batches_of(
     settings: Mapping[str, Any],
     *,
     workers: int,
+    sequence: type[AugmentedImageSequence] = AugmentedImageSequence,
 ) -> tuple[AugmentedImageSequence, AugmentedImageSequence]:
     """The training batches of a fold, augmented, and its validation batches.
 
@@ -186,6 +187,7 @@ def batches_of(
         model: gives the size of the map.
         settings: ``class_names``, ``batch_size``, ``seed``, ``augmentation`` and ``training``.
         workers: threads that prepare batches.
+        sequence: of the training batches.
     """
     common = {name: settings[name] for name in ("class_names", "batch_size", "seed")}
     augmented = {"augmenter": default_augmenter(store.image_size, **settings["augmentation"])}
@@ -193,8 +195,6 @@ def batches_of(
         augmented |= {"boxes": boxes, "map_size": map_size(model)}
     parts = dict(iter(images.groupby("split")))
     return (
-        AugmentedImageSequence(
-            store, parts["train"], shuffle=True, workers=workers, **augmented, **common
-        ),
+        sequence(store, parts["train"], shuffle=True, workers=workers, **augmented, **common),
         AugmentedImageSequence(store, parts["val"], shuffle=False, workers=workers, **common),
     )

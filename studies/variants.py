@@ -1,11 +1,9 @@
-"""Does another pooling of the map, or another choice of weights, give better scores?
+"""Do variants of the network and its training, which `recipe` cannot express, give better scores?
 
-    python -m studies.pooling --study data/rsna --output output/pooling
+    python -m studies.variants --study data/rsna --output output/variants
 
-The network, films and folds are those of `studies.recipe_study`: 96 pixels, 12 epochs, 2-fold
-cross-validation by patient. In the network of the package the logit is the *mean* of the class
-activation map plus the bias. Here the mean is replaced by another function of the same map, in
-training and in scoring. Of each training four sets of weights are scored: the best epoch on
+The films and folds are those of `studies.recipe_study`: 96 pixels, 12 epochs, 2-fold
+cross-validation by patient. Of each training four sets of weights are scored: the best epoch on
 validation, the last epoch, and the average of the last 3 and 6 epochs.
 """
 
@@ -14,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.ndimage import gaussian_filter
 
 from chexnet.auroc import auroc, compare_auroc, mean_interval
 from chexnet.backend import keras
 from chexnet.evaluation import interval_text
 from chexnet.evaluation.localization import choose_map_threshold, localization_scores
-from chexnet.generator import ImageStore
+from chexnet.generator import AugmentedImageSequence, ImageStore
 from chexnet.model import build_chexnet
 from chexnet.runs import Run
 from chexnet.training import recipe, train
@@ -28,12 +27,19 @@ from studies.recipe_study import BATCH, EPOCHS, FOLDS, IMAGE_SIZE, films_of, par
 
 layers, ops = keras.layers, keras.ops
 
-# How the map becomes the logit. "mean" is the network of the package, with its own head.
+# How the map becomes the logit, where that is not the mean: in training and in scoring.
 POOLINGS = {
-    "mean": "mean",
-    "pcam": "mean, weighted by the sigmoid of the map (probabilistic CAM, arXiv:2005.14480)",
+    "pcam": "probabilistic CAM",  # arXiv:2005.14480: the mean weighted by the sigmoid of the map
     "top10%": "mean of the highest tenth",
-    "lse2": "log-mean-exp with r = 2 (arXiv:1411.6228)",
+    "lse2": "log-mean-exp, r = 2",  # arXiv:1411.6228
+}
+VARIANTS = {
+    "mean": "as recommended",
+    **POOLINGS,
+    "stride8": "map stride 8",  # one lateral connection, as arXiv:2010.11475
+    "soft": "soft masks",
+    "views": "same prevalence in AP and PA",
+    "abnormal": "negatives that are not normal twice as often",
 }
 WEIGHTS = {
     "best": "best on validation",
@@ -83,31 +89,95 @@ class _LastWeights(keras.callbacks.Callback):
         self.kept = [*self.kept[-5:], self.network.get_weights()]
 
 
-def build(pooling: str) -> keras.Model:
-    """The network of the recipe, with this pooling."""
+class SoftMasks(AugmentedImageSequence):
+    """Masks whose edge is blurred by 0.7 cells: radiologists' boxes are not exact to a cell."""
+
+    def batch(self, epoch: int, index: int) -> tuple:
+        films, labels = super().batch(epoch, index)
+        soft = gaussian_filter(labels["location"], (0, 0.7, 0.7, 0), mode="constant")
+        return films, labels | {"location": soft}
+
+
+class WeightedDraws(AugmentedImageSequence):
+    """Draws each film in proportion to the weight that its variant gives it."""
+
+    film_weights: np.ndarray
+
+    def rows(self, epoch: int, index: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, epoch, 2])
+        order = rng.permutation(len(self.image_ids))
+        # Systematic: a film of weight 1.4 is drawn once or twice, never five times.
+        ends = np.cumsum(self.film_weights[order])
+        marks = (np.arange(len(order)) + rng.random()) * ends[-1] / len(order)
+        drawn = rng.permutation(order[np.searchsorted(ends, marks, side="right")])
+        return drawn[index * self.batch_size :][: self.batch_size]
+
+
+def film_weights(variant: str, images: pd.DataFrame) -> np.ndarray:
+    """The weight ``(N,)`` of each training film.
+
+    Args:
+        variant: ``"views"`` or ``"abnormal"``.
+        images: ``view, detailed_class, Pneumonia``.
+    """
+    label = images["Pneumonia"]
+    if variant == "abnormal":
+        return np.where((label == 0) & (images["detailed_class"] != "Normal"), 2.0, 1.0)
+    # The share of the label in all films over its share in the films of this view.
+    in_all, in_view = label.mean(), label.groupby(images["view"]).transform("mean")
+    return np.where(label == 1, in_all / in_view, (1 - in_all) / (1 - in_view))
+
+
+def build(variant: str) -> keras.Model:
+    """The network of the recipe, changed where the variant asks for it."""
     network = build_chexnet(IMAGE_SIZE, weights=None, **recipe(None)["model"])
-    if pooling == "mean":
-        return network
-    head = PooledHead(pooling, name="predictions", dtype="float32")
-    return keras.Model(network.input, head(network.get_layer("relu").output), name="chexnet")
+    if variant in POOLINGS:
+        head = PooledHead(variant, name="predictions", dtype="float32")
+        return keras.Model(network.input, head(network.get_layer("relu").output), name="chexnet")
+    return _with_stride_8(network) if variant == "stride8" else network
 
 
-def train_arm(pooling: str, seed: int, study: Path, output: Path) -> None:
+def _with_stride_8(network: keras.Model) -> keras.Model:
+    def renamed(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        return layer.__class__.from_config(config | {"name": names.get(layer.name, layer.name)})
+
+    names = {"relu": "relu_stride_16"}  # `chexnet` looks for the map's features under "relu"
+    body = keras.Model(network.input, network.get_layer("relu").output)
+    momentum = network.get_layer("bn").momentum
+    body = keras.models.clone_model(body, clone_function=renamed)
+    coarse, fine = (body.get_layer(name).output for name in ("relu_stride_16", "pool3_relu"))
+    fine = layers.Conv2D(coarse.shape[-1], 1, use_bias=False, name="lateral_conv")(fine)
+    fine = layers.BatchNormalization(momentum=momentum, name="lateral_bn")(fine)
+    coarse = layers.UpSampling2D(2, interpolation="bilinear", name="upsampled")(coarse)
+    features = layers.ReLU(name="relu")(layers.Add(name="merged")([coarse, fine]))
+    pooled = layers.GlobalAveragePooling2D(name="avg_pool")(features)
+    score = layers.Dense(1, "sigmoid", name="predictions")(pooled)
+    return keras.Model(body.input, score, name="chexnet")
+
+
+def train_arm(variant: str, seed: int, study: Path, output: Path) -> None:
     """Trains and scores both folds; one that is finished is not trained again."""
     images, boxes = films_of(study)
     store = ImageStore(study / "jpg", images["image_id"], image_size=IMAGE_SIZE)
     for fold, split in enumerate(fold_splits(images, folds=FOLDS), 1):
-        folder = output / f"{pooling}-{seed}" / f"fold-{fold}"
+        folder = output / f"{variant}-{seed}" / f"fold-{fold}"
         if (folder / "scores.npz").is_file():
             continue
         keras.backend.clear_session()
         keras.utils.set_random_seed(seed)
-        model = build(pooling)
+        model = build(variant)
         split_images = images.assign(split=split)
-        settings = {"pooling": pooling, "seed": seed, "class_names": ["Pneumonia"]}
+        settings = {"variant": variant, "seed": seed, "class_names": ["Pneumonia"]}
         run = Run.create(folder, settings=settings, images=split_images, boxes=boxes)
         settings |= recipe(None) | {"batch_size": BATCH}
-        batches, val = batches_of(store, split_images, boxes, model, settings, workers=1)
+        kind = {"soft": SoftMasks, "views": WeightedDraws, "abnormal": WeightedDraws}
+        batches, val = batches_of(
+            store, split_images, boxes, model, settings, workers=1,
+            sequence=kind.get(variant, AugmentedImageSequence),
+        )  # fmt: skip
+        if isinstance(batches, WeightedDraws):
+            batches.film_weights = film_weights(variant, images[split == "train"])
         options = settings["training"] | {"epochs": EPOCHS}
         last = _LastWeights(model)
         train(model, batches, val, run, callbacks=[last], **options)
@@ -170,8 +240,8 @@ def table(study: Path, output: Path) -> str:
     }
     rows = []
     for (arm, weights), films in found.items():
-        pooling, seed = arm.rsplit("-", 1)
-        row = {"pooling": pooling, "seed": seed, "weights": WEIGHTS[weights]}
+        variant, seed = arm.rsplit("-", 1)
+        row = {"variant": VARIANTS[variant], "seed": seed, "weights": WEIGHTS[weights]}
         base = found[f"mean-{seed}", "best"]
         rows.append(row | _measures(films) | _difference(films, base))
     each = [
@@ -181,7 +251,11 @@ def table(study: Path, output: Path) -> str:
     ]
     if len(each) > 1:
         mean = each[0].assign(score=np.mean([one["score"] for one in each], axis=0))
-        row = {"pooling": "mean", "seed": "mean of the scores of all", "weights": WEIGHTS["best"]}
+        row = {
+            "variant": VARIANTS["mean"],
+            "seed": "mean of all scores",
+            "weights": WEIGHTS["best"],
+        }
         rows.append(row | _measures(mean, maps=False) | _difference(mean, each[0], maps=False))
     return pd.DataFrame(rows).fillna("").to_markdown(index=False)
 
@@ -222,10 +296,10 @@ def main() -> None:
     """Trains the arms that are asked for, then prints the table of all that are finished."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    given = parse_arms(parser, POOLINGS, "output/pooling")
+    given = parse_arms(parser, VARIANTS, "output/variants")
     for seed in given.seeds:
-        for pooling in given.arms:
-            train_arm(pooling, seed, given.study, given.output)
+        for variant in given.arms:
+            train_arm(variant, seed, given.study, given.output)
     print(table(given.study, given.output))
 
 
