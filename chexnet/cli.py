@@ -190,3 +190,7 @@ def _finish(films: pd.DataFrame, counts: dict[str, int], table: Path) -> int:
     listed = ", ".join(f"{count} {status}" for status, count in counts.items())
     print(f"{len(films)} films: {listed}, {len(failed)} failed; table: {table}")
     return 1 if len(failed) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
