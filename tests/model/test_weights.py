@@ -1,9 +1,12 @@
 import warnings
 
+import h5py
 import keras
 import numpy as np
 import pytest
 from keras import layers
+from keras.src.applications import densenet
+from keras.src.legacy.saving import legacy_h5_format
 
 from chexnet.model import build_chexnet, weights_in_reach
 from chexnet.model import weights as weights_module
@@ -40,15 +43,28 @@ def test_another_failure_of_imagenet_is_not_swallowed(monkeypatch):
         weights_in_reach("imagenet")
 
 
-def test_imagenet_weights_reach_the_backbone(monkeypatch):
-    donor = build_chexnet(32, weights=None)
-    backbone = keras.Model(donor.input, donor.get_layer("relu").output)
-    arrays = {layer.name: layer.get_weights() for layer in backbone.layers if layer.weights}
-    monkeypatch.setattr(weights_module, "_imagenet_arrays", lambda: arrays)
-    built = build_chexnet(32, weights="imagenet")
-    taken = keras.Model(built.input, built.get_layer("relu").output).get_weights()
-    given = backbone.get_weights()
-    assert all(np.array_equal(a, b) for a, b in zip(given, taken, strict=True))
+def test_imagenet_weights_reach_the_backbone(monkeypatch, tmp_path):
+    """A stand-in for the download, in the layout of Keras 2 that the ImageNet files have."""
+    donor = keras.applications.DenseNet121(
+        include_top=False, weights=None, input_shape=(32, 32, 3), name="donor"
+    )
+    with h5py.File(tmp_path / "stand-in.h5", "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, donor)
+    asked = []
+
+    def download(name, *_, **__):
+        asked.append(name)
+        return str(tmp_path / "stand-in.h5")
+
+    monkeypatch.setattr(densenet.file_utils, "get_file", download)
+    weights_module._imagenet_arrays.cache_clear()
+    built = build_chexnet(32, weights="imagenet", map_stride=16)
+    weights_module._imagenet_arrays.cache_clear()
+    assert asked == ["densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"]
+    for layer in donor.layers:
+        if layer.weights:
+            taken = built.get_layer(layer.name).get_weights()
+            assert all(map(np.array_equal, layer.get_weights(), taken)), layer.name
 
 
 @pytest.mark.parametrize("name", ["ours.keras", "ours.weights.h5"])
