@@ -174,9 +174,9 @@ def test_a_longer_study_begins_with_the_films_of_a_shorter_one(tmp_path):
 
 
 def test_other_layouts_show_the_same_films_with_three_findings(tmp_path):
-    rsna = write_phantom_study(tmp_path / "rsna", films=60, film_size=64)
-    nih = write_phantom_study(tmp_path / "nih", films=60, film_size=64, layout="chestxray14")
-    table = write_phantom_study(tmp_path / "table", films=60, film_size=64, layout="table")
+    rsna = write_phantom_study(tmp_path / "rsna", films=40, film_size=64)
+    nih = write_phantom_study(tmp_path / "nih", films=40, film_size=64, layout="chestxray14")
+    table = write_phantom_study(tmp_path / "table", films=40, film_size=64, layout="table")
     mapping = pd.DataFrame(json.loads((rsna / MAPPING).read_text())).set_index("img_id")
     for name, image_id in mapping["subset_img_id"].items():
         png = cv2.imread(str(nih / "images" / name), cv2.IMREAD_GRAYSCALE)

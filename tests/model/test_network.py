@@ -10,13 +10,14 @@ from chexnet.model import (
     map_size,
     with_location_output,
 )
+from tests.eager import forward
 
 
 def test_the_normalisation_inside_is_that_of_keras_applications(small, films):
     inside = keras.Model(small.input, small.get_layer("imagenet_normalisation").output)
     rgb = np.repeat(films, 3, axis=-1).astype("float32")
     expected = keras.applications.densenet.preprocess_input(rgb)
-    assert np.abs(inside.predict(films, verbose=0) - expected).max() < 1e-5
+    assert np.abs(forward(inside, films) - expected).max() < 1e-5
 
 
 def test_the_graph_is_flat_and_its_layers_have_the_names_relied_on(small):
@@ -33,22 +34,20 @@ def test_it_is_keras_densenet121_when_given_the_same_weights(small, films):
     backbone = keras.Model(small.input, small.get_layer("relu").output)
     reference.set_weights(backbone.get_weights())
     rgb = np.repeat(films, 3, axis=-1).astype("float32")
-    expected = reference.predict(keras.applications.densenet.preprocess_input(rgb), verbose=0)
-    np.testing.assert_allclose(backbone.predict(films, verbose=0), expected, atol=1e-4)
+    expected = forward(reference, keras.applications.densenet.preprocess_input(rgb))
+    np.testing.assert_allclose(forward(backbone, films), expected, atol=1e-4)
 
 
 def test_saved_and_loaded_it_gives_the_same_scores_in_safe_mode(small, films, tmp_path):
     small.save(tmp_path / "model.keras")
     loaded = load_chexnet(tmp_path / "model.keras")
-    np.testing.assert_allclose(
-        loaded.predict(films, verbose=0), small.predict(films, verbose=0), atol=1e-6
-    )
+    np.testing.assert_allclose(forward(loaded, films), forward(small, films), atol=1e-6)
     assert loaded.get_layer("relu").output.shape == (None, 2, 2, 1024)
 
 
 def test_uint8_and_float_films_score_alike(small, films):
-    as_float = small.predict(films.astype("float32"), verbose=0)
-    np.testing.assert_allclose(small.predict(films, verbose=0), as_float, atol=1e-6)
+    as_float = forward(small, films.astype("float32"))
+    np.testing.assert_allclose(forward(small, films), as_float, atol=1e-6)
 
 
 def test_class_names_decide_the_head():
@@ -73,11 +72,11 @@ def test_batch_normalisation_forgets_its_start_within_an_epoch(small):
 
 def test_the_location_output_is_the_class_activation_map_scaled(small, films):
     both = with_location_output(small)
-    out = both.predict(films, verbose=0)
-    features = keras.Model(small.input, small.get_layer("relu").output).predict(films, verbose=0)
+    out = forward(both, films)
+    features = forward(keras.Model(small.input, small.get_layer("relu").output), films)
     cam = features @ small.get_layer("predictions").get_weights()[0]
     np.testing.assert_allclose(out["location"], cam - 2.0, atol=1e-4)  # scale 1, offset -2
-    np.testing.assert_allclose(out["predictions"], small.predict(films, verbose=0), atol=1e-6)
+    np.testing.assert_allclose(out["predictions"], forward(small, films), atol=1e-6)
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path):
@@ -112,23 +111,20 @@ def test_an_impossible_architecture_is_refused(arguments, named):
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_keeps_weights_scores_and_the_mean_of_the_map_in_float32(
-    tmp_path, precision
+    small, films, tmp_path, precision
 ):
-    keras.utils.set_random_seed(0)
-    whole = build_chexnet(64, weights=None)
     mixed = build_chexnet(64, weights=None, precision=precision)
-    mixed.set_weights(whole.get_weights())
+    mixed.set_weights(small.get_weights())
     assert keras.config.dtype_policy().name == "float32"
     assert {weight.dtype for weight in mixed.weights} == {"float32"}
     assert mixed.get_layer("relu").compute_dtype == precision.removeprefix("mixed_")
-    films = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 1), np.uint8)
     scores, maps = class_activation_map(mixed, films)
     logits = np.log(scores / (1 - scores))[:, 0]
     np.testing.assert_allclose(maps.mean((1, 2)), logits, atol=1e-5)  # the bias is 0
-    np.testing.assert_allclose(scores, whole.predict(films, verbose=0), atol=0.02)
+    np.testing.assert_allclose(scores, forward(small, films), atol=0.02)
     mixed.save(tmp_path / "model.keras")
     again = load_chexnet(tmp_path / "model.keras")
-    np.testing.assert_allclose(again.predict(films, verbose=0), scores, atol=1e-6)
+    np.testing.assert_allclose(forward(again, films), scores, atol=1e-6)
 
 
 def test_an_unknown_precision_is_named():

@@ -10,6 +10,7 @@ import pytest
 from chexnet.dicom import read_film
 from chexnet.model import build_chexnet, load_chexnet, map_size, xrayvision
 from chexnet.model.xrayvision import NAMES, load_xrayvision, read_checkpoint
+from tests.eager import forward
 from tests.references import make_xrayvision as reference
 
 # The order of torchxrayvision.models.DenseNet.targets; its network for RSNA knows two of them.
@@ -47,7 +48,7 @@ def library(monkeypatch, tmp_path, recorded):
 
 def features_and_logits(model, films):
     both = keras.Model(model.input, [model.get_layer("avg_pool").output, model.output])
-    features, scores = both.predict(films[..., np.newaxis], verbose=0)
+    features, scores = forward(both, films[..., np.newaxis])
     scores = scores.astype(np.float64)
     return features, np.log(scores / (1 - scores))
 
@@ -68,7 +69,7 @@ def test_the_library_s_scaling_is_inside_the_saved_network(library, recorded, tm
     inside = keras.Model(loaded.input, loaded.get_layer("rescaling").output)
     pixels = np.array([0, 255, 51]).repeat(reference.SIZE**2).astype(np.uint8)
     pixels = pixels.reshape(3, reference.SIZE, reference.SIZE, 1)
-    scaled = inside.predict(pixels, verbose=0)[:, 0, 0, 0]
+    scaled = forward(inside, pixels)[:, 0, 0, 0]
     np.testing.assert_allclose(scaled, [-1024, 1024, -614.4], atol=1e-3)
     logits = features_and_logits(loaded, recorded["films"])[1]
     np.testing.assert_allclose(logits, recorded["logits"], atol=1e-4)
