@@ -7,16 +7,15 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from keras import layers
 
 from chexnet.cam import exact_forward
 from chexnet.cli import main
 from chexnet.export import export_model, network, of_run, open_exported, open_run
-from chexnet.model import load_chexnet, with_outputs_for_export
+from chexnet.model import build_chexnet, load_chexnet, with_outputs_for_export
 from chexnet.predict import Predictor, predict_folder
 from chexnet.runs import Run
 from tests.alone import need, run_without_keras
-from tests.made_up_run import write_films, write_model, write_run
+from tests.made_up_run import small_network, write_films, write_model, write_run
 
 TARGETS = {
     "onnx": "model.onnx",
@@ -33,31 +32,9 @@ LIBRARIES = {
 CLASSES = ("Pneumonia", "Effusion")
 
 
-def small_network(size=32, seed=0, precision="float32"):
-    """Few layers, with the names and the normalization of the large network."""
-    keras.utils.set_random_seed(seed)
-    film = keras.Input((size, size, 1), name="film")
-    x = layers.Rescaling(1 / 255, name="rescaling")(film)
-    x = layers.Concatenate(name="grey_to_rgb")([x] * 3)
-    x = layers.Normalization(mean=(0.5, 0.4, 0.3), variance=(0.04, 0.05, 0.06), name="norm")(x)
-    x = layers.Conv2D(8, 3, strides=8, padding="same", name="conv", dtype=precision)(x)
-    x = layers.BatchNormalization(name="bn", dtype=precision)(x)
-    x = layers.ReLU(name="relu", dtype=precision)(x)
-    pooled = layers.GlobalAveragePooling2D(name="avg_pool", dtype="float32")(x)
-    head = layers.Dense(len(CLASSES), "sigmoid", name="predictions")
-    model = keras.Model(film, head(pooled), name="small")
-    head.bias.assign([-0.5, 0.25])
-    return model
-
-
 def write_small_run(folder, **changes):
     """A made-up run of two classes with the small network."""
-    run = write_model(write_films(write_run(folder, films=60, classes=CLASSES, **changes)))
-    small_network().save(run.folder / "model.keras")
-    stored = run.read_arrays("features.npz")
-    fewer = {"mean": stored["mean"][:8], "precision": stored["precision"][:8, :8]}
-    run.write_arrays("features.npz", **stored | fewer)
-    return run
+    return write_model(write_films(write_run(folder, films=60, classes=CLASSES, **changes)))
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +139,7 @@ def test_an_export_that_is_wrong_is_an_error_and_leaves_no_file(run, tmp_path, m
 
 
 def test_a_network_trained_in_a_lower_precision_is_exported_in_float32(films, tmp_path):
-    model = small_network(precision="mixed_bfloat16")
+    model = small_network(CLASSES, precision="mixed_bfloat16")
     plain = with_outputs_for_export(model)
     assert {layer.compute_dtype for layer in plain.layers} == {"float32"}
     difference = np.abs(plain.predict(films, verbose=0)["score"] - model.predict(films, verbose=0))
@@ -170,12 +147,12 @@ def test_a_network_trained_in_a_lower_precision_is_exported_in_float32(films, tm
     run = write_small_run(tmp_path / "run")
     model.save(run.folder / "model.keras")
     path = export_model(run, tmp_path / "model.onnx")
-    exact = small_network().predict(films, verbose=0)
+    exact = small_network(CLASSES).predict(films, verbose=0)
     np.testing.assert_allclose(open_exported(path).forward(films)[0], exact, atol=1e-5)
 
 
 def test_the_outputs_for_export_are_those_of_the_exact_map(films):
-    model = small_network()
+    model = small_network(CLASSES)
     scores, maps, features = exact_forward(model)(films)
     outputs = with_outputs_for_export(model, features=True).predict(films, verbose=0)
     np.testing.assert_allclose(outputs["score"], scores, atol=1e-6)
@@ -351,9 +328,10 @@ def test_genuine_films_are_scored_alike_by_the_large_network(tmp_path, rsna_dir)
     """The whole network, real films: Keras and ONNX Runtime."""
     need("onnxruntime", "pip install 'chexnet[onnx]'")
     run = write_model(write_films(write_run(tmp_path / "run", films=60)))
+    build_chexnet(32, weights=None).save(run.folder / "model.keras")
     films = sorted((rsna_dir / "stage_2_train_images").glob("*.dcm"))[:3]
     exported = Predictor(export_model(run, tmp_path / "model.onnx"))
-    predictor = Predictor(run.folder)
+    predictor = Predictor(run.folder / "model.keras")
     for film in films:
         found, expected = exported(film), predictor(film)
         assert found.scores == pytest.approx(expected.scores, abs=1e-5)
