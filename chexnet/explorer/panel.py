@@ -9,6 +9,7 @@ import base64
 import contextlib
 import functools
 import html
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import traitlets
 from chexnet.evaluation import OUTCOMES, cam_threshold
 from chexnet.explorer.flags import Flags
 from chexnet.explorer.gallery import SORTS, Gallery, jpg
+from chexnet.explorer.turns import in_turn
 from chexnet.figures import OPACITY, color_table
 from chexnet.files import full_id
 from chexnet.runs import Run
@@ -145,6 +147,7 @@ class Explorer(ipywidgets.VBox):
         self.add_class("chexnet-explorer")
         self._choose()
         self._watch()
+        in_turn([self.view, *itertools.chain(*rows, below)])
 
     @property
     def image_id(self) -> str | None:
@@ -339,7 +342,7 @@ class Explorer(ipywidgets.VBox):
 
     @contextlib.contextmanager
     def _busy(self) -> Iterator[None]:
-        """The page is dimmed and takes no clicks while something is computed."""
+        """The page is dimmed while something is computed; keys and clicks wait their turn."""
         self.view.busy = True
         try:
             yield

@@ -4,6 +4,7 @@ import base64
 import re
 
 import cv2
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -445,6 +446,44 @@ def test_a_film_is_found_by_its_id_and_flagged_with_a_note(panel, expected, home
     panel.wait_for("image-id", wanted)
     panel.fill("note", "")
     panel.focus()
+
+
+def test_clicks_while_something_is_computed_wait_their_turn(page, server, home, expected):
+    """The first click on a control and keys just before it: nothing is lost or overtaken."""
+    lines = [
+        "import time",
+        "from chexnet.explorer import explore",
+        "from chexnet.explorer.gallery import Gallery",
+        "facts = Gallery.facts",
+        "def slow(*args, position, **choice):",
+        "    time.sleep(2 * ('flagged' not in position))",
+        "    return facts(*args, position=position, **choice)",
+        "Gallery.facts = slow",
+        "explore('../output/demo')",
+    ]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("\n".join(lines))])
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(book, home / "notebooks" / "slow.ipynb")
+    panel = run_all(page, server, "lab", "slow")
+    box = panel.root.locator("label", has_text="flagged only").bounding_box()
+    place = box["x"] + 10, box["y"] + box["height"] / 2
+    flag = panel.root.locator("button", has_text=re.compile("^flag$"))
+    for keys in (("End",), ("2", "1")):  # the second dims the panel
+        panel.focus()
+        panel.press("Home", "f")
+        expect(flag).to_have_class(re.compile("mod-warning"), timeout=LONG)
+        panel.press(*keys)
+        page.wait_for_timeout(700)  # then a click as a person's, who does not wait as `tick` does
+        page.mouse.click(*place)
+        panel.wait_for("position", "1 of 1 flagged image")
+        page.wait_for_timeout(5000)  # nor does the answer to the key come later
+        assert panel.text("position") == "1 of 1 flagged image"
+        assert panel.text("image-id") == expected["first"]
+        panel.focus()
+        panel.press("f")
+        expect(flag).not_to_have_class(re.compile("mod-warning"), timeout=LONG)
+        panel.tick("flagged only")
+        panel.wait_for("position", f"1 of {expected['films']} images")
 
 
 def test_the_list_and_the_view_are_saved_as_files(panel, expected):

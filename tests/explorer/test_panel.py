@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+import threading
 from pathlib import Path
 
 import cv2
@@ -515,6 +516,40 @@ def test_flags_and_notes_are_in_the_run_folder_at_once_and_come_back(own_run):
     assert "2 of 2 flagged images" in again.view.side
     again.flag.value = False
     assert own_run.read_table("flags.csv")["image_id"].tolist() == sorted([first, second])
+
+
+def test_flagged_only_lists_what_another_panel_has_flagged(own_run):
+    panel, other = explore(own_run), explore(own_run)
+    other.turn(3)
+    other.flag.value = True
+    panel.flagged.value = True
+    assert ids(panel) == [other.image_id]
+
+
+def test_a_click_while_a_key_is_handled_in_another_thread_waits_for_it(own_run, monkeypatch):
+    """Jupyter handles the messages of two controls in two threads, at the same time."""
+    panel = explore(own_run)
+    panel.flag.value = True
+    facts, begun, done = Gallery.facts, threading.Event(), threading.Event()
+
+    def slow(self, *args, position, **kwargs):
+        if position.endswith("images"):
+            begun.set()
+            done.wait(1)
+        return facts(self, *args, position=position, **kwargs)
+
+    def send(control, data):
+        control.comm.handle_msg({"content": {"data": data}, "buffers": []})
+
+    monkeypatch.setattr(Gallery, "facts", slow)
+    key = {"method": "custom", "content": {"key": "End"}}
+    thread = threading.Thread(target=send, args=(panel.view, key))
+    thread.start()
+    begun.wait()
+    send(panel.flagged, {"method": "update", "state": {"value": True}})
+    done.set()
+    thread.join()
+    assert "1 of 1 flagged image<" in panel.view.side
 
 
 def test_a_flag_that_cannot_be_written_is_said(own_run, monkeypatch):
