@@ -2,6 +2,7 @@
 
 import base64
 import re
+from pathlib import Path
 
 import cv2
 import nbformat
@@ -448,6 +449,40 @@ def test_a_film_is_found_by_its_id_and_flagged_with_a_note(panel, expected, home
     panel.focus()
 
 
+def write_notebook(path: Path, lines: list[str]) -> None:
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("\n".join(lines))])
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(book, path)
+
+
+def test_next_and_previous_do_not_wait_for_the_kernel(page, server, home, expected):
+    lines = [
+        "import time",
+        "from chexnet.explorer.panel import Explorer, explore",
+        "press = Explorer._press",
+        "Explorer._press = lambda self, key: (",
+        "    time.sleep(5 * (key != 'ahead')) or press(self, key))",
+        "explore('../output/demo')",
+    ]
+    write_notebook(home / "notebooks" / "far.ipynb", lines)
+    panel = run_all(page, server, "lab", "far")
+    gallery, ids = expected["gallery"], expected["ids"]
+    row = row_of(expected, ids[1])
+    panel.focus()
+    page.wait_for_timeout(3000)  # a person looks
+    panel.press("ArrowRight")
+    image_id = panel.view.locator(".image-id")
+    expect(image_id).to_have_text(ids[1], timeout=3000)
+    panel.press("b")  # changes nothing but the boxes
+    for _ in range(60):  # until the kernel has answered
+        assert panel.text("image-id") == ids[1]
+        page.wait_for_timeout(100)
+    bare = gallery.overlay(row, map_threshold=gallery.chosen_map_threshold, boxes=False)
+    panel.wait_for_picture("overlay", bare)
+    panel.press("ArrowUp")
+    expect(image_id).to_have_text(expected["first"], timeout=3000)
+
+
 def test_clicks_while_something_is_computed_wait_their_turn(page, server, home, expected):
     """The first click on a control and keys just before it: nothing is lost or overtaken."""
     lines = [
@@ -461,9 +496,7 @@ def test_clicks_while_something_is_computed_wait_their_turn(page, server, home, 
         "Gallery.facts = slow",
         "explore('../output/demo')",
     ]
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("\n".join(lines))])
-    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
-    nbformat.write(book, home / "notebooks" / "slow.ipynb")
+    write_notebook(home / "notebooks" / "slow.ipynb", lines)
     panel = run_all(page, server, "lab", "slow")
     box = panel.root.locator("label", has_text="flagged only").bounding_box()
     place = box["x"] + 10, box["y"] + box["height"] / 2

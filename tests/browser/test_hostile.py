@@ -16,7 +16,7 @@ from chexnet.explorer.gallery import Gallery
 from chexnet.runs import Run
 from tests.browser.conftest import SCREENS, write_films
 from tests.browser.jupyter import ROOT
-from tests.browser.test_explorer import LONG, run_all
+from tests.browser.test_explorer import LONG, run_all, write_notebook
 from tests.made_up_run import write_model, write_run
 
 BAD = "<img src=x onerror=window.attacked=1>"
@@ -48,9 +48,7 @@ def hostile(home) -> Run:
         f"display(show_table(run.images.head(3).rename(columns={{'view': {BAD!r}}})))",
         f"explore(run, compare={f'output/{BAD}'!r})",
     ]
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("\n".join(lines))])
-    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
-    nbformat.write(book, home / "notebooks" / "hostile.ipynb")
+    write_notebook(home / "notebooks" / "hostile.ipynb", lines)
     page = nbformat.read(ROOT / "notebooks" / "06_predict.ipynb", as_version=4)
     for cell in page.cells:
         if "parameters" in cell.metadata.get("tags", ()):

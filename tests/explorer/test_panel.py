@@ -455,6 +455,29 @@ def test_keys_do_what_the_list_of_keys_says(panel):
         assert re.search(rf'\["[^"]*{listed}[^"]*", "', script), f"{key} is not in the list"
 
 
+def test_what_a_key_will_show_is_sent_ahead_and_taken_back_by_any_change(panel):
+    names = ("film", "name", "boxes", "left", "right", "side")
+    press = panel.view._handle_custom_msg
+    steps = {"ArrowRight": lambda: panel.turn(1), "ArrowLeft": lambda: panel.turn(-1)}
+    steps["c"] = lambda: setattr(panel.clahe, "value", not panel.clahe.value)
+    panel.turn(1)
+    for key, step in steps.items():
+        press({"key": "ahead"}, [])
+        sent = panel.view.ahead
+        assert sorted(sent) == sorted(steps)
+        step()
+        assert sent[key] == {name: getattr(panel.view, name) for name in names}
+        assert panel.view.ahead == {}
+    panel.turn(-1000)
+    press({"key": "ahead"}, [])
+    assert sorted(panel.view.ahead) == ["ArrowRight", "c"]  # none before the first
+    panel.decision_threshold.value = 1.0
+    panel.outcome.value = "TP"
+    assert panel.view.ahead == {}
+    press({"key": "ahead"}, [])
+    assert panel.view.ahead == {}
+
+
 def test_another_film_makes_no_widgets(panel, monkeypatch):
     """In a notebook a progress bar is four of them: messages that come before the film."""
     made: list[object] = []
