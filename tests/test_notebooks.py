@@ -77,11 +77,11 @@ FACTS = {"labels": FINDINGS, "boxes": "boxes.csv"} | {
     ("dataset", "options"), [("chestxray14", {"classes": FINDINGS}), ("table", FACTS)]
 )
 def test_the_first_two_notebooks_run_on_png_films_with_three_findings(tmp_path, dataset, options):
-    study = write_phantom_study(tmp_path / "study", films=100, film_size=64, layout=dataset)
+    study = write_phantom_study(tmp_path / "study", films=60, film_size=64, layout=dataset)
     given = {"STUDY": "other", "SOURCE": str(study), "DATASET": dataset, "OPTIONS": options}
     execute.execute("trial", given, notebooks=NOTEBOOKS[:2], root=tmp_path)
     images, boxes = read_split(tmp_path / "data" / "other")
-    assert len(images) == 100
+    assert len(images) == 60
     assert class_names(images) == FINDINGS
     assert images[FINDINGS].isna().any(axis=None) == (dataset == "table")
     assert images[["view", "sex", "age", "patient_id"]].notna().all(axis=None)

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,19 +16,26 @@ RECIPE = {
 }
 
 
-@pytest.fixture
-def options(study, monkeypatch):  # noqa: F811
+@pytest.fixture(scope="module")
+def options(study):  # noqa: F811
     """What cross_validate is given here, on a tiny network."""
     folder, images, boxes, store = study
-    monkeypatch.setattr(cross_validation, "build_chexnet", lambda size, **_: tiny_network())
-    return {
-        "store": store,
-        "images": images,
-        "boxes": boxes,
-        "film_folder": folder,
-        "recipe": RECIPE,
-        "workers": 1,
-    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cross_validation, "build_chexnet", lambda size, **_: tiny_network())
+        yield {
+            "store": store,
+            "images": images,
+            "boxes": boxes,
+            "film_folder": folder,
+            "recipe": RECIPE,
+            "workers": 1,
+        }
+
+
+@pytest.fixture(scope="module")
+def runs(options, tmp_path_factory):
+    """Two folds, trained; not to be changed."""
+    return cross_validate(tmp_path_factory.mktemp("cv"), folds=2, **options)
 
 
 @pytest.fixture
@@ -61,38 +70,34 @@ def test_films_without_patients_warn_once(patients):
     assert len(caught) == 1
 
 
-def test_each_fold_is_a_run_that_scored_its_own_films(options, tmp_path):
-    runs = cross_validate(tmp_path / "cv", folds=2, **options)
+def test_each_fold_is_a_run_that_scored_its_own_films(options, runs):
     scored = pd.concat([run.predictions.query("split == 'test'") for run in runs])
     assert sorted(scored["image_id"]) == sorted(options["images"]["image_id"])
     assert [run.config["settings"]["fold"] for run in runs] == [1, 2]
 
 
-def test_a_finished_fold_is_not_trained_again(options, tmp_path):
-    first = cross_validate(tmp_path / "cv", folds=2, **options)
-    written = [(run.folder / "model.keras").stat().st_mtime_ns for run in first]
-    (first[1].folder / "predictions.csv").unlink()
+def test_a_finished_fold_is_not_trained_again(options, runs, tmp_path):
+    shutil.copytree(runs[0].folder.parent, tmp_path / "cv")
+    written = [(run.folder / "model.keras").stat().st_mtime_ns for run in runs]
+    (tmp_path / "cv" / "fold-2" / "predictions.csv").unlink()
     again = cross_validate(tmp_path / "cv", folds=2, **options)
     assert [(run.folder / "model.keras").stat().st_mtime_ns for run in again] == written
     assert (again[1].folder / "predictions.csv").is_file()  # scored again, not trained again
 
 
-def test_folds_of_other_data_are_refused(options, tmp_path):
-    cross_validate(tmp_path / "cv", folds=2, **options)
+def test_folds_of_other_data_are_refused(options, runs):
     images = options["images"].assign(Pneumonia=1 - options["images"]["Pneumonia"])
     with pytest.raises(ValueError, match="fold-1: trained on other films, labels, boxes or folds"):
-        cross_validate(tmp_path / "cv", folds=2, **options | {"images": images})
+        cross_validate(runs[0].folder.parent, folds=2, **options | {"images": images})
 
 
-def test_a_fold_trained_with_other_settings_is_refused(options, tmp_path):
-    cross_validate(tmp_path / "cv", folds=2, **options)
+def test_a_fold_trained_with_other_settings_is_refused(options, runs):
     other = RECIPE | {"training": RECIPE["training"] | {"epochs": 2}}
     with pytest.raises(ValueError, match=r"fold-1: trained with another \['training'\].*epochs"):
-        cross_validate(tmp_path / "cv", folds=2, **options | {"recipe": other})
+        cross_validate(runs[0].folder.parent, folds=2, **options | {"recipe": other})
 
 
-def test_the_films_out_of_fold_are_judged_each_by_its_own_network(options, tmp_path):
-    runs = cross_validate(tmp_path / "cv", folds=2, **options)
+def test_the_films_out_of_fold_are_judged_each_by_its_own_network(options, runs):
     films, maps = out_of_fold_films(runs), out_of_fold_maps(runs)
     assert sorted(films["image_id"]) == sorted(options["images"]["image_id"])
     assert sorted(maps["image_id"]) == sorted(options["boxes"]["image_id"])
