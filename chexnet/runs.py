@@ -114,7 +114,7 @@ def set_aside(folder: str | Path) -> None:
     folder = Path(folder)
     if folder.is_dir():
         with locked(folder / _LOCK, _in_use(folder)):
-            _set_aside(folder, _MADE_BY_A_RUN)
+            _set_run_aside(folder)
 
 
 class Run:
@@ -211,7 +211,7 @@ class Run:
             reason = _why_not_resumed(folder, config) if resume else "resume=False"
             origin = "resumed"
             if reason is not None:
-                place = _set_aside(folder, _MADE_BY_A_RUN)
+                place = _set_run_aside(folder)
                 origin = "new run"
                 if place is not None:
                     origin += f"; the previous one is in {place} ({reason})"
@@ -486,8 +486,7 @@ class Run:
 
     def remove_unfinished(self) -> None:
         """Removes what killed processes left half written; the caller has the `lock`."""
-        for folder in (".", "films", "figures", "checkpoints"):
-            remove_unfinished(self.folder / folder)
+        _remove_unfinished(self.folder)
 
     def set_results_aside(self) -> None:
         """Moves scores, maps and what was made from them to ``earlier/``, before they change."""
@@ -662,6 +661,17 @@ def _why_not_resumed(folder: Path, config: Mapping[str, object]) -> str | None:
     if any(folder.glob("checkpoints/*.npz")):
         return None
     return None if (folder / "training.json").is_file() else "no epoch was completed"
+
+
+def _remove_unfinished(folder: Path) -> None:
+    for part in (".", "films", "figures", "checkpoints"):
+        remove_unfinished(folder / part)
+
+
+def _set_run_aside(folder: Path) -> Path | None:
+    """Moves a whole run to the next ``earlier/<n>``, without half-written files."""
+    _remove_unfinished(folder)
+    return _set_aside(folder, _MADE_BY_A_RUN)
 
 
 def _set_aside(folder: Path, names: Iterable[str]) -> Path | None:

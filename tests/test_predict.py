@@ -1,7 +1,9 @@
 """One film and folders of films: the same score as in the run, and a row for every file."""
 
+import dataclasses
 import json
 import threading
+from types import SimpleNamespace
 
 import cv2
 import keras
@@ -25,13 +27,13 @@ from chexnet.figures import blend
 from chexnet.files import read_image, read_table
 from chexnet.generator import ImageStore
 from chexnet.labels import add_film_facts, read_rsna
-from chexnet.model import build_chexnet
 from chexnet.phantom import write_phantom_study
 from chexnet.predict import Predictor, predict_folder
 from chexnet.runs import Run
 from chexnet.splits import split_by_patient
 from chexnet.training import record_scores
 from tests.alone import run_without_keras
+from tests.training.test_loop import tiny_network
 
 SIZE = 32
 
@@ -40,7 +42,7 @@ SIZE = 32
 def home(tmp_path_factory):
     """A study, its JPGs and a scored run with random weights, without CLAHE."""
     home = tmp_path_factory.mktemp("home")
-    write_phantom_study(home / "study", films=40, film_size=128)
+    write_phantom_study(home / "study", films=24, film_size=128)
     convert_folder(home / "study" / "stage_2_train_images", home / "jpg", progress=False)
     images, boxes = read_rsna(home / "study")
     images = add_film_facts(images, read_films(home / "jpg"))
@@ -48,7 +50,7 @@ def home(tmp_path_factory):
     settings = {"class_names": ["Pneumonia"]}
     run = Run.create(home / "run", settings=settings, images=images, boxes=boxes)
     keras.utils.set_random_seed(0)
-    model = build_chexnet(SIZE, weights=None)
+    model = tiny_network()
     model.save(run.folder / "model.keras")
     ids = images["image_id"]
     store = ImageStore(home / "jpg", ids, image_size=SIZE, clip_limit=None, progress=False)
@@ -173,8 +175,8 @@ def test_distance_is_that_of_mahalanobis():
 
 
 def test_noise_is_further_from_the_training_films_than_validation(predictor):
-    noise = np.random.default_rng(0).integers(0, 256, (128, 128)).astype(np.uint8)
-    found = predictor(noise)
+    noise = np.random.default_rng(0).integers(0, 2, (32, 32), dtype=np.uint8)
+    found = predictor(np.kron(noise, np.full((4, 4), 255, np.uint8)))
     assert found.percentile == 100
     assert "unlike the training films" in found.warnings[-1]
 
@@ -353,3 +355,80 @@ def test_numbers_below_1_are_refused(folder, tmp_path, predictor, name):
 
 def test_reading_films_needs_no_keras():
     run_without_keras("import chexnet.predict, chexnet.cli")
+
+
+def test_a_batch_is_filled(predictor, monkeypatch):
+    """The network sees one size of batch, since each other size is compiled anew."""
+    film = predictor.read(np.full((40, 40), 90, np.uint8))
+    seen, forward = [], predictor._forward
+
+    def remember(batch):
+        seen.append(batch)
+        return forward(batch)
+
+    monkeypatch.setattr(predictor, "_forward", remember)
+    for films, batch_size in ((3, 4), (4, 4), (3, 2)):
+        assert len(predictor.score([film] * films, batch_size=batch_size)) == films
+    assert [len(batch) for batch in seen] == [4, 4, 3]
+    assert (seen[0][:3] == seen[1][:3]).all()
+    assert not seen[0][3].any()
+
+
+def test_a_network_of_torchxrayvision(monkeypatch):
+    """It is scored without CLAHE, thresholds or a run."""
+    monkeypatch.setattr("chexnet.model.load_torchxrayvision", lambda name: (tiny_network(), [name]))
+    predictor = Predictor("torchxrayvision:all")
+    assert (predictor.class_names, predictor.run) == (["torchxrayvision:all"], None)
+    assert predictor.facts.preparation == {"image_size": SIZE, "clip_limit": None}
+    found = predictor(np.full((40, 40), 90, np.uint8))
+    assert 0 < found.scores["torchxrayvision:all"] < 1
+    assert found.positive == found.calibrated == {"torchxrayvision:all": None}
+    assert (found.percentile, found.warnings) == (None, ())
+
+
+def test_another_runtime(home, predictor, monkeypatch):
+    """The run's network is exported for it; a file with a network has none."""
+    asked = []
+
+    def open_run(run, runtime):
+        asked.append((run.folder, runtime))
+        return SimpleNamespace(forward=None, facts=predictor.facts, fingerprint="abc")
+
+    monkeypatch.setattr(predict, "open_run", open_run)
+    assert Predictor(home / "run", runtime="onnx").run.folder == home / "run"
+    assert asked == [(home / "run", "onnx")]
+    with pytest.raises(ValueError, match=r"model\.keras: runtime='onnx', expected a run folder"):
+        Predictor(home / "run" / "model.keras", runtime="onnx")
+
+
+def test_dicom_objects_are_written_later(folder, tmp_path, predictor, monkeypatch):
+    """A scored film is done again where they are asked for and missing, and only there."""
+    written = []
+    monkeypatch.setattr(predict, "write_dicom_results", lambda *given: written.append(given))
+    how = {"overlays": False, "progress": False}
+    first = predict_folder(predictor, folder, tmp_path / "out", **how)
+    assert "dicom" not in first
+    assert not (tmp_path / "out" / "overlays").exists()
+    for _ in range(2):
+        table = predict_folder(predictor, folder, tmp_path / "out", dicom=True, **how)
+        assert table["dicom"].fillna("").tolist() == ["written", "written", "", ""]
+    assert len(written) == 2
+    for (found, source, target), row in zip(written, table.itertuples(), strict=False):
+        assert (found.source, str(source)) == (row.file, row.file)
+        name = f"{row.image_id}-{predictor.fingerprint[:8]}"
+        assert target == tmp_path / "out" / "dicom" / name
+
+
+def test_facts_of_training_films(predictor):
+    """Where views and sides of the training films are not known, nothing is said of them."""
+    film = predictor.read(np.full((40, 90), 90, np.uint8))
+    film = film._replace(header={**film.header, "view": "LL"})
+
+    def said(**known):
+        known = {"orientation": predictor.facts.training_films["orientation"], **known}
+        facts = dataclasses.replace(predictor.facts, training_films=known)
+        found = predict._TrainingFilms(facts, None).warnings(film, None)
+        return [text.split(";")[0] for text in found if text.split()[0] in ("view", "width")]
+
+    assert said(views=["AP"], width_by_height=(1.0, 2.0)) == ["view LL", "width / height is 2.25"]
+    assert said() == []

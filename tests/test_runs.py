@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from chexnet import runs
 from chexnet.files import write_atomic
 from chexnet.runs import Run, data_fingerprint, set_aside
+from tests.made_up_run import write_run
 
 IMAGES = pd.DataFrame(
     {
@@ -642,3 +643,26 @@ def test_hostile_maps(run, kind, message):
     if kind not in ("types", "another shape"):
         with pytest.raises(ValueError, match=r"features\.npz: "):
             run.read_arrays("features.npz")
+
+
+def test_half_written_files_are_not_set_aside(run):
+    """What a killed training left behind is not kept with the run."""
+    (run.folder / "checkpoints").mkdir()
+    for name in ("epoch-0001.npz", ".epoch-0002.npz.9.part"):
+        (run.folder / "checkpoints" / name).write_bytes(b"half")
+    set_aside(run.folder)
+    kept = run.folder / "earlier" / "1" / "checkpoints"
+    assert [path.name for path in kept.iterdir()] == ["epoch-0001.npz"]
+
+
+def test_scored_films(tmp_path):
+    """Those of one class: validation, then test; by default of the first class."""
+    run = write_run(tmp_path / "run", films=40, classes=("Pneumonia", "Mass"))
+    table = run.predictions
+    for given, name in ((None, "Pneumonia"), ("Pneumonia", "Pneumonia"), ("Mass", "Mass")):
+        for split, films in zip(("val", "test"), run.scored_films(given), strict=True):
+            expected = table[(table["class_name"] == name) & (table["split"] == split)]
+            assert films["image_id"].tolist() == expected["image_id"].tolist()
+            assert films["y_score"].tolist() == expected["y_score"].tolist()
+            assert len(films) > 3
+            assert films.index.tolist() == list(range(len(films)))
