@@ -17,7 +17,8 @@ def stderr_of(program: str) -> str:
     return done.stderr
 
 
-def test_nothing_is_written_to_the_error_stream_until_training_ends():
+def test_quiet_error_stream():
+    """Nothing is written to the error stream until training ends."""
     program = """
 from chexnet.backend import keras
 import numpy as np

@@ -97,7 +97,8 @@ def test_a_synchronized_file_is_on_disk_before_it_gets_its_name(tmp_path, monkey
     assert done == ["on disk", "named"]
 
 
-def test_what_a_killed_process_left_unfinished_is_removed_and_nothing_else(tmp_path, monkeypatch):
+def test_unfinished_files(tmp_path, monkeypatch):
+    """What a killed process left unfinished is removed and nothing else."""
     (tmp_path / "mine.part").touch()
     with monkeypatch.context() as killed:
         killed.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -192,7 +193,8 @@ def test_an_image_whose_second_half_is_not_its_own_is_refused(tmp_path, kind):
 
 
 @pytest.mark.parametrize("message", NO_IMAGES)
-def test_an_image_that_cannot_be_read_is_an_error_that_names_the_file(tmp_path, message):
+def test_image_that_cannot_be_read(tmp_path, message):
+    """An image that cannot be read is an error that names the file."""
     path = tmp_path / "a.jpg"
     path.write_bytes(NO_IMAGES[message])
     with pytest.raises(ValueError, match=rf"a\.jpg: {message}"):

@@ -34,7 +34,8 @@ def plain(requirement: str) -> str:
     return re.split(r"[\[~=<>! ]", requirement)[0].lower().replace("_", "-")
 
 
-def test_requirements_are_the_package_its_notebooks_and_its_tests():
+def test_requirements():
+    """The requirements are those of the package, its notebooks and its tests."""
     listed = {line.split("#")[0].strip() for line in lines_of(ROOT / "requirements.txt")}
     extras = [
         requirement
@@ -57,7 +58,8 @@ def test_constraints_pin_every_requirement():
     assert wanted - pinned <= {"torchxrayvision"}  # needs torch; tested where it is installed
 
 
-def test_the_package_imports_what_it_declares_and_declares_what_it_imports():
+def test_imports_are_declared():
+    """The package imports what it declares and declares what it imports."""
     owner = {
         name: {plain(one) for one in names} for name, names in packages_distributions().items()
     }
@@ -82,7 +84,8 @@ def test_the_package_imports_what_it_declares_and_declares_what_it_imports():
     assert unused <= {"pillow", "tensorboard"}
 
 
-def test_the_version_is_that_of_the_citation_and_the_types_are_shipped():
+def test_version_and_types():
+    """The version is that of the citation and the types are shipped."""
     citation = (ROOT / "CITATION.cff").read_text()
     assert re.search(r"^version: (\S+)$", citation, re.MULTILINE)[1] == chexnet.__version__
     assert (ROOT / "chexnet" / "py.typed").is_file()

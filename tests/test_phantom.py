@@ -104,7 +104,8 @@ def test_rows_look_as_kaggles_do_on_the_character(study):
     assert all(value.endswith(".0") for line in boxed for value in line.split(",")[1:5])
 
 
-def test_labels_have_one_row_a_box_and_the_classes_one_row_for_each_of_them(study, labels):
+def test_rows_of_the_tables(study, labels):
+    """Labels have one row a box and the classes one row for each of them."""
     classes = pd.read_csv(study / CLASSES)
     assert classes["patientId"].tolist() == labels["patientId"].tolist()
     assert set(classes["class"]) == {"Normal", "No Lung Opacity / Not Normal", "Lung Opacity"}
@@ -155,7 +156,8 @@ def test_a_film_has_the_fields_of_a_genuine_one_in_the_same_form(study, rsna_dir
 # Reproducible, safe to repeat
 
 
-def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(tmp_path):
+def test_seed(tmp_path):
+    """The same seed writes the same bytes and another seed others."""
     first = write_phantom_study(tmp_path / "a", films=4, seed=7, film_size=64)
     again = write_phantom_study(tmp_path / "b", films=4, seed=7, film_size=64)
     other = write_phantom_study(tmp_path / "c", films=4, seed=8, film_size=64)
@@ -206,7 +208,8 @@ def test_other_layouts_show_the_same_films_with_three_findings(tmp_path):
     assert own["patient_id"].astype(int).tolist() == images["patient_id"].astype(int).tolist()
 
 
-def test_another_layout_is_another_study_and_an_unknown_one_is_refused(tmp_path):
+def test_layouts(tmp_path):
+    """Another layout is another study and an unknown one is refused."""
     folder = write_phantom_study(tmp_path / "study", films=2, film_size=64, layout="table")
     before = contents(folder)
     assert write_phantom_study(folder, films=2, film_size=64, layout="table") == folder
@@ -287,7 +290,8 @@ def test_settings_out_of_range_are_refused_with_what_is_allowed(tmp_path, wrong)
 # What the films give away, and what not
 
 
-def test_about_three_films_in_ten_show_opacity_and_about_as_many_other_disease(films):
+def test_share_of_findings(films):
+    """About three films in ten show opacity and about as many other disease."""
     share = films["class"].value_counts(normalize=True)
     assert share["Lung Opacity"] == pytest.approx(0.30, abs=0.04)
     assert share["No Lung Opacity / Not Normal"] == pytest.approx(0.37, abs=0.06)
@@ -314,7 +318,8 @@ def test_no_simple_measure_of_where_lungs_lie_gives_opacity_away(films, measure)
     assert auroc_either_way(films["Target"], lungs) < 0.70
 
 
-def test_view_is_mildly_associated_with_opacity_and_sex_and_age_are_not(films):
+def test_associations(films):
+    """View is mildly associated with opacity and sex and age are not."""
     assert 0.53 < roc_auc_score(films["Target"], films["view"] == "AP") < 0.70
     assert auroc_either_way(films["Target"], films["sex"] == "M") < 0.60
     assert auroc_either_way(films["Target"], films["age"]) < 0.60
@@ -350,7 +355,8 @@ def test_boxes_lie_on_the_film_and_have_the_sizes_of_rsnas_boxes(labels):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_box_holds_its_opacity_fits_it_and_nothing_but_lung_is_changed(seed):
+def test_boxes_and_lungs(seed):
+    """A box holds its opacity and fits it, and nothing but lung is changed."""
     rng = np.random.default_rng(seed)
     chest = draw_chest(draw_body(rng), rng, view="PA")
     ill, boxes = add_opacities(chest, rng)
@@ -423,7 +429,8 @@ def test_findings_of_form_are_seen_in_the_form_of_the_lungs():
     assert raised[1] == left
 
 
-def test_normal_films_have_no_finding_abnormal_ones_have_and_opacities_either():
+def test_findings_of_a_film():
+    """Normal films have no finding, abnormal ones have one, and films with opacity either."""
     some = list(islice(phantom._films(0), 300))
     found = {
         label: {len(film["findings"]) > 0 for film in some if film["class"] == label}
@@ -436,7 +443,8 @@ def test_normal_films_have_no_finding_abnormal_ones_have_and_opacities_either():
     }
 
 
-def test_air_beside_the_body_is_black_and_the_lungs_are_darker_than_the_belly():
+def test_air_and_lungs():
+    """Air beside the body is black and the lungs are darker than the belly."""
     body = draw_body(np.random.default_rng(0))
     pixels, _ = draw_film(film_of(0, body=body, rng=np.random.default_rng(0)), 256)
     chest = draw_chest(body, np.random.default_rng(0), view="PA")

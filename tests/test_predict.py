@@ -77,9 +77,8 @@ def folder(home, tmp_path):
     return tmp_path / "films"
 
 
-def test_a_film_of_the_run_has_the_score_of_the_run_from_its_jpg_and_from_its_dicom(
-    home, predictor
-):
+def test_score_of_the_run(home, predictor):
+    """A film of the run has the score of the run from its JPG and from its DICOM."""
     scored = predictor.run.predictions.iloc[[0, 5, -1]]
     for film in scored.itertuples():
         dicom = home / "study" / "stage_2_train_images" / f"{film.image_id}.dcm"
@@ -174,7 +173,8 @@ def test_distance_is_that_of_mahalanobis():
     assert (np.diff(fitted["val_distances"]) >= 0).all()
 
 
-def test_noise_is_further_from_the_training_films_than_validation(predictor):
+def test_noise(predictor):
+    """Noise is further from the training films than validation."""
     noise = np.random.default_rng(0).integers(0, 2, (32, 32), dtype=np.uint8)
     found = predictor(np.kron(noise, np.full((4, 4), 255, np.uint8)))
     assert found.percentile == 100
@@ -209,9 +209,8 @@ def test_a_bad_film_is_a_row(folder, tmp_path, predictor):
         assert np.abs(picture - expected.astype(int)).mean() < 8
 
 
-def test_a_stopped_run_goes_on_and_a_changed_film_is_scored_again(
-    folder, tmp_path, predictor, monkeypatch
-):
+def test_stopped_run(folder, tmp_path, predictor, monkeypatch):
+    """A stopped run goes on and a changed film is scored again."""
     calls = []
     score = Predictor.score
 

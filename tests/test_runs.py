@@ -88,7 +88,8 @@ def test_maps_and_films_come_back_as_they_were_stored(run):
     assert np.abs(run.film("b").astype(int) - 85).max() <= 2
 
 
-def test_maps_of_one_scoring_are_not_used_with_the_scores_of_another(run, monkeypatch):
+def test_maps_of_another_scoring(run, monkeypatch):
+    """Maps of one scoring are not used with the scores of another."""
     run.write_scores(PREDICTIONS, ["b", "007"], {"CAM": MAPS}, bias=BIAS)
     run.write_table("predictions.csv", PREDICTIONS.assign(y_score=0.5))
     with pytest.raises(ValueError, match=r"maps\.npz: made with other scores"):
@@ -110,7 +111,8 @@ def test_maps_of_one_scoring_are_not_used_with_the_scores_of_another(run, monkey
     np.testing.assert_array_equal(earlier.maps()[1], MAPS)
 
 
-def test_nobody_else_can_take_a_folder_before_the_run_is_complete_on_disk(tmp_path, monkeypatch):
+def test_folder_is_locked_until_complete(tmp_path, monkeypatch):
+    """Nobody else can take a folder before the run is complete on disk."""
     folder, written = tmp_path / "run", []
 
     def watched(path, content):
@@ -147,7 +149,8 @@ def test_the_fingerprint_of_a_file_changes_with_it(run):
         run.fingerprint("maps.npz")
 
 
-def test_a_run_made_anew_is_not_mixed_with_the_one_before_and_loses_nothing(run):
+def test_run_made_anew(run):
+    """A run made anew is not mixed with the one before and loses nothing."""
     run.write_json("metrics.json", {"auroc": 0.8})
     run.write_film("b", np.zeros((8, 8), np.uint8))
     (run.folder / "notebooks").mkdir()
@@ -166,7 +169,8 @@ def test_a_run_made_anew_is_not_mixed_with_the_one_before_and_loses_nothing(run)
     assert (run.folder / "earlier" / "2" / "config.json").is_file()
 
 
-def test_a_trained_run_is_opened_again_only_with_its_settings_and_data(run):
+def test_trained_run_is_opened_again(run):
+    """A trained run is opened again only with its settings and data."""
     settings = {"class_names": ["Pneumonia"], "seed": 1}
     options = {"settings": settings, "images": IMAGES, "boxes": BOXES}
     run.write_json("training.json", {})
@@ -202,7 +206,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(run, monkeypatch):
     assert not list(run.folder.glob(".metrics*"))
 
 
-def test_metrics_are_gone_once_a_file_they_were_made_from_has_changed(run):
+def test_outdated_metrics(run):
+    """Metrics are gone once a file they were made from has changed."""
     images, boxes = ({name: run.fingerprint(name)} for name in ("images.csv", "boxes.csv"))
     run.write_metrics({"classes": {"a": 1}, "overall": {"b": float("nan")}}, images)
     run.write_metrics({"localization": {"c": 2}}, boxes)
@@ -221,7 +226,8 @@ def test_metrics_are_gone_once_a_file_they_were_made_from_has_changed(run):
     assert run.metrics == {}
 
 
-def test_metrics_that_do_not_say_what_they_were_made_from_are_not_used(run):
+def test_metrics_without_sources(run):
+    """Metrics that do not say what they were made from are not used."""
     run.write_json("metrics.json", {"classes": {"a": 1}})
     assert run.metrics == {}
 
@@ -246,7 +252,8 @@ def test_what_is_missing_is_named(run, tmp_path):
     assert run.metrics == {}
 
 
-def test_a_study_with_a_film_twice_or_a_column_missing_is_refused(tmp_path):
+def test_invalid_study(tmp_path):
+    """A study with a film twice or a column missing is refused."""
     twice = pd.concat([IMAGES, IMAGES.head(1)])
     with pytest.raises(ValueError, match="duplicate image_ids: a"):
         Run.create(tmp_path / "r", settings={}, images=twice, boxes=BOXES)

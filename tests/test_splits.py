@@ -47,7 +47,8 @@ def assert_alike(images, split, most):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_small_study_is_split_by_patient_into_splits_that_are_alike(seed):
+def test_small_study(seed):
+    """A small study is split by patient into splits that are alike."""
     images = study(seed=seed)
     split = split_by_patient(images, seed=seed)
     check_disjoint(images, split)
@@ -140,8 +141,9 @@ def test_shares_are_met_whatever_they_are():
     assert split.value_counts(normalize=True).to_dict() == pytest.approx(expected, abs=0.005)
 
 
-def test_where_few_patients_cannot_meet_the_shares_the_closest_folds_are_taken():
+def test_closest_folds():
     # 9 folds are closer to the shares than 14 folds, 8 + 1 + 5.
+    """Where few patients cannot meet the shares, the closest folds are taken."""
     assert _folds_of_splits(np.array([0.57, 0.1, 0.33]), 14).tolist() == [5, 1, 3]
 
 
@@ -156,14 +158,16 @@ def without_patients():
 
 
 @pytest.mark.parametrize("images", without_patients(), ids=["no column", "all missing"])
-def test_without_patients_it_is_split_by_film_and_says_what_that_costs(images):
+def test_without_patients(images):
+    """Without patients, it is split by film and says what that costs."""
     with pytest.warns(UserWarning, match=r"split is by image.*several splits.*too good.*mapping"):
         split = split_by_patient(images)
     assert split.value_counts()["test"] == 60
     assert_alike(images, split, 0.02)
 
 
-def test_a_split_by_film_would_show_the_same_patients_on_both_sides():
+def test_split_by_film():
+    """A split by film would show the same patients on both sides."""
     images = study()
     with pytest.warns(UserWarning, match="by image"):
         split = split_by_patient(images.drop(columns="patient_id"))
@@ -204,13 +208,15 @@ def with_positives(positives, films=100):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_three_positive_images_of_a_hundred_reach_all_three_splits(seed):
+def test_rare_positives(seed):
+    """Three positive images of a hundred reach all three splits."""
     images = with_positives(3)
     split = split_by_patient(images, train=0.6, val=0.2, test=0.2, seed=seed)
     assert images["Pneumonia"].groupby(split).sum().to_dict() == {"test": 1, "train": 1, "val": 1}
 
 
-def test_where_rare_positives_cannot_reach_every_split_the_counts_are_said():
+def test_too_rare_positives():
+    """Where rare positives cannot reach every split, the counts are said."""
     message = (
         r"1 classes have one value only in a split.*: "
         r"Pneumonia \(positive: train \d of 80, val \d of 10, test \d of 10\);"
@@ -233,7 +239,8 @@ def test_a_training_split_with_one_value_of_a_class_is_refused(tmp_path):
         split_by_patient(images)
 
 
-def test_several_classes_with_missing_labels_are_balanced_and_a_missing_one_is_no_negative():
+def test_several_classes():
+    """Several classes with missing labels are balanced and a missing one is no negative."""
     images = study(1200, 900).rename(columns={"Pneumonia": "Mass"})
     draw = np.random.default_rng(1)
     images["Edema"] = (draw.random(1200) < 0.1).astype(float)
@@ -256,7 +263,8 @@ def official(images, seed=0):
     return images.assign(official_split=np.where(images["patient_id"].isin(test), "test", "train"))
 
 
-def test_the_official_test_set_is_kept_and_validation_comes_from_the_official_training_set():
+def test_official_test_set():
+    """The official test set is kept and validation comes from the official training set."""
     images = official(study())
     split = split_by_patient(images, train=0.8, val=0.2, test=0)
     check_disjoint(images, split)
@@ -353,7 +361,8 @@ def test_a_split_that_was_written_is_read_again_with_ids_as_text(tmp_path):
     pd.testing.assert_frame_equal(boxes, BOXES[:1], check_dtype=False)
 
 
-def test_a_split_with_a_patient_in_two_parts_is_neither_written_nor_read(tmp_path):
+def test_patient_in_two_splits(tmp_path):
+    """A split with a patient in two parts is neither written nor read."""
     images = study(40, 30)
     images["split"] = split_by_patient(images, train=0.6, val=0.2, test=0.2)
     write_split(tmp_path, images, BOXES)

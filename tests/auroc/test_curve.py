@@ -89,7 +89,8 @@ def test_only_the_order_of_scores_matters():
     assert auroc(y, np.exp(3 * score)) == auroc(y, score)
 
 
-def test_thresholded_labels_give_the_mean_of_sensitivity_and_specificity_a_lesser_number():
+def test_thresholded_labels():
+    """Thresholded labels give the mean of sensitivity and specificity a lesser number."""
     y, score, _ = films()
     called = score > 0.5
     both = (called[y == 1].mean() + (~called[y == 0]).mean()) / 2
@@ -104,14 +105,16 @@ def test_shuffled_labels_bring_it_to_one_half():
     assert result.value == pytest.approx(0.5, abs=0.03)
 
 
-def test_the_interval_covers_the_truth_in_about_95_of_100_studies():
+def test_interval_coverage():
+    """The interval covers the truth in about 95 of 100 studies."""
     truth = stats.norm.cdf(1 / np.sqrt(2))  # two normals, one standard deviation apart
     intervals = [auroc(*films(n=200, seed=seed)[:2]) for seed in range(500)]
     covered = np.mean([result.low <= truth <= result.high for result in intervals])
     assert 0.92 <= covered <= 0.98
 
 
-def test_perfect_scores_have_value_one_and_a_single_positive_no_delong_interval():
+def test_perfect_scores():
+    """Perfect scores have value one and a single positive no DeLong interval."""
     assert auroc([0, 0, 1, 1], [1, 2, 3, 4]).value == 1
     single = auroc([0, 0, 1], [1, 3, 2])
     assert single.value == 0.5
@@ -141,7 +144,8 @@ def test_groups_of_another_length_are_refused():
         auroc(Y, SCORE, groups=["a", "b"])
 
 
-def test_of_strata_the_value_is_the_mean_and_only_films_of_one_are_compared():
+def test_strata():
+    """Of strata the value is the mean and only films of one are compared."""
     y, score, rng = films(n=90)
     fold, patients = np.arange(90) % 3, np.arange(90)
     moved = score + 10 * fold  # another scale of scores in each fold
@@ -160,7 +164,8 @@ def test_of_strata_the_value_is_the_mean_and_only_films_of_one_are_compared():
 
 
 @pytest.mark.parametrize("decimals", [None, 1])
-def test_each_bootstrap_sample_has_the_auroc_of_its_repeated_films(decimals):
+def test_bootstrap_of_repeated_films(decimals):
+    """Each bootstrap sample has the AUROC of its repeated films."""
     y, score, rng = films(n=80, decimals=decimals)
     area = _weighted_auroc(y, score)
     for weights in bootstrap(lambda weight: weight, rng.integers(30, size=80), n_bootstrap=20):
@@ -183,9 +188,10 @@ def test_with_single_films_the_bootstrap_agrees_with_delong():
     assert bootstrap.high == pytest.approx(delong.high, abs=0.003)
 
 
-def test_films_of_the_same_patients_widen_the_interval_as_the_clustered_variance_says():
+def test_patients_widen_the_interval():
     # Obuchowski 1997 (Biometrics 53, 567-578): placement values summed within each patient. Here
     # each film is there four times, which DeLong takes for four times as much evidence.
+    """Films of the same patients widen the interval as the clustered variance says."""
     y, score, _ = films(n=300)
     y, score, patients = np.tile(y, 4), np.tile(score, 4), np.tile(np.arange(300), 4)
     positive, negative = naive_placements(y, score)
@@ -199,7 +205,8 @@ def test_films_of_the_same_patients_widen_the_interval_as_the_clustered_variance
     assert result.high - result.low > 1.8 * (delong.high - delong.low)
 
 
-def test_the_bootstrap_repeats_with_its_seed_whatever_the_order_of_films():
+def test_bootstrap_seed():
+    """The bootstrap repeats with its seed whatever the order of films."""
     y, score, rng = films(n=200)
     patients = rng.integers(60, size=200)
     order = rng.permutation(200)
@@ -224,7 +231,8 @@ def test_the_paired_test_is_that_of_the_quadratic_definition():
     assert test.high - test.low == pytest.approx(2 * stats.norm.ppf(0.975) * error, abs=1e-9)
 
 
-def test_comparing_by_patient_agrees_with_delong_where_each_patient_has_one_film():
+def test_comparing_by_patient_and_delong():
+    """Comparing by patient agrees with DeLong where each patient has one film."""
     y, a, rng = films(n=1500)
     b = a + rng.normal(size=len(a))
     delong, bootstrap = compare_auroc(y, a, b), compare_auroc(y, a, b, groups=np.arange(1500))
@@ -267,7 +275,8 @@ def test_a_perfect_score_and_its_reverse_differ_beyond_doubt():
     assert (test.difference, test.z, test.p) == (1, np.inf, 0)
 
 
-def test_two_equal_models_are_told_apart_in_about_5_of_100_studies():
+def test_false_positives_of_the_comparison():
+    """Two equal models are told apart in about 5 of 100 studies."""
     found = []
     for seed in range(400):
         y, signal, rng = films(n=200, seed=seed)

@@ -9,7 +9,8 @@ def weights_of(groups, **settings):
     return bootstrap(lambda weight: weight, groups, **settings)
 
 
-def test_films_of_a_patient_are_drawn_together_and_as_many_patients_as_there_are():
+def test_patients_are_drawn_together():
+    """Films of a patient are drawn together and as many patients as there are."""
     weights = weights_of(["b", "a", "b", "c"], n_bootstrap=50, seed=1)
     assert weights.shape == (50, 4)
     assert (weights[:, 0] == weights[:, 2]).all()
@@ -52,7 +53,8 @@ def test_draws_without_a_value_are_left_out_of_the_interval():
     assert np.isnan(percentile_interval([np.nan])).all()
 
 
-def test_the_interval_of_a_mean_is_that_of_the_mean_of_each_sample():
+def test_interval_of_a_mean():
+    """The interval of a mean is that of the mean of each sample."""
     rng = np.random.default_rng(0)
     values, groups = rng.normal(size=60), rng.integers(20, size=60)
     settings = {"n_bootstrap": 300, "seed": 5}

@@ -45,7 +45,8 @@ def bias_of(model: keras.Model) -> np.ndarray:
     return keras.ops.convert_to_numpy(model.get_layer("predictions").bias)
 
 
-def test_the_mean_of_the_map_plus_the_bias_is_the_logit_of_each_class(model, films):
+def test_mean_of_the_map_is_the_logit(model, films):
+    """The mean of the map plus the bias is the logit of each class."""
     scores, maps = class_activation_map(model, films, class_index=None)
     assert maps.shape == (7, CLASSES, 4, 4)
     np.testing.assert_allclose(maps.mean((2, 3)) + bias_of(model), logits(scores), atol=1e-4)
@@ -66,7 +67,8 @@ def test_the_identity_holds_for_densenet_after_save_and_load(tmp_path):
         )
 
 
-def test_the_map_is_the_sum_over_channels_of_feature_times_kernel_by_hand(model, films):
+def test_map_by_hand(model, films):
+    """The map is the sum over channels of feature times kernel, worked by hand."""
     features = keras.Model(model.inputs[0], model.get_layer("relu").output).predict(
         films, verbose=0
     )
@@ -76,7 +78,8 @@ def test_the_map_is_the_sum_over_channels_of_feature_times_kernel_by_hand(model,
     np.testing.assert_allclose(maps, expected, atol=1e-5)
 
 
-def test_scores_are_those_of_the_model_for_every_class_whichever_is_mapped(model, films):
+def test_scores_are_those_of_the_model(model, films):
+    """Scores are those of the model for every class, whichever is mapped."""
     scores, maps = class_activation_map(model, films, class_index=1)
     np.testing.assert_allclose(scores, model.predict(films, verbose=0), atol=1e-6)
     assert scores.dtype == maps.dtype == np.float32
@@ -119,7 +122,8 @@ class Sequence(keras.utils.PyDataset):
         return x, np.zeros((len(x), CLASSES), np.float32)
 
 
-def test_a_sequence_of_batches_gives_what_its_films_as_one_array_give(model, films):
+def test_sequence_of_batches(model, films):
+    """A sequence of batches gives what its films as one array give."""
     for one, other in zip(
         class_activation_map(model, Sequence(films)),
         class_activation_map(model, films),
@@ -128,7 +132,8 @@ def test_a_sequence_of_batches_gives_what_its_films_as_one_array_give(model, fil
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-def test_the_shorter_last_batch_is_not_a_new_shape_to_compile_for(films):
+def test_shorter_last_batch(films):
+    """The shorter last batch is not a new shape to compile for."""
     model, shapes = small_model(), []
     below = model.get_layer("relu")
     call = below.call
@@ -150,7 +155,8 @@ def test_it_follows_weights_that_change_after_the_first_call(films):
     np.testing.assert_allclose(scores, 1 - before[0], atol=1e-6)
 
 
-def test_it_leaves_the_model_as_it_was_and_does_not_keep_it_alive(films):
+def test_model_is_left_as_it_was(films):
+    """It leaves the model as it was and does not keep it alive."""
     model = small_model()
     weights, names = model.get_weights(), [layer.name for layer in model.layers]
     class_activation_map(model, films)
@@ -162,7 +168,8 @@ def test_it_leaves_the_model_as_it_was_and_does_not_keep_it_alive(films):
     assert watched() is None
 
 
-def test_a_model_in_mixed_precision_still_gives_maps_whose_mean_is_the_logit(films):
+def test_mixed_precision(films):
+    """A model in mixed precision still gives maps whose mean is the logit."""
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         model = small_model(dtype="float32")
@@ -174,7 +181,8 @@ def test_a_model_in_mixed_precision_still_gives_maps_whose_mean_is_the_logit(fil
     np.testing.assert_allclose(maps.mean((1, 2)) - 0.5, logits(scores)[:, 0], atol=1e-2)
 
 
-def test_a_model_without_the_named_layers_is_refused_with_their_names():
+def test_missing_layers():
+    """A model without the named layers is refused with their names."""
     film = keras.Input((8, 8, 1))
     other = keras.Model(film, layers.Dense(1, name="predictions")(layers.Flatten()(film)))
     with pytest.raises(ValueError, match=r"no layer named \['relu', 'avg_pool'\]"):
@@ -204,8 +212,9 @@ def test_no_batches_and_no_batch_size_are_refused(model, films):
 
 
 @pytest.mark.parametrize("method", ["Grad-CAM", "HiResCAM"])
-def test_cam_is_gradcam_and_hirescam_times_the_number_of_positions(model, films, method):
+def test_gradcam_and_hirescam_of_the_last_layer(model, films, method):
     # For global average pooling and a linear head the gradient is kernel / (h w) everywhere.
+    """CAM is Grad-CAM and HiResCAM times the number of positions."""
     scores, exact = class_activation_map(model, films, class_index=None)
     again, maps = class_activation_map(model, films, class_index=None, method=method, layer="relu")
     np.testing.assert_allclose(maps * 16, exact, atol=1e-5)
@@ -261,7 +270,8 @@ def test_the_gradient_at_a_lower_layer_is_that_of_a_small_step(model, films):
     np.testing.assert_allclose(maps.sum((1, 2)), expected, atol=2e-2, rtol=2e-2)
 
 
-def test_an_unknown_method_and_a_layer_that_cannot_be_mapped_are_refused(model, films):
+def test_unknown_method_or_layer(model, films):
+    """An unknown method and a layer that cannot be mapped are refused."""
     with pytest.raises(ValueError, match=r"method='scorecam': expected one of \['CAM', 'HiR"):
         class_activation_map(model, films, method="scorecam")
     with pytest.raises(ValueError, match="layer='below': expected 'relu'"):
@@ -290,12 +300,14 @@ def test_a_map_enlarged_to_the_film_keeps_rows_and_columns_apart():
     np.testing.assert_allclose(larger[0, [0, 44, 45, 89]].reshape(2, 2).mean(1), [0.5, 1.5], 0.02)
 
 
-def test_bilinear_values_are_those_worked_by_hand_with_positions_at_cell_centres():
+def test_upsampling_by_hand():
     # Two cells of two pixels: centres at 1 and 3, pixels at 0.5, 1.5, 2.5, 3.5.
+    """Bilinear values are those worked by hand with positions at cell centers."""
     np.testing.assert_allclose(upsample_map([[0.0, 4.0]], (1, 4)), [[0, 1, 3, 4]])
 
 
-def test_many_maps_are_enlarged_at_once_and_a_map_of_its_own_size_is_unchanged():
+def test_upsampling_many_maps():
+    """Many maps are enlarged at once and a map of its own size is unchanged."""
     maps = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
     assert upsample_map(maps, 8).shape == (2, 3, 8, 8)
     np.testing.assert_array_equal(upsample_map(maps, (4, 5)), maps)
@@ -308,7 +320,8 @@ def test_something_that_is_no_map_or_no_size_is_refused():
         upsample_map(np.zeros((3, 3)), 0)
 
 
-def test_a_normalized_map_is_its_positive_part_divided_by_its_maximum():
+def test_normalized_map():
+    """A normalized map is its positive part divided by its maximum."""
     np.testing.assert_allclose(
         normalize_map(np.array([[-3.0, 0.0], [1.0, 4.0]])), [[0, 0], [0.25, 1]]
     )
@@ -321,7 +334,8 @@ def test_a_map_without_positive_values_is_zero_everywhere():
     assert not normalize_map(np.zeros((2, 2))).any()
 
 
-def test_a_common_scale_keeps_films_comparable_and_stays_below_one():
+def test_common_scale():
+    """A common scale keeps films comparable and stays below one."""
     strong, weak = np.array([[-1.0, 8.0]]), np.array([[0.5, 2.0]])
     np.testing.assert_allclose(normalize_map(strong, scale=4), [[0, 1]])
     np.testing.assert_allclose(normalize_map(weak, scale=4), [[0.125, 0.5]])

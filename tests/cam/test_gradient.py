@@ -70,7 +70,8 @@ def stretched(maps: np.ndarray) -> np.ndarray:
     return maps / (1e-7 + maps.max((1, 2), keepdims=True))
 
 
-def test_the_recording_says_what_made_it_and_holds_maps_that_are_not_all_alike(theirs):
+def test_the_recording(theirs):
+    """The recording says what made it and holds maps that are not all alike."""
     assert [str(theirs[f"version/{name}"]) for name in ("grad-cam", "torch", "torchvision")] == [
         "1.5.7",
         "2.15.0",
@@ -107,9 +108,7 @@ def test_the_sum_over_channels_is_theirs(ours, theirs, method, layer, index):
 @pytest.mark.parametrize("index", CLASSES)
 @pytest.mark.parametrize("layer", ["below", "relu"])
 @pytest.mark.parametrize("method", RECORDED_NAMES)
-def test_what_their_users_see_is_ours_after_relu_stretching_and_enlarging(
-    ours, theirs, method, layer, index
-):
+def test_recorded_maps(ours, theirs, method, layer, index):
     """They stretch each map to [0, 1] film by film; `normalize_map` only divides by a scale."""
     maps = ours[method, layer][:, index]
     shown = stretched(upsample_map(stretched(np.maximum(maps, 0)), 24))

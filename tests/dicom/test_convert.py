@@ -113,7 +113,8 @@ def test_the_table_that_is_returned_is_the_one_on_disk(films, tmp_path):
     assert list(table.columns[:9]) == first
 
 
-def test_one_film_gives_the_jpg_and_the_facts_that_the_folder_gives(films, tmp_path):
+def test_one_film_as_the_folder(films, tmp_path):
+    """One film gives the JPG and the facts that the folder gives."""
     table = convert(films, tmp_path / "jpg", quality=90)
     for row in table.astype(object).where(table.notna(), None).to_dict("records"):
         if row["status"] == "failed":
@@ -254,7 +255,8 @@ def only(folder, file, data):
     return folder
 
 
-def test_a_new_film_of_the_same_name_gives_both_another_id_and_leaves_no_old_jpg(tmp_path):
+def test_another_film_of_the_same_name(tmp_path):
+    """A new film of the same name gives both another id and leaves no old JPG."""
     source, target = only(tmp_path / "films", "one/a.dcm", film_bytes(GREY)), tmp_path / "jpg"
     assert convert(source, target)["image_id"].tolist() == ["a"]
     only(source, "two/a.dcm", film_bytes(255 - GREY))
@@ -267,7 +269,8 @@ def test_a_new_film_of_the_same_name_gives_both_another_id_and_leaves_no_old_jpg
     assert sorted(content(target)) == ["a.jpg", "films.csv", "two_a.jpg"]
 
 
-def test_an_id_that_goes_to_another_film_never_shows_the_earlier_one(tmp_path, monkeypatch):
+def test_id_that_goes_to_another_film(tmp_path, monkeypatch):
+    """An id that goes to another film never shows the earlier one."""
     source, target = only(tmp_path / "films", "one/a.dcm", film_bytes(GREY)), tmp_path / "jpg"
     convert(source, target)
     (source / "a.dcm").write_bytes(film_bytes(GREY)[:-500])
@@ -342,7 +345,8 @@ def test_a_hospitals_disc_is_converted_whole(tmp_path):
     assert table.index.map(image_ids(disc)).tolist() == table["image_id"].tolist()
 
 
-def test_what_lies_beside_a_film_or_took_its_place_does_not_keep_its_old_jpg(films, tmp_path):
+def test_file_beside_a_film(films, tmp_path):
+    """What lies beside a film or took its place does not keep its old JPG."""
     target = tmp_path / "jpg"
     convert(films, target)
     (films / "plain.dcm").write_bytes(b"overwritten")
@@ -367,9 +371,9 @@ def test_a_jpg_stays_where_another_file_now_gives_it(films, tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["_remove_outdated", "as_table"])
-def test_an_outdated_jpg_is_removed_even_if_the_run_that_found_it_was_killed(
-    films, tmp_path, monkeypatch, moment
-):
+def test_outdated_jpg(films, tmp_path, monkeypatch, moment):
+    """An outdated JPG is removed even if the run that found it was killed."""
+
     def kill(*_):
         raise KeyboardInterrupt
 
@@ -579,7 +583,8 @@ def test_threads_and_processes_give_what_one_process_gives(films, tmp_path, monk
     assert begun == [1, 1]
 
 
-def test_a_dask_cluster_of_two_workers_gives_what_one_process_gives(films, tmp_path, monkeypatch):
+def test_dask_cluster(films, tmp_path, monkeypatch):
+    """A Dask cluster of two workers gives what one process gives."""
     distributed = pytest.importorskip("distributed")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     expected = content_of_clean_run(films, tmp_path)

@@ -73,7 +73,8 @@ def test_a_film_of_8_bits_without_lut_or_window_passes_unchanged():
     }
 
 
-def test_more_bits_without_window_are_spread_from_lowest_to_highest():
+def test_many_bits_without_window():
+    """More bits without window are spread from lowest to highest."""
     path, ds = fixture("CT_small.dcm")
     stored = ds.pixel_array.astype(float)
     assert (stored.min(), stored.max(), ds.BitsStored) == (128, 2191, 16)
@@ -177,7 +178,8 @@ def test_a_window_of_width_one_is_a_threshold():
     assert np.array_equal(pixels, np.where(stored > 99.5, 255, 0))
 
 
-def test_a_window_that_changes_nothing_leaves_the_jpg_of_the_file():
+def test_window_that_changes_nothing():
+    """A window that changes nothing leaves the JPG of the file."""
     stored = (RAMP % 256).astype(np.uint8)
     whole = {"WindowCenter": 128, "WindowWidth": 256, "RescaleSlope": 1, "RescaleIntercept": 0}
     film = film_of(film_bytes(stored, syntax=JPEG, **whole))
@@ -202,7 +204,8 @@ def test_a_modality_lut_comes_before_the_window():
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 16])
-def test_a_voi_lut_is_preferred_to_a_window_and_clips_at_its_ends(bits):
+def test_voi_lut_and_window(bits):
+    """A VOI LUT is preferred to a window and clips at its ends."""
     stored = (RAMP % 4096).astype(np.uint16)
     first, entries = 500, 2000
     table = (np.arange(entries) * (2**bits - 1)) // (entries - 1)
@@ -222,7 +225,8 @@ def test_a_lut_of_65536_entries_is_told_by_a_zero():
     assert np.array_equal(film_of(data).pixels, shades(65535 - ALL_16_BITS.astype(int), 0, 65535))
 
 
-def test_steps_of_an_enhanced_film_are_found_in_its_functional_groups():
+def test_functional_groups():
+    """Steps of an enhanced film are found in its functional groups."""
     stored = (RAMP % 4096).astype(np.uint16)
     window, groups = pydicom.Dataset(), pydicom.Dataset()
     window.WindowCenter, window.WindowWidth = 1000, 500
@@ -246,7 +250,8 @@ def test_padding_is_black_and_does_not_stretch_the_scale():
     assert inverted.original["steps"][-1] == "padding made black"
 
 
-def test_a_range_of_padding_is_black_and_a_film_of_padding_is_a_black_film():
+def test_padding():
+    """A range of padding is black and a film of padding is a black film."""
     stored = (RAMP % 256).astype(np.uint8)
     film = film_of(film_bytes(stored, PixelPaddingValue=250, PixelPaddingRangeLimit=255))
     assert np.array_equal(film.pixels, np.where(stored >= 250, 0, stored))
@@ -348,7 +353,8 @@ def test_a_syntax_without_a_decoder_is_refused_by_name(name):
 
 
 @pytest.mark.parametrize("syntax", [JPEG, RAW])
-def test_a_film_cut_anywhere_is_refused_and_told_from_one_without_pixels(syntax):
+def test_truncated_film(syntax):
+    """A film cut anywhere is refused and told from one without pixels."""
     film = film_bytes((RAMP % 256).astype(np.uint8), syntax=syntax)
     pixels = film.rindex(b"\xe0\x7f\x10\x00") + 12
     for length in range(150, len(film) - 10, 41):
@@ -472,7 +478,8 @@ def test_a_damaged_vr_is_not_copied_unseen():
         film_of(damaged)
 
 
-def test_the_fuzzer_keeps_its_bounds_of_time_and_memory_and_its_seed(tmp_path):
+def test_fuzzer(tmp_path):
+    """The fuzzer keeps its bounds of time and memory and its seed."""
     run = [sys.executable, "-m", "benchmarks.fuzz_convert", "--films", "60"]
     root = Path(__file__).parents[2]
     done = subprocess.run(run, capture_output=True, text=True, check=False, cwd=root)

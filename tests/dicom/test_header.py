@@ -70,7 +70,8 @@ def test_an_age_is_in_whole_years_whatever_its_unit(text, years):
     assert facts(PatientAge=text)["age"] == years
 
 
-def test_only_views_and_sexes_that_the_standard_knows_are_passed_on():
+def test_views_and_sexes():
+    """Only views and sexes that the standard knows are passed on."""
     assert facts(ViewPosition=" ap ", PatientSex="m", PatientAge="7") == {
         "view": "AP",
         "sex": "M",
@@ -88,7 +89,8 @@ def test_the_transfer_syntax_is_the_one_that_pydicom_finds():
         assert ds.file_meta.TransferSyntaxUID == read_elements(film)[1].UID
 
 
-def test_a_file_without_group_length_or_syntax_is_read_as_far_as_it_goes():
+def test_no_group_length_or_syntax():
+    """A file without group length or syntax is read as far as it goes."""
     plain = Path(get_testdata_file("no_meta_group_length.dcm", download=False)).read_bytes()
     missing = Path(get_testdata_file("meta_missing_tsyntax.dcm", download=False)).read_bytes()
     assert read_elements(plain)[1].UID == IMPLICIT
@@ -126,7 +128,8 @@ def test_values_are_those_that_pydicom_reads(name):
 
 
 @pytest.mark.parametrize("undefined", [False, True])
-def test_a_film_of_a_thousand_frames_with_groups_for_each_is_read(undefined):
+def test_thousand_frames(undefined):
+    """A film of a thousand frames with groups for each is read."""
     groups = []
     for number in range(1000):
         window, group = pydicom.Dataset(), pydicom.Dataset()
@@ -191,7 +194,8 @@ def meta_information(film):
 
 
 @pytest.mark.parametrize("syntax", [RAW, IMPLICIT, BIG, DEFLATED, JPEG, J2K, RLE])
-def test_a_film_whose_file_begins_with_its_meta_information_is_read(tmp_path, syntax):
+def test_no_preamble(tmp_path, syntax):
+    """A film whose file begins with its meta information is read."""
     film = film_bytes(SMALL, syntax=syntax)
     (tmp_path / "film").write_bytes(film[132:])
     read = read_film(tmp_path / "film")
@@ -214,7 +218,8 @@ def test_a_film_that_is_nothing_but_its_data_set_is_read(tmp_path, syntax):
     assert read_uid(tmp_path / "film") == pydicom.dcmread(io.BytesIO(film)).SOPInstanceUID
 
 
-def test_compressed_pixels_that_nothing_describes_are_not_taken_for_plain_ones():
+def test_compressed_pixels_without_description():
+    """Compressed pixels that nothing describes are not taken for plain ones."""
     film = film_bytes(SMALL, syntax=JPEG)
     with pytest.raises(FilmError, match="its pixels are compressed; expected Explicit VR"):
         film_of(film[data_set_start(film) :])
@@ -237,7 +242,8 @@ def test_a_file_that_only_begins_like_one_is_none(data):
 
 
 @pytest.mark.parametrize("syntax", [RAW, IMPLICIT, BIG, DEFLATED, JPEG, J2K, RLE])
-def test_a_second_preamble_or_meta_information_is_that_of_the_data(tmp_path, syntax):
+def test_second_preamble(tmp_path, syntax):
+    """A second preamble or meta information is that of the data."""
     film, other = film_bytes(SMALL, syntax=syntax), film_bytes(SMALL)
     start = data_set_start(film)
     for name, twice in {

@@ -63,7 +63,8 @@ def test_remarks_and_small_copies_of_the_film_are_left_out():
         assert np.array_equal(decoded(jpg), decoded(FRAME))
 
 
-def test_only_a_plain_grey_baseline_frame_of_the_right_size_is_taken():
+def test_plain_gray_baseline():
+    """Only a plain gray baseline frame of the right size is taken."""
     colour = jpeg_bytes(np.stack([GREY] * 3, -1))
     progressive = jpeg_bytes(GREY, progressive=True)
     at = FRAME.index(b"\xff\xda")
@@ -175,7 +176,8 @@ def test_a_jpeg_whose_second_half_is_not_its_own_is_refused(tmp_path, film, kind
         read_film(tmp_path / "damaged.dcm")
 
 
-def test_a_large_film_of_the_usual_size_is_not_decoded_and_half_of_one_is(monkeypatch):
+def test_large_film_is_not_decoded(monkeypatch):
+    """A large film of the usual size is not decoded; half of one is."""
     stream = jpeg_bytes(SMOOTH, quality=85, optimize=True)
     assert 46 < 8 * len(stream) / 128**2 < 92
     decoded = []
@@ -189,7 +191,8 @@ def test_a_large_film_of_the_usual_size_is_not_decoded_and_half_of_one_is(monkey
 
 
 @pytest.mark.parametrize("options", [{}, {"optimize": True}, {"restart_marker_blocks": 64}])
-def test_most_large_films_that_end_early_are_decoded_and_then_refused(options):
+def test_large_films_that_end_early(options):
+    """Most large films that end early are decoded and then refused."""
     stream = jpeg_bytes(SMOOTH, quality=85, **options)
     assert looks_complete(stream, 1024, 1024)
     places = np.random.default_rng(0).uniform(0.75, 1, 200)
@@ -243,7 +246,8 @@ def test_whatever_may_change_the_pixels_is_left_to_a_closer_look(change):
     assert stored_jpeg(film_bytes(GREY, syntax=JPEG, **change)) is None
 
 
-def test_a_frame_in_several_fragments_is_put_together_whatever_the_table_of_offsets_says():
+def test_fragments():
+    """A frame in several fragments is put together, whatever the table of offsets says."""
     fragments = encapsulate([FRAME[:100], FRAME[100:]], fragments_per_frame=1)
     assert fragments[4:8] == b"\x08\0\0\0"  # offsets of two frames
     film = film_bytes(GREY, syntax=JPEG, PixelData=fragments)

@@ -64,7 +64,8 @@ def by_dcmtk(data, folder, *options):
     ("declared", "used"),
     [(12, 12), (16, 12), (16, 10), (12, 10), (8, 12), (10, 16), (7, 8), (0, 9)],
 )
-def test_white_is_the_highest_entry_that_the_bits_in_use_can_hold(declared, used, tmp_path):
+def test_white(declared, used, tmp_path):
+    """White is the highest entry that the bits in use can hold."""
     entries = np.rint(CURVE / 4095 * (2**used - 1)).astype(int)
     data = film_bytes(RAMP, **TWELVE, VOILUTSequence=table(4096, 0, declared, entries))
     close(data, white_at(entries[RAMP], 2**used - 1))
@@ -77,7 +78,8 @@ def test_white_is_the_highest_entry_that_the_bits_in_use_can_hold(declared, used
 @pytest.mark.parametrize("syntax", [RAW, IMPLICIT, BIG])
 @pytest.mark.parametrize("vr", ["US", "SS", "OW"])
 @pytest.mark.parametrize("first", [-1000, -1, 0, 7])
-def test_the_first_value_mapped_may_be_below_zero_after_the_rescale(first, vr, syntax, tmp_path):
+def test_first_value_below_zero(first, vr, syntax, tmp_path):
+    """The first value mapped may be below zero after the rescale."""
     word = first if vr == "SS" else first % 65536
     # Entry k of the table is k, so value v of the modality becomes v - first.
     data = film_bytes(
@@ -102,7 +104,8 @@ def swapped(data):
     return data.replace(words.tobytes(), words.astype(">u2").tobytes())
 
 
-def test_a_first_value_above_32767_of_unsigned_values_stays_unsigned(tmp_path):
+def test_first_value_above_32767(tmp_path):
+    """A first value above 32767 of unsigned values stays unsigned."""
     stored = (40000 + np.arange(4096)).astype(np.uint16).reshape(64, 64)
     entries = np.arange(4096)
     close(film_bytes(stored, VOILUTSequence=table(4096, 40000, 12, entries)), white_at(RAMP, 4095))
@@ -112,8 +115,9 @@ def test_a_first_value_above_32767_of_unsigned_values_stays_unsigned(tmp_path):
     close(data, white_at(RAMP, 4095))
 
 
-def test_of_two_first_values_that_cover_some_values_the_signed_one_counts(tmp_path):
+def test_first_value_signed_or_unsigned(tmp_path):
     # -1000 to 64535; 63536 is -2000, by hand: value v of the modality becomes v + 2000.
+    """Of two first values that cover some values the signed one counts."""
     stored = np.arange(65536, dtype=np.uint16)[::16].reshape(64, 64)
     rescale = {"RescaleSlope": 1, "RescaleIntercept": -1000}
     data = film_bytes(stored, **rescale, VOILUTSequence=table(4096, 63536, 12, np.arange(4096)))
@@ -122,7 +126,8 @@ def test_of_two_first_values_that_cover_some_values_the_signed_one_counts(tmp_pa
 
 
 @pytest.mark.parametrize("first", [33000, 60000])
-def test_a_table_that_begins_high_in_unsigned_values_is_not_a_signed_one(first, tmp_path):
+def test_first_value_high_in_unsigned_values(first, tmp_path):
+    """A table that begins high in unsigned values is not a signed one."""
     stored = np.arange(65536, dtype=np.uint16)[::16].reshape(64, 64)
     # By hand: 0 up to the first value, then one more for each 16th.
     data = film_bytes(stored, VOILUTSequence=table(65536, first, 16, np.arange(65536), vr="OW"))
@@ -155,7 +160,8 @@ def test_entries_of_8_bits_may_be_two_in_a_word(keyword, vr, count, tmp_path):
     close(data, by_dcmtk(data, tmp_path, *options))
 
 
-def test_of_a_table_that_is_one_entry_short_the_last_one_stands_for_it(tmp_path):
+def test_table_one_entry_short(tmp_path):
+    """Of a table that is one entry short, the last one stands for it."""
     data = film_bytes(RAMP, **TWELVE, VOILUTSequence=table(4096, 0, 12, np.arange(4095)))
     close(data, white_at(np.minimum(RAMP, 4094), 4095))
     close(data, by_dcmtk(data, tmp_path, "+Wl", "1"))
@@ -164,7 +170,8 @@ def test_of_a_table_that_is_one_entry_short_the_last_one_stands_for_it(tmp_path)
         film_of(film_bytes(RAMP, **TWELVE, VOILUTSequence=table(4096, 0, 12, np.arange(3000))))
 
 
-def test_of_a_table_with_more_entries_than_it_says_the_rest_is_left_out():
+def test_table_with_more_entries():
+    """Of a table with more entries than it says, the rest is left out."""
     sequence = table(256, 0, 8, [*range(256), *[0] * 4000])
     film = film_of(film_bytes(RAMP, **TWELVE, VOILUTSequence=sequence))
     assert np.array_equal(film.pixels, np.minimum(RAMP, 255))
@@ -174,9 +181,8 @@ def test_of_a_table_with_more_entries_than_it_says_the_rest_is_left_out():
 @pytest.mark.parametrize(
     ("sop_class", "modality"), [(XA, "XA"), (RF, "RF"), (XA, "CR"), (CR, "CR"), (CR, "XA")]
 )
-def test_a_modality_lut_back_to_beam_intensity_is_not_for_display(
-    sop_class, modality, relation, tmp_path
-):
+def test_modality_lut_to_beam_intensity(sop_class, modality, relation, tmp_path):
+    """A modality LUT back to beam intensity is not for display."""
     stored = (RAMP % 256).astype(np.uint8)
     intensity = np.rint(80 * np.exp(np.arange(256) / 65)).astype(int)  # 80 to 4,044
     more = {"PixelIntensityRelationship": relation} if relation else {}
@@ -262,7 +268,8 @@ def test_windows_that_are_no_numbers_are_left_out():
     )
 
 
-def test_a_width_below_one_is_a_window_where_a_small_slope_makes_values_small():
+def test_width_below_one():
+    """A width below one is a window where a small slope makes values small."""
     small = {"RescaleSlope": "5e-06", "RescaleIntercept": "0"}
     # 1024 to 3072 of 4095 stored values: by hand, LINEAR_EXACT (PS3.3 C.11.2.1.3.2).
     half = film_bytes(RAMP, **TWELVE, **small, WindowCenter="0.01024", WindowWidth="0.01024")

@@ -50,7 +50,8 @@ def film(tmp_path, data):
     ],
     ids=lambda part: part[1] if isinstance(part, tuple) else "",
 )
-def test_a_gray_picture_of_8_bits_keeps_its_pixels_however_it_is_stored(tmp_path, data, stored):
+def test_gray_of_8_bits(tmp_path, data, stored):
+    """A gray picture of 8 bits keeps its pixels however it is stored."""
     read = film(tmp_path, data)
     assert np.array_equal(read.pixels, GRAY)
     was = read.original
@@ -68,7 +69,8 @@ def test_one_bit_is_black_and_white(tmp_path):
 
 
 @pytest.mark.parametrize(("lowest", "highest"), [(0, 65535), (0, 4095), (1000, 1255), (7, 7)])
-def test_16_bits_are_spread_from_their_lowest_to_their_highest_value(tmp_path, lowest, highest):
+def test_spread_of_16_bits(tmp_path, lowest, highest):
+    """16 bits are spread from their lowest to their highest value."""
     deep = np.linspace(lowest, highest, 48 * 64).reshape(48, 64).round().astype(np.uint16)
     read = film(tmp_path, png16(deep))
     span = max(highest - lowest, 1)
@@ -105,7 +107,8 @@ def test_strong_color_is_said_and_a_tint_or_a_mark_is_not():
 
 
 @pytest.mark.parametrize("orientation", ["JPG", "PNG"])
-def test_the_orientation_that_exif_asks_for_is_said_and_not_applied(tmp_path, orientation):
+def test_exif_orientation(tmp_path, orientation):
+    """The orientation that EXIF asks for is said and not applied."""
     if orientation == "JPG":
         stream = jpeg_bytes(GRAY)
         data = stream[:2] + b"\xff\xe1" + (len(EXIF) + 2).to_bytes(2) + EXIF + stream[2:]
@@ -179,14 +182,16 @@ def chunk(name, content):
 
 
 @pytest.mark.parametrize("kind", [0, 2, 6])
-def test_a_png_that_says_it_is_enormous_is_refused_before_it_is_decoded(tmp_path, kind):
+def test_enormous_png(tmp_path, kind):
+    """A PNG that says it is enormous is refused before it is decoded."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 16, kind, 0, 0, 0))
     data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(10**6)))
     with pytest.raises(FilmError, match="60000 x 60000 pixels of"):
         film(tmp_path, data + chunk(b"IEND", b""))
 
 
-def test_a_jpg_that_says_it_is_enormous_is_refused_before_it_is_decoded(tmp_path):
+def test_enormous_jpg(tmp_path):
+    """A JPG that says it is enormous is refused before it is decoded."""
     stream = jpeg_bytes(GRAY)
     at = stream.index(b"\xff\xc0") + 5
     with pytest.raises(FilmError, match="65500 x 65500 pixels of 1 values"):

@@ -206,9 +206,8 @@ def item(data):
     "offsets", [b"\xd2\x04\0\0", b"\0\0\0\0\x99\0\0\0", b"\xff" * 4, b"", None]
 )
 @pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
-def test_one_frame_needs_no_table_of_offsets_and_may_have_a_wrong_one(
-    offsets, photometric, tmp_path
-):
+def test_wrong_table_of_offsets(offsets, photometric, tmp_path):
+    """One frame needs no table of offsets and may have a wrong one."""
     stream = jpeg_bytes(RAMP8)
     stream += b"\0" * (len(stream) % 2)
     raw = (b"" if offsets is None else item(offsets)) + item(stream[:500]) + item(stream[500:])
@@ -268,7 +267,8 @@ def renamed(data, syntax):
         (renamed(film_bytes(RAMP8), "1.2.840.10008.1.2.4.999"), "unknown transfer syntax"),
     ],
 )
-def test_pixels_that_are_not_as_the_header_says_are_refused_for_that_reason(data, reason):
+def test_pixels_unlike_the_header(data, reason):
+    """Pixels that are not as the header says are refused for that reason."""
     with pytest.raises(FilmError) as caught:
         film_of(data)
     assert str(caught.value) == reason
@@ -284,7 +284,8 @@ def test_pixels_that_are_not_as_the_header_says_are_refused_for_that_reason(data
         (HTJ2K, "pylibjpeg-openjpeg"),
     ],
 )
-def test_without_its_decoder_a_film_is_refused_with_what_to_install(syntax, package, monkeypatch):
+def test_missing_decoder(syntax, package, monkeypatch):
+    """Without its decoder, a film is refused with what to install."""
     decoder = get_decoder(pydicom.uid.UID(syntax))
     monkeypatch.setattr(decoder, "_available", {})
     with pytest.raises(
@@ -322,7 +323,8 @@ def test_a_jpeg_of_12_bits_gives_its_values():
     assert np.abs(film.pixels.astype(int) - plain.pixels).max() <= 1
 
 
-def test_a_lossless_film_of_pydicom_gives_the_pixels_of_its_plain_twin():
+def test_lossless_twins():
+    """A lossless film of pydicom gives the pixels of its plain twin."""
     needs(LS)
     names = ("MR_small_jpeg_ls_lossless.dcm", "MR_small.dcm")
     films = [Path(get_testdata_file(name, download=False)).read_bytes() for name in names]
@@ -402,7 +404,8 @@ def test_lossless_jpeg_and_jpeg_ls_give_the_very_pixels(kind, command, tmp_path)
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize("kind", ["12 bits", "RGB"])
-def test_half_a_lossless_stream_is_refused_with_an_end_or_zeros_behind_it(kind, command, tmp_path):
+def test_half_a_lossless_stream(kind, command, tmp_path):
+    """Half a lossless stream is refused, also with an end or zeros behind it."""
     needs(LS if command[0] == "dcmcjpls" else SV1)
     number, more = KINDS[kind]
     data = compressed(film_bytes(waves(number), **more), tmp_path, *command)

@@ -31,7 +31,8 @@ NOISE = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)  # needs m
     ],
     ids=str,
 )
-def test_a_window_outside_the_values_leaves_one_shade_and_is_said_so(header, remark, tmp_path):
+def test_window_outside_the_values(header, remark, tmp_path):
+    """A window outside the values leaves one shade and is said so."""
     data = film_bytes(RAMP, **TWELVE, **header)
     film = film_of(data)
     assert film.remarks == ((remark,) if remark else ())
@@ -43,7 +44,8 @@ def test_a_window_outside_the_values_leaves_one_shade_and_is_said_so(header, rem
     assert row["reason"] == (f"{steps}; remark: {remark}" if remark else steps)
 
 
-def test_padding_and_burnt_in_text_do_not_hide_that_there_is_no_picture():
+def test_no_picture():
+    """Padding and burnt-in text do not hide that there is no picture."""
     stored = np.full((100, 100), 700, np.uint16)
     stored[:, :40] = 0  # padding
     stored[:3, 50:60] = 4095  # a marker
@@ -55,7 +57,8 @@ def test_padding_and_burnt_in_text_do_not_hide_that_there_is_no_picture():
     assert gray.remarks == ("nearly one shade: 99% of its pixels are from 128 to 128",)
 
 
-def test_a_picture_needs_a_hundredth_of_its_pixels_and_sixteen_shades():
+def test_least_picture():
+    """A picture needs a hundredth of its pixels and sixteen shades."""
     black = np.zeros((100, 100), np.uint8)
     few, enough = black.copy(), black.copy()
     few.ravel()[:99], enough.ravel()[:100] = np.arange(99) + 1, np.arange(100) + 1
@@ -124,7 +127,8 @@ FINE = [
 
 @pytest.mark.parametrize(("header", "remark"), [*CONTRADICTIONS, *((fine, None) for fine in FINE)])
 @pytest.mark.parametrize("more", [{}, {"syntax": JPEG}], ids=["plain", "JPEG"])
-def test_what_a_header_says_beside_the_pixels_is_read_as_before_and_said(header, remark, more):
+def test_what_the_header_says(header, remark, more):
+    """What a header says beside the pixels is read as before and said."""
     photometric = header.get("PhotometricInterpretation", "MONOCHROME2")
     plain = film_of(film_bytes(NOISE, PhotometricInterpretation=photometric, **more))
     data = film_bytes(NOISE, **header, **more)

@@ -55,7 +55,8 @@ def test_names_that_cannot_be_an_id_give_one_by_their_path(tmp_path):
     assert found["a b.dcm"].startswith("a_b-") and found["ä.dcm"].startswith("a-")
 
 
-def test_a_carriage_return_in_a_path_survives_being_written_to_the_table(tmp_path):
+def test_carriage_return(tmp_path):
+    """A carriage return in a path survives being written to the table."""
     write_all(tmp_path, "x\ry/a.dcm", "b\r.dcm")
     found, refused = find_files(tmp_path, tmp_path / "nowhere")
     table = as_table([*(row_of(film, "copied") for film in found), *refused])
@@ -64,7 +65,8 @@ def test_a_carriage_return_in_a_path_survives_being_written_to_the_table(tmp_pat
     assert table["file"].tolist() == ["b\\r.dcm", "x\\ry/a.dcm"]
 
 
-def test_links_that_lead_out_and_things_that_are_no_files_are_refused(tmp_path):
+def test_links_and_no_files(tmp_path):
+    """Links that lead out and things that are no files are refused."""
     folder, outside = tmp_path / "films", tmp_path / "outside"
     write_all(folder, "real/a.dcm")
     write_all(outside, "secret.dcm")
@@ -125,7 +127,8 @@ def test_paths_that_give_one_id_get_a_hash_each(tmp_path):
     }
 
 
-def test_films_that_differ_in_the_coding_of_an_umlaut_only_are_refused(tmp_path):
+def test_umlauts(tmp_path):
+    """Films that differ in the coding of an umlaut only are refused."""
     write_all(tmp_path, "\u00fc.dcm", "u\u0308.dcm", "u.dcm")
     found, refused = files_of(tmp_path)
     assert found == {"u.dcm": "u"}

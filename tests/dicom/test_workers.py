@@ -101,7 +101,8 @@ def test_a_film_that_kills_its_process_is_one_failed_row(impatient):
     assert status(80, copy_or_die, workers=2) == expected
 
 
-def test_a_film_that_kills_the_process_of_an_executor_is_one_failed_row():
+def test_film_that_kills_its_process():
+    """A film that kills the process of an executor is one failed row."""
     expected = copied(80) | dict.fromkeys([13, 14, 63], "failed")
     with processes() as pool, pytest.warns(RuntimeWarning, match="BrokenProcessPool"):
         assert status(80, copy_or_die, pool, workers=2) == expected
@@ -166,7 +167,9 @@ def test_an_executor_that_was_shut_down_is_replaced():
         assert status(20, copy, threads, workers=1) == copied(20)
 
 
-def test_tasks_that_have_not_begun_are_cancelled_when_the_caller_stops():
+def test_tasks_are_cancelled():
+    """Tasks that have not begun are cancelled when the caller stops."""
+
     class Slow(Executor):
         """Does the first task only."""
 
@@ -195,7 +198,8 @@ convert_folder(*sys.argv[1:], workers=2, progress=False)
 """
 
 
-def test_a_script_in_which_no_process_can_be_started_goes_on_in_its_own(tmp_path):
+def test_script_without_processes(tmp_path):
+    """A script in which no process can be started goes on in its own."""
     source, target = tmp_path / "films", tmp_path / "jpg"
     source.mkdir()
     for number in range(5):

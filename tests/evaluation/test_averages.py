@@ -34,7 +34,8 @@ def test_macro_and_micro_are_those_of_scikit_learn(predictions):
         assert found[average]["prevalence"] == pytest.approx(predictions["y_true"].mean())
 
 
-def test_a_class_with_one_label_only_has_no_part_in_the_macro_average(predictions):
+def test_macro_average_without_a_class(predictions):
+    """A class with one label only has no part in the macro average."""
     predictions.loc[predictions["class_name"] == "Edema", "y_true"] = 0
     found = average_auroc(predictions, n_bootstrap=50)
     first = predictions[predictions["class_name"] == "Pneumonia"]

@@ -15,13 +15,15 @@ TRAIN = pd.DataFrame(
 )
 
 
-def test_a_view_scores_as_often_as_its_training_films_had_the_finding():
+def test_score_of_a_view():
+    """A view scores as often as its training films had the finding."""
     films = pd.DataFrame({"view": ["AP", "PA", None, "LL"]})
     # AP 2 of 3, PA 0 of 2, unknown 1 of 1, and the whole 3 of 6 for a view never seen.
     assert view_scores(TRAIN, films, "Pneumonia").tolist() == [2 / 3, 0, 1, 0.5]
 
 
-def test_the_regression_stands_unknown_values_and_impossible_ages():
+def test_impossible_ages():
+    """The regression takes unknown values and impossible ages."""
     films = pd.DataFrame(
         {"view": ["AP", "PA", "LL"], "sex": ["M", None, "O"], "age": [55, np.nan, 300]}
     )
@@ -48,7 +50,8 @@ def test_the_regression_finds_what_age_and_view_tell():
     assert full.low > view.high
 
 
-def test_without_any_age_the_regression_goes_on_with_view_and_sex():
+def test_without_any_age():
+    """Without any age, the regression goes on with view and sex."""
     scores = view_sex_age_scores(TRAIN.assign(age=None), TRAIN.assign(age=None), "Pneumonia")
     assert scores[0] > scores[3]
 
@@ -61,7 +64,8 @@ def test_missing_values_are_named_and_slips_of_the_pen_dropped():
     assert ages[5] == 60
 
 
-def test_on_the_real_tables_view_alone_reaches_what_the_issue_says(rsna_dir):
+def test_view_on_the_real_tables(rsna_dir):
+    """On the real tables, view alone reaches the AUROC that is known of it."""
     tables = rsna_dir.parent / "rsna-tables"
     if not tables.is_dir():
         pytest.skip(f"{tables} is not there: no complete tables to test on")

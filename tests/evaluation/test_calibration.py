@@ -43,7 +43,8 @@ def test_no_other_temperature_makes_the_labels_likelier():
     assert losses[1] == min(losses)
 
 
-def test_temperature_one_changes_nothing_and_none_changes_the_order():
+def test_temperature_one():
+    """Temperature 1 changes nothing, and no temperature changes the order."""
     y, score = films(n=500)
     assert apply_temperature(score, 1.0) == pytest.approx(score, abs=1e-12)
     assert apply_temperature(score.astype(np.float32), 1.0).dtype == np.float64
@@ -87,7 +88,8 @@ def test_brier_and_bins_are_those_of_scikit_learn():
     assert errors["ece"]["value"] == pytest.approx(weighted, abs=1e-12)
 
 
-def test_bins_hold_equal_numbers_of_films_and_equal_scores_share_one():
+def test_bins():
+    """Bins hold equal numbers of films and equal scores share one."""
     y, score = films(n=1000)
     assert reliability_table(y, score)["n"].tolist() == [100] * 10
     tied = np.where(score < np.median(score), 0.25, score)
@@ -104,7 +106,8 @@ def test_a_calibrated_model_stays_within_what_chance_does():
     assert ece["value"] < ece["if_calibrated"]["high"]
 
 
-def test_scores_that_are_too_sure_are_beyond_chance_and_scaling_brings_them_back():
+def test_overconfident_scores():
+    """Overconfident scores are miscalibrated beyond chance; scaling corrects them."""
     y, score = films(n=3000, sureness=3.0)
     before = calibration_errors(y, score, range(len(y)), n_bootstrap=200)
     after = calibration_errors(y, apply_temperature(score, 3.0), range(len(y)), n_bootstrap=200)

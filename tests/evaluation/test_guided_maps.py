@@ -43,7 +43,8 @@ def test_a_heavy_prior_has_the_shape_of_the_training_boxes(prior):
     assert prior.share[top] == prior.share.max()
 
 
-def test_dim_maps_find_boxes_better_with_the_prior_and_the_weight_is_chosen_for_that(prior):
+def test_prior_and_dim_maps(prior):
+    """Dim maps find boxes better with the prior and the weight is chosen for that."""
     weight, threshold = choose_guidance(*study(80, 3, where=(30, 50)), prior)
     assert weight > 0
     maps, *rest = study(200, 4, where=(30, 50))

@@ -34,7 +34,8 @@ def scores_of(cam, image_id="a", **options):
     ]
 
 
-def test_a_bright_cell_in_the_box_is_a_hit_and_mirrored_or_turned_it_is_not():
+def test_hit_and_mirrored_hit():
+    """A bright cell in the box is a hit; mirrored or turned it is not."""
     heat = bright((5, 1))
     assert scores_of(heat)["hit"]
     assert not scores_of(heat[::-1])["hit"]
@@ -42,7 +43,8 @@ def test_a_bright_cell_in_the_box_is_a_hit_and_mirrored_or_turned_it_is_not():
     assert not scores_of(np.ascontiguousarray(heat.T))["hit"]
 
 
-def test_only_films_with_boxes_have_a_row_in_the_order_that_was_asked():
+def test_rows_of_the_table():
+    """Only films with boxes have a row in the order that was asked."""
     maps = np.stack([bright((0, 0)), bright((5, 1)), bright((5, 1))])
     table = localization_scores(maps, np.array(["b", "c", "a"]), BOXES, FILMS)
     assert table["image_id"].tolist() == ["b", "a"]
@@ -98,7 +100,8 @@ def test_constant_maps_point_nowhere_and_divide_nothing_by_zero():
     assert row["energy_in_boxes"] == pytest.approx(row["box_share"])  # 5 everywhere
 
 
-def test_maps_below_zero_have_no_energy_but_still_a_brightest_point():
+def test_maps_below_zero():
+    """Maps below zero have no energy but still a brightest point."""
     row = scores_of(bright((5, 1), base=-9.0), threshold=0.5)
     assert row["hit"]
     assert row["energy_in_boxes"] == 0
@@ -271,7 +274,8 @@ def test_each_class_is_compared_with_its_own_boxes(tmp_path):
     assert report_table(run.metrics, class_name="Edema")["note"].tolist() == ["no boxes"]
 
 
-def test_positive_films_without_boxes_and_missing_labels_are_left_out(tmp_path):
+def test_films_left_out(tmp_path):
+    """Positive films without boxes and missing labels are left out."""
     run = write_run(tmp_path / "run", films=200)
     films, boxes = run.read_table("predictions.csv"), run.boxes
     positive = films.loc[films["y_true"] == 1, "image_id"]

@@ -37,7 +37,8 @@ def test_of_equally_good_thresholds_the_higher_is_taken():
     assert choose_thresholds([0, 1, 0, 1], [0.1, 0.4, 0.6, 0.8])["youden"] == 0.8
 
 
-def test_scores_no_better_than_chance_still_get_a_finite_threshold():
+def test_scores_no_better_than_chance():
+    """Scores no better than chance still get a finite threshold."""
     thresholds = choose_thresholds([1, 1, 0, 0], [0.1, 0.2, 0.3, 0.4])
     assert np.isfinite(thresholds["youden"])
     assert thresholds["specificity_0.9"] is None  # the highest score is a negative film's
@@ -85,7 +86,8 @@ def test_net_benefit_is_the_one_worked_by_hand():
     assert rare[3]["treat_all"] == pytest.approx(2 / 8 - 6 / 8 / 4)
 
 
-def test_the_interval_of_the_net_benefit_is_that_of_its_patients_drawn_by_hand():
+def test_interval_of_net_benefit():
+    """The interval of the net benefit is that of its patients drawn by hand."""
     rng = np.random.default_rng(0)
     y, patients = (rng.random(80) < 0.4).astype(int), rng.integers(30, size=80)
     probability = (0.3 * y + 0.7 * rng.random(80)).round(2)

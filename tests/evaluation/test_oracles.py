@@ -100,7 +100,8 @@ def test_wilsons_interval_is_that_of_statsmodels(trials, share):
     assert wilson_interval(successes, trials) == pytest.approx(expected, **EXACT)
 
 
-def test_the_intervals_of_an_operating_point_are_wilsons_of_statsmodels():
+def test_wilson_intervals():
+    """The intervals of an operating point are Wilson's of statsmodels."""
     y, a, _ = study()
     rates = rates_at(y, a, 0.6)
     called = a >= 0.6
@@ -114,7 +115,7 @@ def test_the_intervals_of_an_operating_point_are_wilsons_of_statsmodels():
         assert (rates[rate]["low"], rates[rate]["high"]) == pytest.approx(expected, **EXACT)
 
 
-def test_the_temperature_is_a_logistic_regression_without_intercept():
+def test_temperature():
     """1 / temperature is the one coefficient of the logit, here by scikit-learn's solver."""
     y, a, _ = study()
     logit = np.log(a / (1 - a))[:, np.newaxis]

@@ -12,7 +12,8 @@ FILMS = {
 }
 
 
-def test_each_outcome_by_hand_and_a_score_at_the_threshold_is_called():
+def test_outcomes_by_hand():
+    """Each outcome by hand; a score at the threshold is positive."""
     y_true, y_score = pd.Series([1, 1, 0, 0, 1]), pd.Series([0.9, 0.1, 0.2, 0.8, 0.5])
     assert outcomes_at(y_true, y_score, 0.5).tolist() == ["TP", "FN", "TN", "FP", "TP"]
 

@@ -25,8 +25,9 @@ def one_hot(shape, row, column):
     return heat
 
 
-def test_the_brightest_point_is_the_centre_of_its_cell_in_x_and_y():
+def test_brightest_point():
     # Row 4 of 5, column 1 of 8: x = 1.5 / 8, y = 4.5 / 5.
+    """The brightest point is the center of its cell in x and y."""
     assert peak_points(one_hot((5, 8), 4, 1)).tolist() == [[0.1875, 0.9]]
 
 
@@ -40,7 +41,8 @@ def test_it_is_the_brightest_pixel_of_the_upsampled_map(seed):
         assert heat[int(point[1] * 45), int(point[0] * 72)] == heat[row, column]
 
 
-def test_upsampling_keeps_every_cell_over_its_own_part_of_the_film():
+def test_upsampling_cells():
+    """Upsampling keeps every cell over its own part of the film."""
     maps = np.random.default_rng(0).normal(size=(2, 4, 6)).astype(np.float32)
     fine = upsample_map(maps, (12, 18))
     assert fine.shape == (2, 12, 18)
@@ -49,7 +51,8 @@ def test_upsampling_keeps_every_cell_over_its_own_part_of_the_film():
     np.testing.assert_array_equal(upsample_map(maps, (4, 6)), maps)
 
 
-def test_upsampling_halfway_between_two_centres_is_halfway_between_their_values():
+def test_upsampling_between_centers():
+    """Upsampling halfway between two centers is halfway between their values."""
     fine = upsample_map(np.array([[[0.0, 1.0]]], np.float32), (1, 4))
     assert fine[0, 0].tolist() == [0, 0.25, 0.75, 1]  # centres at 1/4 and 3/4
 
@@ -68,7 +71,8 @@ def test_a_constant_map_points_nowhere_and_has_no_heat():
     assert not points_in_boxes(peak_points(maps), ["tall"], BOXES, FILMS).any()
 
 
-def test_all_negative_maps_have_a_brightest_point_and_heat_from_0_to_1():
+def test_negative_maps():
+    """All-negative maps have a brightest point and scaled values from 0 to 1."""
     maps = -1 - one_hot((4, 4), 0, 0) + 2 * one_hot((4, 4), 2, 3)
     assert peak_points(maps).tolist() == [[0.875, 0.625]]
     assert (min_max(maps).min(), min_max(maps).max()) == (0, 1)
@@ -89,7 +93,8 @@ def test_a_point_hits_a_box_of_its_own_film(film, point, hit):
     assert points_in_boxes(np.array([point]), np.array([film]), BOXES, FILMS).tolist() == [hit]
 
 
-def test_each_of_several_boxes_counts_and_a_film_without_any_is_a_miss():
+def test_several_boxes_or_none():
+    """Each of several boxes counts and a film without any is a miss."""
     boxes = pd.concat([BOXES, BOXES[:1].assign(x=200.0)])  # x 0.5 to 0.7
     points = np.array([[0.6, 0.8], [0.5, 0.5]])
     films = pd.concat([FILMS, FILMS[:1].assign(image_id="none")])
@@ -141,7 +146,8 @@ def test_heat_at_the_threshold_itself_is_marked():
     assert overlaps(heat, mask, [0.25, 0.5, 0.75])[0].tolist() == [[2 / 3, 1, 1 / 2]]
 
 
-def test_a_map_that_marks_nothing_has_iou_zero_even_without_any_box_on_the_film():
+def test_empty_map():
+    """A map that marks nothing has IoU zero, even without any box on the film."""
     nothing = np.zeros((1, 2, 2), np.float32)
     for found in overlaps(nothing, nothing, [0.5]):
         assert found.tolist() == [[0]]

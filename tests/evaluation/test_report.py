@@ -147,7 +147,8 @@ def metrics_of(over_view, over_facts, **views):
     }
 
 
-def test_a_model_outperforms_baselines_only_where_every_interval_says_so():
+def test_outperforms_baselines():
+    """A model outperforms baselines only where every interval says so."""
     shown, sentence = outperforms_baselines(metrics_of(0.1, 0.05, AP=0.6, PA=0.55))
     assert shown
     assert sentence == (

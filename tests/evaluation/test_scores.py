@@ -69,7 +69,8 @@ def test_the_auroc_of_each_split_is_that_of_its_films(run, found):
         assert found[split]["prevalence"] == pytest.approx(y.mean())
 
 
-def test_average_precision_is_scikit_learns_beside_the_prevalence(run, found):
+def test_average_precision(run, found):
+    """Average precision is scikit-learn's beside the prevalence."""
     films = of_split(run, "test")
     expected = average_precision_score(films["y_true"], films["y_score"])
     part = found["average_precision"]
@@ -78,7 +79,8 @@ def test_average_precision_is_scikit_learns_beside_the_prevalence(run, found):
 
 
 @pytest.mark.parametrize("decimals", [6, 1])
-def test_the_interval_of_average_precision_is_that_of_scikit_learn_with_weights(decimals):
+def test_interval_of_average_precision(decimals):
+    """The interval of average precision is that of scikit-learn with weights."""
     rng = np.random.default_rng(0)
     y = (rng.random(60) < 0.3).astype(int)
     score, patients = (rng.normal(size=60) + y).round(decimals), rng.integers(25, size=60)
@@ -151,7 +153,8 @@ def test_the_model_is_compared_with_the_baselines_paired(found):
         assert gap["p"] < 0.001
 
 
-def test_a_model_that_has_learnt_only_the_view_is_seen_at_a_glance(tmp_path):
+def test_model_that_knows_the_view_only(tmp_path):
+    """A model that has learnt only the view is seen at a glance."""
     run = write_run(tmp_path / "run", films=900)
     films = run.predictions
     noise = np.random.default_rng(0).random(len(films)) / 1000
@@ -230,7 +233,8 @@ def test_what_was_written_about_the_maps_stays(run):
     assert metrics == run.metrics
 
 
-def test_a_run_with_few_positive_films_has_no_nan_that_json_refuses(tmp_path):
+def test_few_positive_films(tmp_path):
+    """A run with few positive films has no NaN that JSON refuses."""
     run = write_run(tmp_path / "run", films=60)
     scores = run.read_table("predictions.csv")
     first = ~scores.duplicated(["split"])
@@ -244,7 +248,8 @@ def test_a_run_with_few_positive_films_has_no_nan_that_json_refuses(tmp_path):
     raise AssertionError("each sample had a positive film")
 
 
-def test_several_classes_get_their_averages_and_no_negatives_by_mistake(tmp_path):
+def test_several_classes(tmp_path):
+    """Several classes get their averages and no negatives by mistake."""
     run = write_run(tmp_path / "run", films=200, classes=("Pneumonia", "Edema"))
     metrics = evaluate(run, n_bootstrap=50)
     assert set(metrics["classes"]) == {"Pneumonia", "Edema"}
@@ -264,7 +269,8 @@ def test_one_run_of_one_class_only_is_told_in_reasons(tmp_path):
     assert found["baselines"]["view"]["auroc"] is None
 
 
-def test_a_study_without_view_sex_age_or_patients_is_evaluated_all_the_same(tmp_path):
+def test_study_without_facts(tmp_path):
+    """A study without view, sex, age or patients is evaluated all the same."""
     run = write_run(tmp_path / "run", films=200)
     facts = ["patient_id", "view", "sex", "age", "detailed_class"]
     run.write_table("images.csv", run.images.drop(columns=facts))

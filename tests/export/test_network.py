@@ -107,7 +107,8 @@ def test_an_onnx_file_has_one_input_and_two_outputs_score_first(exported):
     ]
 
 
-def test_the_check_is_made_on_validation_films_where_they_are_at_hand(run, tmp_path, monkeypatch):
+def test_check_on_validation_films(run, tmp_path, monkeypatch):
+    """The check is made on validation films where they are at hand."""
     need("onnxruntime", "pip install 'chexnet[onnx]'")
     folder = tmp_path / "jpg"
     shutil.copytree(run.folder / "films", folder)
@@ -138,7 +139,8 @@ def test_an_export_that_is_wrong_is_an_error_and_leaves_no_file(run, tmp_path, m
     assert not list(tmp_path.iterdir())
 
 
-def test_a_network_trained_in_a_lower_precision_is_exported_in_float32(films, tmp_path):
+def test_lower_precision(films, tmp_path):
+    """A network trained in a lower precision is exported in float32."""
     model = small_network(CLASSES, precision="mixed_bfloat16")
     plain = with_outputs_for_export(model)
     assert {layer.compute_dtype for layer in plain.layers} == {"float32"}
@@ -191,7 +193,8 @@ def test_a_file_of_somebody_else_is_refused(tmp_path):
         open_exported(tmp_path / "missing.tflite")
 
 
-def test_a_runtime_that_is_not_installed_is_named_with_its_remedy(exported, monkeypatch):
+def test_missing_runtime(exported, monkeypatch):
+    """A runtime that is not installed is named with its remedy."""
     path = exported("onnx")
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r"onnxruntime is not installed; pip install 'chexnet"):

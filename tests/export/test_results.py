@@ -99,7 +99,8 @@ def objects(tmp_path):
     return {path.name: pydicom.dcmread(path) for path in files}
 
 
-def test_patient_and_study_are_those_of_the_film_and_the_rest_is_new(tmp_path, objects):
+def test_patient_and_study(tmp_path, objects):
+    """Patient and study are those of the film and the rest is new."""
     film = pydicom.dcmread(tmp_path / "film.dcm")
     assert list(objects) == [
         *("overlay-Pneumonia.dcm", "overlay-Other_finding.dcm", "region.dcm"),
@@ -136,7 +137,8 @@ def items(container):
         yield from items(item)
 
 
-def test_the_report_has_finding_score_threshold_and_the_model_as_observer(objects):
+def test_report(objects):
+    """The report has finding, score, threshold, and the model as observer."""
     found = list(items(objects["report.dcm"]))
     said = dict(reversed(found))  # of the first finding
     assert said["Finding"] == ("233604007", "SCT")
@@ -157,7 +159,8 @@ def test_the_report_has_finding_score_threshold_and_the_model_as_observer(object
     assert evidence.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == "1.2.3.4"
 
 
-def test_the_region_is_where_the_map_is_above_its_threshold_in_pixels_of_the_film(objects):
+def test_region(objects):
+    """The region is where the map is above its threshold in pixels of the film."""
     state = objects["region.dcm"]
     first, second = state.GraphicAnnotationSequence
     assert "GraphicObjectSequence" not in second
@@ -187,7 +190,8 @@ def test_the_overlay_is_colored_where_the_map_is(objects):
     assert objects["overlay-Pneumonia.dcm"].SourceImageSequence[0].ReferencedSOPInstanceUID
 
 
-def test_a_film_with_white_as_zero_and_a_window_is_shown_as_it_is(tmp_path):
+def test_white_as_zero_and_window(tmp_path):
+    """A film with white as zero and a window is shown as it is."""
     source = write_film(tmp_path / "film.dcm", PhotometricInterpretation="MONOCHROME1")
     film = pydicom.dcmread(source)
     film.WindowCenter, film.WindowWidth = 100, 50
@@ -219,9 +223,8 @@ def test_a_film_with_white_as_zero_and_a_window_is_shown_as_it_is(tmp_path):
         ({"Rows": 95}, "95 x 128 pixels"),
     ],
 )
-def test_an_attribute_that_is_missing_or_illegal_is_named_and_nothing_is_written(
-    tmp_path, changes, reason
-):
+def test_illegal_attribute(tmp_path, changes, reason):
+    """An attribute that is missing or illegal is named and nothing is written."""
     source = write_film(tmp_path / "film.dcm", **changes)
     with pytest.raises(FilmError, match=rf"film\.dcm: .*{reason}") as caught:
         write_dicom_results(prediction(), source, tmp_path / "out")
@@ -259,7 +262,8 @@ def test_names_in_any_character_set_of_dicom_are_kept(tmp_path, charset, name):
         assert pydicom.dcmread(path).PatientName == name
 
 
-def test_what_may_be_empty_is_empty_and_an_illegal_age_is_left_out(tmp_path):
+def test_empty_attributes(tmp_path):
+    """What may be empty is empty and an illegal age is left out."""
     source = write_film(
         tmp_path / "film.dcm", PatientAge="70", PatientName=None, PatientSex="", StudyID=None
     )
@@ -272,7 +276,8 @@ def test_what_may_be_empty_is_empty_and_an_illegal_age_is_left_out(tmp_path):
         write_dicom_results(prediction(), tmp_path / "film.png", tmp_path / "png")
 
 
-def test_nothing_is_overwritten_and_the_same_result_is_not_written_twice(tmp_path):
+def test_nothing_is_overwritten(tmp_path):
+    """Nothing is overwritten and the same result is not written twice."""
     source, out = write_film(tmp_path / "film.dcm"), tmp_path / "out"
     files = write_dicom_results(prediction(), source, out)
     before = {path: path.stat().st_mtime_ns for path in files}
@@ -296,7 +301,8 @@ def test_without_highdicom_the_remedy_is_named(tmp_path, monkeypatch):
         write_dicom_results(prediction(), tmp_path / "film.dcm", tmp_path)
 
 
-def test_a_folder_of_films_gets_objects_and_a_reason_where_it_cannot(study, tmp_path, capsys):
+def test_folder_of_films(study, tmp_path, capsys):
+    """A folder of films gets objects and a reason where it cannot."""
     run = write_small_run(tmp_path / "run")
     films = tmp_path / "films"
     shutil.copytree(study, films)
@@ -350,7 +356,8 @@ def test_dciodvfy_finds_no_error(tmp_path, study):
         assert not [line for line in lines if line.startswith("Error")], path
 
 
-def test_dcmtk_reads_the_objects_and_draws_the_region_over_the_film(tmp_path):
+def test_dcmtk(tmp_path):
+    """DCMTK reads the objects and draws the region over the film."""
     tool("dsrdump", "dcmtk")
     # dcmpschk knows no UTF-8.
     source = write_film(tmp_path / "film.dcm", PatientName="Mueller^Aenne")

@@ -74,7 +74,8 @@ def test_a_flip_is_the_exact_mirror_image():
     assert all(np.array_equal(changed, film()[:, ::-1]) for changed in films)
 
 
-def test_half_of_the_films_are_flipped_and_half_are_blurred_by_default():
+def test_half_flipped_half_blurred():
+    """Half of the films are flipped and half are blurred by default."""
     flipped, _ = augmented_examples(film(), warp(flip=0.5), count=400)
     share = np.mean([np.array_equal(changed, film()[:, ::-1]) for changed in flipped])
     assert 0.4 < share < 0.6
@@ -117,7 +118,8 @@ def test_a_rotation_turns_by_at_most_its_angle_about_the_centre():
     assert max(angles) > 9
 
 
-def test_a_shear_moves_each_row_along_x_by_its_height_times_the_tangent():
+def test_shear():
+    """A shear moves each row along x by its height times the tangent."""
     line = np.zeros((SIZE, SIZE), np.uint8)
     line[:, 31:33] = 255
     films, _ = augmented_examples(line, warp(shear=16), count=100)
@@ -239,7 +241,8 @@ def mixture():
 
 
 @pytest.mark.parametrize("name", ["default", "mixture", *OTHERS])
-def test_neither_what_came_before_nor_other_threads_change_a_batch(name):
+def test_batch_depends_on_its_seed_alone(name):
+    """Neither what came before nor other threads change a batch."""
     known = {"default": default_augmenter(SIZE, **STRENGTHS), "mixture": mixture()}
     augmenter = SeededAugmenter({**known, **OTHERS}[name])
     films = np.repeat(film()[None, ..., None], 4, axis=0)
@@ -261,7 +264,8 @@ def test_the_default_augmenter_draws_nothing_in_advance():
     assert "AutoPrefetcher" not in str(default_augmenter(SIZE, **STRENGTHS))
 
 
-def test_the_augmenter_that_was_given_is_left_as_it_is_and_its_changes_have_no_effect():
+def test_given_augmenter_is_copied():
+    """The augmenter that was given is left as it is and its changes have no effect."""
     given = iaa.Sequential([iaa.Add((-9, 9), seed=1)], seed=2)
     films = np.repeat(film()[None, ..., None], 4, axis=0)
     seeded = SeededAugmenter(given)
@@ -281,7 +285,8 @@ def test_an_augmenter_that_changes_the_size_or_dtype_is_refused():
         SeededAugmenter(smaller)(films, [0])
 
 
-def test_what_the_warp_cannot_carry_is_refused_and_not_left_behind():
+def test_what_the_warp_cannot_carry():
+    """What the warp cannot carry is refused and not left behind."""
     classes = SegmentationMapsOnImage(film()[..., None] > 100, shape=(SIZE, SIZE, 1))
     with pytest.raises(NotImplementedError, match=r"not .*segmentation_maps"):
         warp(flip=1)(image=film()[..., None], segmentation_maps=classes)
@@ -330,7 +335,7 @@ def test_a_mask_with_other_sides_than_the_film_moves_with_it(map_size):
 
 
 @pytest.mark.parametrize(("size", "blur"), [(512, 0.5), (256, 1.0)])
-def test_the_blur_is_a_gaussian_with_sigmas_from_0_to_the_largest(size, blur):
+def test_blur(size, blur):
     """The strength is in pixels at a side of 512."""
     largest = 0.5
     pixels = np.random.default_rng(3).integers(0, 256, (size, size)).astype(np.uint8)

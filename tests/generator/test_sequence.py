@@ -92,7 +92,8 @@ def test_a_batch_is_uint8_films_and_float_labels(study):
     assert labels.tolist() == [[1, 0], [0, 1], [0, 0], [1, 1]]
 
 
-def test_validation_is_the_table_in_its_order_with_its_pixels_as_they_are(study):
+def test_validation_as_it_is(study):
+    """Validation is the table in its order with its pixels as they are."""
     store, images, _ = study
     val = sequence(study)
     films = np.concatenate([films for films, _ in val])
@@ -103,7 +104,8 @@ def test_validation_is_the_table_in_its_order_with_its_pixels_as_they_are(study)
     assert np.array_equal(np.concatenate([films for films, _ in val]), films)
 
 
-def test_the_order_of_the_table_counts_and_not_its_index_or_that_of_the_store(study):
+def test_order_of_the_table(study):
+    """The order of the table counts and not its index or that of the store."""
     store, images, _ = study
     some = images.iloc[[7, 2, 9, 3, 0]]
     films, labels = sequence(study, images=some)[0]
@@ -202,7 +204,8 @@ def test_fit_sees_every_batch_of_every_epoch_in_order(study, workers):
     assert batches.epoch == 4
 
 
-def test_fit_with_its_default_shuffles_whole_batches_in_an_order_of_its_own(study):
+def test_fit_with_its_default(study):
+    """`fit` with its default shuffles whole batches in an order of its own."""
     batches = training(study)
     model = Watcher()
     model.fit(batches, epochs=2, verbose=0)
@@ -254,7 +257,8 @@ def test_the_epoch_moves_on_only_when_one_has_begun_and_ended(study):
     assert batches.epoch == 7
 
 
-def test_a_thread_that_fetches_while_the_order_of_another_epoch_is_asked_for_gets_its_own(study):
+def test_order_in_threads(study):
+    """A thread that fetches while the order of another epoch is asked for gets its own."""
     batches = training(study)
     alone = {epoch: expected(batches, [epoch]) for epoch in range(3)}
     wrong, start = [], threading.Barrier(3)

@@ -60,7 +60,8 @@ def build_in_a_process(folder, both_build, results):
     results.put((open_store(folder, workers=1)[IDS].tobytes(), early))
 
 
-def test_clahe_is_applied_at_the_films_own_size_before_the_resize(folder):
+def test_clahe_before_resizing(folder):
+    """CLAHE is applied at the film's own size before the resize."""
     film = cv2.imread(str(folder / "film3.jpg"), cv2.IMREAD_GRAYSCALE)
     assert film.shape == (64, 64)
     expected = cv2.resize(apply_clahe(film), (16, 16), interpolation=cv2.INTER_AREA)
@@ -152,7 +153,8 @@ def test_missing_films_are_named_before_any_work(folder):
 
 
 @pytest.mark.parametrize("cut", [0, 30, 400])
-def test_films_that_cannot_be_decoded_are_all_named_and_leave_no_cache(folder, cut):
+def test_undecodable_films(folder, cut):
+    """Films that cannot be decoded are all named and leave no cache."""
     for name in ("film1.jpg", "film4.jpg"):
         path = folder / name
         path.write_bytes(path.read_bytes()[:cut])
@@ -188,8 +190,9 @@ ImageStore(sys.argv[1], sys.argv[2:], image_size=200, progress=False)
 """
 
 
-def test_a_disk_that_fills_while_the_cache_is_written_is_an_error_too(folder):
+def test_full_disk(folder):
     # The largest size of a file stands for the size of a disk.
+    """A disk that fills while the cache is written is an error too."""
     pytest.importorskip("resource")
     run = subprocess.run(
         [sys.executable, "-c", BUILD_ON_A_FULL_DISK, str(folder), *IDS],
@@ -284,7 +287,8 @@ def test_a_film_touched_but_equal_in_size_is_read_again(folder):
     assert open_store(folder).path != first.path
 
 
-def test_films_of_another_folder_do_not_pass_for_those_of_the_first(folder, tmp_path):
+def test_films_of_another_folder(folder, tmp_path):
+    """Films of another folder do not pass for those of the first."""
     cache, other = tmp_path / "shared", tmp_path / "other"
     other.mkdir()
     for image_id in IDS:  # as many bytes, of the same time, under the same name
@@ -439,7 +443,8 @@ def test_many_threads_read_the_same_films(folder):
         assert all(pool.map(read, range(8)))
 
 
-def test_reading_leaves_the_pixels_out_of_the_memory_of_the_process(tmp_path):
+def test_memory_of_reading(tmp_path):
+    """Reading leaves the pixels out of the memory of the process."""
     if not os.path.exists("/proc/self/status"):  # noqa: PTH110
         pytest.skip("needs /proc: the memory of a process is read from it")
 

@@ -19,7 +19,8 @@ BOXES = pd.DataFrame(
 IMAGES = pd.DataFrame({"image_id": ["a", "b", "c"], "rows": 1024, "columns": 1024})
 
 
-def test_a_box_of_a_1024_pixel_film_is_halved_on_a_512_pixel_canvas():
+def test_box_on_a_smaller_canvas():
+    """A box of a 1024 pixel film is halved on a 512 pixel canvas."""
     scaled = scale_boxes(BOXES, 1024, 1024, 512)
     assert scaled.loc[0, ["x", "y", "width", "height"]].tolist() == [128, 256, 64, 32]
     assert BOXES.loc[0, "x"] == 256.0
@@ -121,7 +122,8 @@ def test_the_exact_share_agrees_with_counting_pixels():
     assert coverage(boxes, (8, 4)) == pytest.approx(counted)
 
 
-def test_masks_come_in_the_order_asked_for_and_are_zero_without_a_box():
+def test_masks_in_the_order_asked_for():
+    """Masks come in the order asked for and are zero without a box."""
     masks = box_masks(BOXES, IMAGES, ["c", "b", "a"], (2, 4))
     assert masks.shape == (3, 2, 4)
     assert masks.dtype == np.float32
@@ -156,8 +158,9 @@ def boxes_of(*rows):
 TALL = pd.DataFrame({"image_id": ["a"], "rows": [200], "columns": [100]})
 
 
-def test_boxes_on_their_film_pass_and_films_without_size_are_not_checked():
+def test_boxes_that_pass():
     # The last one ends a pixel beyond the edges: rounding.
+    """Boxes on their film pass and films without size are not checked."""
     check_boxes(TALL, boxes_of((0, 0, 100, 200), (40, 150, 10, 10), (90, 190, 11, 11)))
     outside = boxes_of((900, 900, 10, 10))
     check_boxes(TALL.drop(columns="rows"), outside)
@@ -166,7 +169,8 @@ def test_boxes_on_their_film_pass_and_films_without_size_are_not_checked():
 
 
 @pytest.mark.parametrize("box", [(100, 20, 10, 10), (20, 200, 10, 10), (60, 20, 90, 10)])
-def test_a_box_whose_center_is_outside_its_film_is_refused_with_both_sizes(box):
+def test_center_outside_the_film(box):
+    """A box whose center is outside its film is refused with both sizes."""
     named = r"boxes: 1 boxes outside their film: a \(x=.*; film 100 x 200 pixels\); expected"
     with pytest.raises(ValueError, match=named):
         check_boxes(TALL, boxes_of((0, 0, 60, 60), box))
@@ -178,7 +182,8 @@ def test_a_box_over_the_edge_of_its_film_is_named_in_a_warning(box):
         check_boxes(TALL, boxes_of((0, 0, 60, 60), box))
 
 
-def test_boxes_that_are_all_in_a_quarter_of_their_films_look_like_those_of_smaller_films():
+def test_boxes_in_a_quarter_of_their_films():
+    """Boxes that are all in a quarter of their films look like those of smaller films."""
     small = boxes_of(*[(k, 2 * k, 10, 20) for k in range(10)])
     check_boxes(TALL, small[:9])
     with pytest.warns(UserWarning, match="all 10 boxes are in the upper left quarter"):
@@ -186,7 +191,8 @@ def test_boxes_that_are_all_in_a_quarter_of_their_films_look_like_those_of_small
     check_boxes(TALL, boxes_of(*[(k, 2 * k, 10, 20) for k in range(9)], (45, 5, 10, 10)))
 
 
-def test_boxes_without_a_class_are_of_the_first_and_others_of_their_own():
+def test_boxes_without_class():
+    """Boxes without a class are of the first and others of their own."""
     boxes = pd.DataFrame({"image_id": ["a", "b"]})
     assert boxes_of_class(boxes, "Mass", ["Mass", "Edema"]).equals(boxes)
     assert boxes_of_class(boxes, "Edema", ["Mass", "Edema"]).empty

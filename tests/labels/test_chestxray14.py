@@ -32,7 +32,8 @@ def write(folder, table=TABLE, boxes=BOXES, train="00000001_000.png\n00000001_00
     return folder
 
 
-def test_findings_become_one_column_a_class_and_patients_eight_digits(tmp_path):
+def test_columns(tmp_path):
+    """Findings become one column a class and patients eight digits."""
     images, boxes = read_chestxray14(write(tmp_path), CLASSES)
     assert images.to_dict("list") == {
         "image_id": ["00000001_000", "00000001_001", "00000002_000"],
@@ -51,7 +52,8 @@ def test_findings_become_one_column_a_class_and_patients_eight_digits(tmp_path):
     ]
 
 
-def test_the_table_of_2020_names_and_writes_the_columns_otherwise(tmp_path):
+def test_table_of_2020(tmp_path):
+    """The table of 2020 names and writes the columns otherwise."""
     text = TABLE.replace("Gender", "Sex").replace("058Y", "57").replace(",\n", "\n")
     (write(tmp_path) / "Data_Entry_2017_v2020.csv").write_text(text)
     images, _ = read_chestxray14(tmp_path, CLASSES)
@@ -109,7 +111,8 @@ def test_a_wrong_box_is_named_with_the_file(tmp_path, message):
     assert str(tmp_path / "BBox_List_2017.csv") in str(error.value)
 
 
-def test_lists_that_contradict_each_other_or_leave_images_out_are_refused(tmp_path):
+def test_contradicting_lists(tmp_path):
+    """Lists that contradict each other or leave images out are refused."""
     with pytest.raises(ValueError, match=r"train_val_list.txt too: 00000001_001; expected: one"):
         read_chestxray14(write(tmp_path, test="00000002_000.png\n00000001_001.png"), CLASSES)
     with pytest.raises(ValueError, match=r"neither here nor in train_val_list.txt: 00000001_001"):
@@ -119,7 +122,8 @@ def test_lists_that_contradict_each_other_or_leave_images_out_are_refused(tmp_pa
         read_chestxray14(tmp_path, CLASSES)
 
 
-def test_classes_without_positive_images_are_named_and_can_be_left_out(tmp_path):
+def test_classes_without_positive_images(tmp_path):
+    """Classes without positive images are named and can be left out."""
     with pytest.raises(ValueError, match=r"12 classes that cannot be learned: Atelectasis \(all"):
         read_chestxray14(write(tmp_path))
     with pytest.raises(ValueError, match=r"unknown classes: Covid; expected: Atelectasis, "):
@@ -151,9 +155,8 @@ def test_the_genuine_tables_are_112120_images_of_30805_patients(label_tables):
     assert ((boxes["x"] + boxes["width"]) <= 1024).all()
 
 
-def test_the_genuine_table_is_split_with_two_lists_and_no_patient_is_in_two_splits(
-    label_tables, tmp_path
-):
+def test_genuine_table(label_tables, tmp_path):
+    """The genuine table is split with two lists and no patient is in two splits."""
     table = label_tables / "Data_Entry_2017_v2020.csv.gz"
     (tmp_path / table.name).symlink_to(table)
     images, _ = read_chestxray14(tmp_path, ["Hernia", "Pneumonia"])

@@ -35,7 +35,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_frontal_images_with_facts_for_the_baselines_and_the_expert_set_as_test(folder):
+def test_frontal_images(folder):
+    """Frontal images with facts for the baselines and the expert set as test."""
     images, boxes = read_chexpert(folder, classes=CLASSES)
     expected = pd.DataFrame(
         {

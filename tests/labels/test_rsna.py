@@ -81,7 +81,8 @@ def test_without_the_mapping_the_patients_are_unknown(tmp_path):
     assert images["patient_id"].isna().all()
 
 
-def test_films_that_the_mapping_leaves_out_are_patients_of_their_own(tmp_path):
+def test_films_that_the_mapping_leaves_out(tmp_path):
+    """Films that the mapping leaves out are patients of their own."""
     write_study(tmp_path, patients={"a": "00000007", "c": "00019124"})
     with pytest.warns(UserWarning, match=r"2 of 4 images are missing.*own: b, d"):
         images, _ = read_rsna(tmp_path)

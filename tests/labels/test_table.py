@@ -77,7 +77,8 @@ def test_boxes_have_classes_and_rows_without_numbers_are_skipped(study):
 
 
 @pytest.mark.parametrize("value", ["c.jpg", "c", "sub/c", "images/sub/c.jpg", r"sub\c.jpg"])
-def test_an_image_may_be_named_by_its_path_the_end_of_it_or_without_suffix(study, value):
+def test_names_of_an_image(study, value):
+    """An image may be named by its path, by the end of it, or without suffix."""
     (study / "labels.csv").write_text(f"image,Mass\n{value},1\nb,0\n")
     images, _ = read_table(study / "labels.csv", labels=["Mass"])
     assert images["image_id"].tolist() == ["b", "c"]
@@ -98,14 +99,16 @@ def test_names_that_are_in_two_folders_need_their_path(study):
     assert images["image_id"].tolist() == ["other_c", "sub_c"]
 
 
-def test_the_image_of_an_id_is_not_taken_for_another_file_of_its_name(study):
+def test_other_file_of_its_name(study):
+    """The image of an id is not taken for another file of its name."""
     (study / "a.txt").write_text("notes on a.png")
     (study / "labels.csv").write_text("image,Mass\na,1\nb,0\n")
     images, _ = read_table(study / "labels.csv", labels=["Mass"])
     assert images["image_id"].tolist() == ["a", "b"]
 
 
-def test_images_and_table_may_lie_in_different_folders_and_the_table_be_gzipped(study, tmp_path):
+def test_folders_and_gzip(study, tmp_path):
+    """Images and table may lie in different folders and the table be gzipped."""
     table = tmp_path / "tables" / "labels.csv.gz"
     table.parent.mkdir()
     pd.read_csv(study / "labels.csv").to_csv(table, index=False)
@@ -174,7 +177,8 @@ def test_a_box_of_an_image_without_label_row_is_refused(study):
         read_table(study / "labels.csv", **COLUMNS, boxes=study / "boxes.csv")
 
 
-def test_a_missing_column_or_file_and_a_column_with_two_roles_are_named(study):
+def test_missing_column_or_file(study):
+    """A missing column or file and a column with two roles are named."""
     with pytest.raises(ValueError, match=r"labels.csv: columns file, .*; expected image, Mass"):
         read_table(study / "labels.csv", labels=["Mass"])
     with pytest.raises(FileNotFoundError, match=r"none.csv: missing"):
@@ -190,7 +194,8 @@ def test_a_column_that_is_no_label_is_not_taken_for_a_class():
         class_names(images)
 
 
-def test_the_table_says_view_sex_and_age_and_the_film_fills_the_gaps(study):
+def test_table_before_film(study):
+    """The table says view, sex and age, and the film fills the gaps."""
     images, _ = read_table(study / "labels.csv", **COLUMNS, view="view", sex="sex")
     films = pd.DataFrame({"image_id": list("abcd"), "status": "copied", "reason": ""})
     films = films.assign(rows=32, columns=48, view=None, sex=None, age=None)

@@ -20,7 +20,8 @@ def test_the_normalisation_inside_is_that_of_keras_applications(small, films):
     assert np.abs(forward(inside, films) - expected).max() < 1e-5
 
 
-def test_the_graph_is_flat_and_its_layers_have_the_names_relied_on(small):
+def test_flat_graph(small):
+    """The graph is flat and its layers have the names relied on."""
     names = [layer.name for layer in small.layers]
     assert names[0] == "film"
     assert names[-3:] == ["relu", "avg_pool", "predictions"]
@@ -110,9 +111,8 @@ def test_an_impossible_architecture_is_refused(arguments, named):
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision_keeps_weights_scores_and_the_mean_of_the_map_in_float32(
-    small, films, tmp_path, precision
-):
+def test_mixed_precision(small, films, tmp_path, precision):
+    """Mixed precision keeps weights, scores and the mean of the map in float32."""
     mixed = build_chexnet(64, weights=None, precision=precision)
     mixed.set_weights(small.get_weights())
     assert keras.config.dtype_policy().name == "float32"

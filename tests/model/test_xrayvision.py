@@ -77,9 +77,8 @@ def test_the_library_s_scaling_is_inside_the_saved_network(library, recorded, tm
 
 
 @pytest.mark.parametrize("name", ["tuned.keras", "tuned.weights.h5"])
-def test_a_file_of_ours_that_came_from_the_library_starts_another(
-    library, recorded, name, tmp_path
-):
+def test_file_of_ours(library, recorded, name, tmp_path):
+    """A file of ours that came from the library starts another."""
     model = build_chexnet(reference.SIZE, class_names=TARGETS, weights=library.path)
     path = tmp_path / name
     model.save(path) if name.endswith(".keras") else model.save_weights(path)
@@ -88,7 +87,8 @@ def test_a_file_of_ours_that_came_from_the_library_starts_another(
     np.testing.assert_allclose(logits, recorded["logits"], atol=1e-4)
 
 
-def test_the_finer_map_has_twice_the_positions_and_the_same_weights(library):
+def test_finer_map(library):
+    """The finer map has twice the positions and the same weights."""
     model = build_chexnet(reference.SIZE, map_stride=16, dropout=0.1, weights=library.path)
     assert map_size(model) == (6, 6)
     expected = library.state["features.norm5.running_var"]
@@ -103,7 +103,8 @@ def test_the_head_takes_the_classes_of_the_same_name(library):
     np.testing.assert_array_equal(bias, library.state["classifier.bias"][columns])
 
 
-def test_a_class_that_it_was_not_trained_on_starts_at_random_and_is_named(library):
+def test_unknown_class(library):
+    """A class that it was not trained on starts at random and is named."""
     with pytest.warns(UserWarning, match=r"has no class \['Hernia'\].*\['Lung Opacity', 'Pn"):
         model = build_chexnet(32, class_names=("Hernia", "Pneumonia"), weights=RSNA)
     kernel, bias = model.get_layer("predictions").get_weights()
@@ -120,7 +121,8 @@ def test_a_checkpoint_of_another_network_is_refused(library, monkeypatch):
         build_chexnet(32, weights=library.path)
 
 
-def test_a_checkpoint_with_missing_and_misshapen_layers_names_them(library, monkeypatch):
+def test_damaged_checkpoint(library, monkeypatch):
+    """A checkpoint with missing and misshapen layers names them."""
     state = dict(library.state)
     del state["features.transition2.conv.weight"]
     state["features.conv0.weight"] = np.zeros((32, 1, 7, 7), np.float32)
@@ -156,7 +158,8 @@ def test_a_file_that_is_not_there_is_named():
         build_chexnet(32, weights="torchxrayvision:nowhere.pt")
 
 
-def test_where_the_library_is_not_installed_the_error_says_what_to_install(monkeypatch):
+def test_library_not_installed(monkeypatch):
+    """Where the library is not installed, the error says what to install."""
     monkeypatch.setitem(sys.modules, "torchxrayvision", None)
     with pytest.raises(ImportError, match=r"pip install 'chexnet\[torchxrayvision\]'"):
         build_chexnet(32, weights=RSNA)
@@ -273,7 +276,8 @@ def test_on_genuine_films_the_library_itself_agrees(installed, torch, rsna_dir, 
     np.testing.assert_allclose(logits, expected[1], atol=1e-4)
 
 
-def test_the_library_still_has_the_names_and_classes_that_we_know(installed):
+def test_names_of_the_library(installed):
+    """The library still has the names and classes that we know."""
     known = installed.models.model_urls
     assert {name for name in known if name.startswith("densenet121")} == set(NAMES)
     assert list(installed.models.DenseNet.targets) == TARGETS
@@ -287,7 +291,8 @@ def test_a_made_up_reference_film_uses_every_grey(recorded):
     np.testing.assert_array_equal(recorded["films"], reference.made_up_films(2, reference.SIZE))
 
 
-def test_load_xrayvision_gives_layers_below_the_head_and_the_head_by_class(library):
+def test_head_by_class(library):
+    """`load_xrayvision` gives layers below the head and the head by class."""
     layers, head = load_xrayvision("densenet121-res224-rsna")
     assert "predictions" not in layers
     assert set(head) == {"Pneumonia", "Lung Opacity"}

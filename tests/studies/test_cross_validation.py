@@ -97,7 +97,8 @@ def test_a_fold_trained_with_other_settings_is_refused(options, runs):
         cross_validate(runs[0].folder.parent, folds=2, **options | {"recipe": other})
 
 
-def test_the_films_out_of_fold_are_judged_each_by_its_own_network(options, runs):
+def test_films_out_of_fold(options, runs):
+    """The films out of fold are judged each by its own network."""
     films, maps = out_of_fold_films(runs), out_of_fold_maps(runs)
     assert sorted(films["image_id"]) == sorted(options["images"]["image_id"])
     assert sorted(maps["image_id"]) == sorted(options["boxes"]["image_id"])

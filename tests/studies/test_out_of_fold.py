@@ -56,13 +56,15 @@ def test_the_mean_of_the_folds_is_the_mean_of_their_aurocs():
     assert found["low"] < found["value"] < found["high"]
 
 
-def test_networks_with_other_scales_do_not_lower_the_mean_but_all_films_together():
+def test_networks_with_other_scales():
+    """Networks with other scales lower the AUROC of all films together, not the mean."""
     films = scored(shift=3.0)
     report = cross_validation_report(films, localized(films, 0.8), n_bootstrap=100)
     assert report["auroc"]["value"] > report["auroc_all_together"]["value"] + 0.05
 
 
-def test_the_bootstrap_interval_agrees_with_delong_where_both_are_valid():
+def test_bootstrap_and_delong():
+    """The bootstrap interval agrees with DeLong where both are valid."""
     films = scored(n=1000, folds=2)
     found = cross_validation_report(films, localized(films, 0.8))["auroc"]
     variances = []
@@ -92,7 +94,8 @@ def test_the_same_recipe_twice_does_not_differ():
     assert found["auroc_all_together"]["p"] == 1.0
 
 
-def test_the_order_of_rows_does_not_matter_but_other_folds_are_refused():
+def test_order_of_rows():
+    """The order of rows does not matter but other folds are refused."""
     films = scored()
     pair = films, localized(films, 0.8)
     shuffled = tuple(table.sample(frac=1, random_state=0) for table in pair)
@@ -112,7 +115,8 @@ def test_the_report_compares_the_model_with_baselines():
     assert report["sensitivity"]["value"] == pytest.approx(sensitivity)
 
 
-def test_films_whose_patients_are_not_known_count_as_patients_of_their_own(tmp_path):
+def test_unknown_patients(tmp_path):
+    """Films whose patients are not known count as patients of their own."""
     run = write_run(tmp_path / "fold-1", films=120)
     run.write_table("images.csv", run.images.drop(columns="patient_id"))
     films, maps = out_of_fold_films([run]), out_of_fold_maps([run])

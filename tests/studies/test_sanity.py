@@ -84,7 +84,8 @@ def judge(model: keras.Model, study: tuple) -> pd.Series:
     return found
 
 
-def test_maps_of_random_weights_find_hardly_more_than_a_random_point(study, good):
+def test_random_weights(study, good):
+    """Maps of random weights find hardly more than a random point."""
     best = judge(good, study)
     assert best["auroc"] > 0.95
     assert best["hit"] > 0.8
@@ -115,7 +116,7 @@ def test_maps_get_lost_as_weights_are_made_random_from_the_top(study, good):
     assert abs(np.corrcoef(before.ravel(), after.ravel())[0, 1]) < 0.3
 
 
-def test_labels_shuffled_before_the_training_are_learnt_by_heart_and_say_nothing(study):
+def test_shuffled_labels(study):
     """Shuffled are all labels, those that judge too: only a leak could tell them."""
     films, labels, *_ = study
     mixed = np.random.default_rng(1).permutation(labels)
@@ -133,7 +134,8 @@ def error_by_chance(positives: int, negatives: int) -> float:
     return float(np.sqrt((positives + negatives + 1) / (12 * positives * negatives)))
 
 
-def test_over_many_shuffles_the_auroc_is_one_half_within_its_error():
+def test_many_shuffles():
+    """Over many shuffles the AUROC is one half within its error."""
     rng = np.random.default_rng(0)
     y = (rng.random(400) < 0.3).astype(int)
     score = rng.normal(size=400) + 2 * y

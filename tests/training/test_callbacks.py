@@ -94,7 +94,8 @@ def test_mean_over_the_known_labels_of_each_class(run):
     assert logs["val_loss"] == pytest.approx(np.mean(losses))
 
 
-def test_a_class_with_one_value_on_validation_is_left_out_with_a_warning(run):
+def test_class_with_one_value(run):
+    """A class with one value on validation is left out with a warning."""
     train, val = Films([[0, 1], [1, 0]]), Films([[0, 1], [1, np.nan]])
     with pytest.warns(UserWarning, match="validation has no films with and without B;"):
         callback = AurocCallback(Two([[[0.1, 0.2], [0.9, 0.3]]]), val, run, train)

@@ -60,7 +60,8 @@ def test_without_boxes_training_is_that_of_box_weight_0(study, tmp_path):  # noq
     assert not np.array_equal(plain, others)
 
 
-def test_three_classes_with_boxes_of_one_go_from_training_to_metrics(several, tmp_path):
+def test_boxes_of_one_class_in_three(several, tmp_path):
+    """Three classes with boxes of one go from training to metrics."""
     folder, images, boxes, store = several
     settings = {"class_names": list(CLASSES)}
     run = Run.create(tmp_path / "run", settings=settings, images=images, boxes=boxes)
@@ -84,7 +85,8 @@ def test_three_classes_with_boxes_of_one_go_from_training_to_metrics(several, tm
     assert predictions["y_true"].isna().sum() == stored["y_true"].isna().sum()
 
 
-def test_a_loss_of_keras_with_missing_labels_is_refused_before_training(several, tmp_path):
+def test_loss_of_keras_with_missing_labels(several, tmp_path):
+    """A loss of Keras with missing labels is refused before training."""
     batches, val = sequences(several, class_names=CLASSES)
     run = new_run(several, tmp_path / "run")
     for loss in ("binary_crossentropy", keras.losses.BinaryFocalCrossentropy()):
@@ -93,7 +95,8 @@ def test_a_loss_of_keras_with_missing_labels_is_refused_before_training(several,
     assert not (run.folder / "history.csv").exists()
 
 
-def test_the_epoch_is_chosen_by_the_classes_and_films_whose_labels_are_known(several, tmp_path):
+def test_epoch_with_missing_labels(several, tmp_path):
+    """The epoch is chosen by the classes and films whose labels are known."""
     batches, val = sequences(several, class_names=CLASSES)
     scores = np.full((24, 3), 0.5)
     scores[:, 0] = np.where(np.isnan(val.labels[:, 0]), 0.99, val.labels[:, 0] * 0.8 + 0.1)

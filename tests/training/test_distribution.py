@@ -94,7 +94,8 @@ def two_processes():
     return [settings | {"KERAS_DISTRIBUTION_PROCESS_ID": process} for process in ("0", "1")]
 
 
-def test_two_processes_on_loopback_train_as_one_does_on_augmented_films(study, tmp_path):
+def test_two_processes(study, tmp_path):
+    """Two processes on loopback train as one does on augmented films."""
     each = two_processes()
     results = [tmp_path / f"{process}.npz" for process in (0, 1)]
     finish(
@@ -109,7 +110,8 @@ def test_two_processes_on_loopback_train_as_one_does_on_augmented_films(study, t
         assert_alike(result, one)
 
 
-def test_train_py_of_the_docs_goes_on_after_a_kill_where_both_processes_were(tmp_path):
+def test_train_py_of_the_docs(tmp_path):
+    """`train.py` of the docs goes on after a kill where both processes were."""
     two_processes()
     (tmp_path / "films").mkdir()
     _, images, boxes, _ = make_study(tmp_path / "films")
@@ -165,7 +167,8 @@ def test_train_py_of_the_docs_goes_on_after_a_kill_where_both_processes_were(tmp
 
 @pytest.mark.parametrize("devices", [2, 3, 4, 8])
 @pytest.mark.parametrize("films", [1, 5, 6, 8, 24])
-def test_every_device_gets_as_many_films_and_every_film_comes_as_often(devices, films):
+def test_films_of_a_device(devices, films):
+    """Every device gets as many films and every film comes as often."""
     processes = 2 if devices % 2 == 0 else 1
     shares = [shard_rows(np.arange(films), devices, processes, p) for p in range(processes)]
     assert len({len(share) for share in shares}) == 1
@@ -207,7 +210,8 @@ def test_a_ceiling_on_time_is_for_one_process(study, tmp_path, monkeypatch):
         trained_in_a_run(study, tmp_path / "run", max_minutes=5)
 
 
-def test_a_training_that_has_ended_in_some_processes_only_is_refused(study, tmp_path, monkeypatch):
+def test_ended_in_some_processes(study, tmp_path, monkeypatch):
+    """A training that has ended in some processes only is refused."""
     monkeypatch.setattr(resume, "all_gather", lambda ended: [True, ended])
     with pytest.raises(ValueError, match=r"run: this training has ended in some processes"):
         trained_in_a_run(study, tmp_path / "run", resume=True)

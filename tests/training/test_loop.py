@@ -154,7 +154,8 @@ def test_a_lucky_early_epoch_does_not_win(study, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["training", "validation"])
-def test_a_split_with_one_class_only_is_refused_before_any_training(study, tmp_path, part):
+def test_split_of_one_class(study, tmp_path, part):
+    """A split with one class only is refused before any training."""
     _, images, _, store = study
     options = {"class_names": ("Pneumonia",), "batch_size": 8, "shuffle": False, "workers": 1}
     both = AugmentedImageSequence(store, images, **options)
@@ -178,7 +179,8 @@ def test_a_single_epoch_needs_no_warmup(study, tmp_path):
     assert list(history["saved"]) == [1]
 
 
-def test_validation_that_is_shuffled_augmented_or_boxed_is_refused(study, tmp_path):
+def test_validation_as_for_training(study, tmp_path):
+    """Validation that is shuffled, augmented or boxed is refused."""
     _, images, boxes, store = study
     run = new_run(study, tmp_path / "run")
     batches, _ = sequences(study)
@@ -202,7 +204,8 @@ def test_training_goes_through_both_phases_and_learns(trained):
     assert history["learning_rate"].iloc[1:].max() == pytest.approx(1e-2, rel=0.05)
 
 
-def test_the_saved_network_is_that_of_the_best_epoch_and_the_returned_one(trained, study):
+def test_saved_network(trained, study):
+    """The saved network is that of the best epoch and the returned one."""
     run, network, history = trained
     kept = history[history["saved"] == 1].iloc[-1]
     late = history[history["epoch"] > 1 + int(0.6 * 8)]
@@ -279,7 +282,8 @@ def test_boxes_asked_for_but_not_given_is_an_error(study, tmp_path):
         train(tiny_network(), wrong, val, run, epochs=1, box_weight=1.0)
 
 
-def test_the_recipe_has_no_head_phase_where_nothing_was_learnt_before():
+def test_recipe_without_head_phase():
+    """The recipe has no head phase where nothing was learnt before."""
     scratch, imagenet = recipe(None)["training"], recipe("imagenet")["training"]
     assert scratch["head_epochs"] == 0 < imagenet["head_epochs"]
     assert scratch["learning_rate"] > imagenet["learning_rate"]
@@ -339,7 +343,8 @@ def test_training_ends_before_it_would_pass_its_time(study, tmp_path):
     assert (run.folder / "model.keras").is_file()
 
 
-def test_the_first_phase_trains_the_head_alone_and_the_second_everything(study, tmp_path):
+def test_two_phases(study, tmp_path):
+    """The first phase trains the head alone and the second everything."""
     training, validation = sequences(study)
     network = tiny_network()
     at_start = [np.array(weight) for weight in network.get_weights()]
@@ -373,9 +378,8 @@ def test_the_films_of_a_batch_without_a_finite_loss_are_named(study, tmp_path):
 @pytest.mark.parametrize(
     ("precision", "scaled"), [("mixed_float16", True), ("mixed_bfloat16", False)]
 )
-def test_half_precision_is_trained_with_a_scaled_loss_where_it_needs_one(
-    study, tmp_path, precision, scaled
-):
+def test_half_precision(study, tmp_path, precision, scaled):
+    """Half precision is trained with a scaled loss where it needs one."""
     network = tiny_network(precision=precision)
     training, validation = sequences(study)
     used = []
@@ -391,9 +395,8 @@ def test_half_precision_is_trained_with_a_scaled_loss_where_it_needs_one(
     assert {weight.dtype for weight in network.weights} == {"float32"}
 
 
-def test_the_mean_of_the_weights_is_kept_and_training_is_not_changed_by_it(
-    study, tmp_path, monkeypatch
-):
+def test_mean_of_the_weights(study, tmp_path, monkeypatch):
+    """The mean of the weights is kept and training is not changed by it."""
     after_each_batch = []
     really = EpochLog.on_train_batch_end
 

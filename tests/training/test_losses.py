@@ -27,7 +27,8 @@ def test_a_positive_film_counts_its_weight():
     assert value(WeightedCrossentropy([3, 0.5])) == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_negatives_over_positives_gives_both_kinds_the_same_weight():
+def test_weights_by_prevalence():
+    """Negatives over positives gives both kinds the same weight."""
     loss = WeightedCrossentropy(1 / LABELS.mean(axis=0) - 1)
     assert loss.positive_weight == [3.0, 1.0]
     total = np.where(LABELS == 1, [loss.positive_weight], 1)
@@ -60,7 +61,8 @@ def test_the_gradient_of_a_missing_label_is_zero():
     assert tape.gradient(value, kernel.value).numpy().tolist() == [[-0.5, 0.0]]
 
 
-def test_where_nothing_is_missing_it_is_keras_own_to_the_last_bit():
+def test_nothing_missing_is_keras():
+    """Where nothing is missing, it is Keras' own loss to the last bit."""
     assert value(MaskedCrossentropy()) == value(keras.losses.BinaryCrossentropy())
 
 

@@ -58,9 +58,10 @@ def test_a_stopped_training_says_what_is_kept(study, tmp_path, interrupted, epoc
         trained_in(study, tmp_path / "run", resume=True)
 
 
-def test_stopped_in_the_first_epoch_the_same_network_starts_again_from_the_start(
+def test_stopped_in_the_first_epoch(
     study, tmp_path, interrupted  # noqa: F811
 ):  # fmt: skip
+    """Stopped in the first epoch, the same network starts again from the start."""
     network = tiny_network()
     whole = train(tiny_network(), *sequences(study), new_run(study, tmp_path / "whole"), epochs=2)
     interrupted(0, 2)
@@ -96,7 +97,8 @@ trained_in(make_study(folder / "films"), folder / "run", resume=True, epochs={ep
 """
 
 
-def test_the_stop_button_of_a_notebook_leaves_one_line_and_the_cell_goes_on(tmp_path):
+def test_stop_button(tmp_path):
+    """The stop button of a notebook leaves one line and the cell goes on."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
     manager, client = start_new_kernel(kernel_name="python3", env=environment, cwd=str(ROOT))
     code = CELL.format(folder=str(tmp_path), epochs=400)

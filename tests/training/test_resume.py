@@ -212,9 +212,10 @@ def test_the_checkpoints_go_when_training_has_ended(study, tmp_path):  # noqa: F
     assert '"ended": "all epochs done"' in (run.folder / "training.json").read_text()
 
 
-def test_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(
+def test_damaged_checkpoint(
     study, tmp_path, unbroken, states, interrupted  # noqa: F811
 ):  # fmt: skip
+    """Two checkpoints are kept and a damaged one is passed over."""
     _, whole, last, _ = unbroken
     interrupted(4, 1)
     with pytest.raises(KeyboardInterrupt):
@@ -340,9 +341,10 @@ def test_training_that_ran_out_of_time_goes_on_with_more_of_it(
     assert not (again.folder / "checkpoints").exists()
 
 
-def test_a_training_that_has_ended_is_loaded_also_after_its_evaluation(
+def test_ended_and_evaluated(
     study, unbroken, ended, states, capsys  # noqa: F811
 ):  # fmt: skip
+    """A training that has ended is loaded also after its evaluation."""
     history, model = unbroken[1], (ended.folder / "model.keras").read_bytes()
     ended.write_json("metrics.json", {})
     capsys.readouterr()

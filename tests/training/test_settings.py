@@ -47,9 +47,10 @@ def files_of(run):
         ("max_minutes", "60", "a number > 0"),
     ],
 )
-def test_a_number_out_of_range_is_refused_before_anything_is_touched(
+def test_number_out_of_range(
     study, tmp_path, name, value, expected  # noqa: F811
 ):  # fmt: skip
+    """A number out of range is refused before anything is touched."""
     training, validation = sequences(study)
     run = new_run(study, tmp_path / "run")
     before = files_of(run)
@@ -67,9 +68,10 @@ def test_a_number_out_of_range_is_refused_before_anything_is_touched(
         ({"loss": "hinges"}, "hinges"),
     ],
 )
-def test_what_keras_does_not_know_is_refused_before_anything_is_touched(
+def test_unknown_to_keras(
     study, tmp_path, wrong, message  # noqa: F811
 ):  # fmt: skip
+    """What Keras does not know is refused before anything is touched."""
     training, validation = sequences(study)
     run = new_run(study, tmp_path / "run")
     before = files_of(run)
@@ -90,7 +92,8 @@ def test_the_default_optimizer_checks_its_numbers(name, value):
         default_optimizer(**{"steps_per_epoch": 5, "epochs": 2} | {name: value})
 
 
-def test_the_default_learning_rate_rises_linearly_and_falls_by_cosine():
+def test_default_learning_rate():
+    """The default learning rate rises linearly and falls by cosine."""
     rate = default_optimizer(1e-3, steps_per_epoch=10, epochs=12)._learning_rate
     values = np.array([float(ops.convert_to_numpy(rate(step))) for step in range(121)])
     assert values[0] == pytest.approx(1e-5)
@@ -136,9 +139,10 @@ def with_dropout(share, momentum=0.9, **options):
     return keras.Model(network.input, network.get_layer("predictions")(pooled))
 
 
-def test_training_and_validation_have_the_same_classes_in_the_same_order(
+def test_classes_in_the_same_order(
     study, tmp_path  # noqa: F811
 ):  # fmt: skip
+    """Training and validation have the same classes in the same order."""
     folder, images, *rest = study
     study = (folder, images.assign(Left=np.arange(120) % 2), *rest)
     training, same = sequences(study, class_names=("Pneumonia", "Left"))
@@ -151,9 +155,10 @@ def test_training_and_validation_have_the_same_classes_in_the_same_order(
         train(tiny_network(), training, same, run, epochs=1)
 
 
-def test_gradients_are_not_accumulated_on_several_devices_of_tensorflow(
+def test_accumulation_on_several_devices(
     study, tmp_path, monkeypatch  # noqa: F811
 ):  # fmt: skip
+    """Gradients are not accumulated on several devices of TensorFlow."""
     monkeypatch.setattr(loop, "devices_and_process", lambda: (2, 1, 0))
     training, validation = sequences(study)
     run = new_run(study, tmp_path / "run")
