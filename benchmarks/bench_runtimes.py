@@ -3,8 +3,7 @@
     python benchmarks/bench_runtimes.py [run folder] [folder of DICOM films]
 
 By default the run is output/demo and the films are synthetic, of 1,024 pixels. All that is measured
-takes turns; a rate is the best of the rounds, since other work on the machine only slows it. The
-first call exports the networks into the run.
+takes turns; a rate is the best of the rounds, since other work on the machine only slows it.
 """
 
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from chexnet.export import open_run
+from chexnet.export import export_model, open_run, precisions
 from chexnet.phantom import write_phantom_study
 from chexnet.predict import Predictor, predict_folder
 from chexnet.runs import Run
@@ -24,8 +23,13 @@ FILMS, BATCH, SINGLE, ROUNDS = 48, 16, 8, 5
 KERAS = "Keras (TensorFlow)"
 
 
-def predictors(run: Run) -> dict[str, Predictor]:
-    """The run in each runtime that is installed here; OpenVINO twice."""
+def predictors(run: Run, folder: Path) -> dict[str, Predictor]:
+    """The run in each runtime that is installed here; OpenVINO twice.
+
+    Args:
+        run: a finished run.
+        folder: the networks are exported into it.
+    """
     found = {KERAS: Predictor(run.folder)}
     for runtime, name, suffix in (
         ("onnx", "ONNX Runtime", ".onnx"),
@@ -33,14 +37,14 @@ def predictors(run: Run) -> dict[str, Predictor]:
         ("litert", "LiteRT", ".tflite"),
     ):
         try:
-            precision = open_run(run, runtime).fingerprint.split()[-1]
+            found[name] = Predictor(export_model(run, folder / f"model{suffix}"))
         except ImportError as error:
             print(f"{name}: not measured: {error}")
             continue
-        folder = run.folder / "exported" / run.fingerprint("model.keras")[:16]
-        found[name] = Predictor(folder / f"model{suffix}")
-        if precision != "f32":
-            found[f"OpenVINO, {precision}"] = Predictor(run.folder, runtime=runtime)
+        if len(precisions(runtime)) > 1:
+            fastest = open_run(run, runtime).fingerprint.split()[-1]
+            if fastest != "f32":
+                found[f"OpenVINO, {fastest}"] = Predictor(run.folder, runtime=runtime)
     return found
 
 
@@ -81,7 +85,7 @@ def main() -> None:
             study = write_phantom_study(Path(scratch) / "study", films=FILMS, film_size=1024)
             folder = study / "stage_2_train_images"
         films = sorted(folder.iterdir())[:FILMS]
-        found = predictors(run)
+        found = predictors(run, Path(scratch))
         rounds = [
             {name: measure(predictor, films) for name, predictor in found.items()}
             for _ in range(ROUNDS + 1)
