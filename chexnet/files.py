@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -375,6 +375,17 @@ def enter_project() -> Path:
             os.chdir(folder)
             return folder
     raise FileNotFoundError(f"{here}: expected a folder below one that holds data/ and output/")
+
+
+def flat(values: Mapping[str, object], before: str = "") -> dict[str, object]:
+    """Values of dicts within a dict under one name each: ``{"training.epochs": 24}``."""
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{before}{name}.")
+        else:
+            found[f"{before}{name}"] = value
+    return found
 
 
 def shorten(text: object, most: int = 300) -> str:

@@ -46,6 +46,7 @@ from filelock import FileLock
 
 from chexnet.files import (
     check_image_id,
+    flat,
     locked,
     parse_json,
     read_image,
@@ -650,8 +651,10 @@ def _why_not_resumed(folder: Path, config: Mapping[str, object]) -> str | None:
     if not isinstance(before, dict):
         return "its config.json has no settings"
     if before != now:
+        before, now = flat(before), flat(now)
         names = [name for name in before | now if before.get(name) != now.get(name)]
-        return shorten(f"other settings: {', '.join(names)}")
+        words = ", ".join(f"{name} was {before.get(name)}" for name in names)
+        return shorten(f"other settings: {words}")
     if there.get("data_fingerprint") != asked["data_fingerprint"]:
         return "other films, labels, splits or boxes"
     if there.get("pixels") != asked["pixels"]:

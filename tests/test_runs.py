@@ -402,7 +402,11 @@ def test_killed_while_setting_aside(run, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"settings": {"class_names": ["Pneumonia"], "seed": 2}}, r"\(other settings: seed\)"),
+        ({"settings": OTHER}, r"\(other settings: seed was 1\)"),
+        (
+            {"settings": OTHER | {"seed": 1, "training": {"epochs": 24}}},
+            r"\(other settings: training.epochs was None\)",
+        ),
         ({"boxes": BOXES.assign(x=2.0)}, r"\(other films, labels, splits or boxes\)"),
         ({"images": IMAGES.assign(Pneumonia=1)}, r"\(other films, labels, splits or boxes\)"),
         ({"pixels": "1"}, r"\(other pixels of the films\)"),

@@ -374,7 +374,8 @@ def _finish(ax: Axes, *, x: str = "", y: str = "", square: bool = False) -> Figu
         ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     ax.spines[["top", "right"]].set_visible(False)
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(fontsize=8, frameon=False, loc="best")
+        # White, for error bars and thresholds that lie under it.
+        ax.legend(fontsize=8, edgecolor="none", framealpha=0.85, loc="best")
     figure = ax.get_figure(root=True)
     assert figure is not None
     return plain_text(figure)

@@ -7,6 +7,8 @@ from numbers import Integral, Real
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from chexnet.files import flat
+
 _NUMBER = [
     ("text-align", "right"), ("white-space", "nowrap"), ("font-variant-numeric", "tabular-nums"),
 ]  # fmt: skip
@@ -73,7 +75,8 @@ def show_table(
     if isinstance(table, pd.Series):
         table = table.to_dict()
     if isinstance(table, dict):
-        table = pd.DataFrame(_flat(table), columns=["name", "value"], dtype=object)
+        rows = [(name, "None" if value is None else value) for name, value in flat(table).items()]
+        table = pd.DataFrame(rows, columns=["name", "value"], dtype=object)
     table = table.drop(columns=list(hide))
     text = pd.DataFrame(
         {
@@ -88,16 +91,6 @@ def show_table(
     )
     text.index.name = table.index.name
     return ShownTable(text)
-
-
-def _flat(values: dict, before: str = "") -> list[tuple[str, object]]:
-    rows: list[tuple[str, object]] = []
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            rows += _flat(value, f"{before}{name}.")
-        else:
-            rows.append((f"{before}{name}", "None" if value is None else value))
-    return rows
 
 
 def _text(value: object, decimals: int | None) -> str:

@@ -541,6 +541,15 @@ def test_flags_and_notes_are_in_the_run_folder_at_once_and_come_back(own_run):
     assert own_run.read_table("flags.csv")["image_id"].tolist() == sorted([first, second])
 
 
+def test_an_image_id_of_html_is_refused_with_its_file(own_run):
+    first = explore(own_run).image_id
+    for name in ("images.csv", "predictions.csv"):
+        path = own_run.folder / name
+        path.write_text(path.read_text().replace(first, "<img src=x onerror=attack()>"))
+    with pytest.raises(ValueError, match=r"images.csv: invalid image_id '<img src=x"):
+        explore(own_run.folder)
+
+
 def test_flagged_only_lists_what_another_panel_has_flagged(own_run):
     panel, other = explore(own_run), explore(own_run)
     other.turn(3)
