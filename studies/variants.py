@@ -230,13 +230,13 @@ def results(folder: Path, weights: str, images: pd.DataFrame, boxes: pd.DataFram
 
 
 def table(study: Path, output: Path) -> str:
-    """Every finished arm, beside the network of the package with the same seed."""
+    """Every finished variant, beside the recommended network of the same seed."""
     images, boxes = films_of(study)
     found = {
         (folder.name, weights): results(folder, weights, images, boxes)
         for folder in sorted(output.iterdir())
         if (folder / f"fold-{FOLDS}" / "scores.npz").is_file()
-        for weights in WEIGHTS
+        for weights in (WEIGHTS if folder.name.startswith("mean-") else ["best"])
     }
     rows = []
     for (arm, weights), films in found.items():
