@@ -88,9 +88,10 @@ bench: .venv/installed ## measure speeds; Markdown tables, also in output/benchm
 	bash -o pipefail -c 'for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done | tee output/benchmarks.md'
 
 notebooks: ARGS := --anew
-notebooks: demo ## run make demo anew, then copy the executed notebooks to notebooks/
+notebooks: demo .venv/browser-installed ## run make demo anew; executed notebooks to notebooks/, pictures to docs/
 	$(BIN)/python notebooks/execute.py --run demo --publish
 	$(BIN)/ruff format notebooks
+	MPLBACKEND= $(BIN)/python -m tests.browser.readme_picture
 
 model-card: .venv/installed ## fill MODEL_CARD.md from a run: make model-card RUN=rsna
 	$(BIN)/python -m studies.model_card output/$(or $(RUN),rsna)
