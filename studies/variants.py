@@ -234,9 +234,10 @@ def table(study: Path, output: Path) -> str:
     images, boxes = films_of(study)
     found = {
         (folder.name, weights): results(folder, weights, images, boxes)
-        for folder in sorted(output.iterdir())
+        for variant in VARIANTS
+        for folder in sorted(output.glob(f"{variant}-*"))
         if (folder / f"fold-{FOLDS}" / "scores.npz").is_file()
-        for weights in (WEIGHTS if folder.name.startswith("mean-") else ["best"])
+        for weights in (WEIGHTS if variant == "mean" else ["best"])
     }
     rows = []
     for (arm, weights), films in found.items():
@@ -251,11 +252,7 @@ def table(study: Path, output: Path) -> str:
     ]
     if len(each) > 1:
         mean = each[0].assign(score=np.mean([one["score"] for one in each], axis=0))
-        row = {
-            "variant": VARIANTS["mean"],
-            "seed": "mean of all scores",
-            "weights": WEIGHTS["best"],
-        }
+        row = {"variant": VARIANTS["mean"], "seed": "mean score", "weights": WEIGHTS["best"]}
         rows.append(row | _measures(mean, maps=False) | _difference(mean, each[0], maps=False))
     return pd.DataFrame(rows).fillna("").to_markdown(index=False)
 
