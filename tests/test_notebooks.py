@@ -54,7 +54,8 @@ def test_a_run_is_a_plain_name_under_output(run, tmp_path):
         execute.execute(run, {}, root=tmp_path)
 
 
-def test_the_first_two_notebooks_run_on_a_study_whose_first_film_is_broken(tmp_path):
+def test_study_with_a_broken_first_film(tmp_path):
+    """The first two notebooks run on a study whose first film is broken, and name that film."""
     study = write_phantom_study(tmp_path / "study", films=24, film_size=128)
     broken = min((study / "stage_2_train_images").glob("*.dcm"))
     broken.write_bytes(broken.read_bytes()[:2000])
@@ -76,7 +77,8 @@ FACTS = {"labels": FINDINGS, "boxes": "boxes.csv"} | {
 @pytest.mark.parametrize(
     ("dataset", "options"), [("chestxray14", {"classes": FINDINGS}), ("table", FACTS)]
 )
-def test_the_first_two_notebooks_run_on_png_films_with_three_findings(tmp_path, dataset, options):
+def test_png_films_with_three_findings(tmp_path, dataset, options):
+    """The first two notebooks run on PNG films with three findings."""
     study = write_phantom_study(tmp_path / "study", films=60, film_size=64, layout=dataset)
     given = {"STUDY": "other", "SOURCE": str(study), "DATASET": dataset, "OPTIONS": options}
     execute.execute("trial", given, notebooks=NOTEBOOKS[:2], root=tmp_path)
@@ -146,7 +148,8 @@ class RunOfNumbers:
         self.current_metrics = metrics.get
 
 
-def test_the_last_lines_are_the_figure_the_auroc_and_the_hit_rate():
+def test_lines_of_the_summary():
+    """The last lines are the figure, the AUROC and the hit rate."""
     number = {"value": 0.851, "low": 0.7, "high": 0.95}
     run = RunOfNumbers(number, None, {**number, "n": 18})
     figure, auroc, hits = execute.summary(run).splitlines()
@@ -162,7 +165,8 @@ def test_what_cannot_be_measured_is_a_dash_with_its_reason():
     assert hits.endswith("– (no films with boxes), 0 films")
 
 
-def test_of_a_widget_the_picture_is_published_and_of_a_progress_bar_nothing():
+def test_published_widgets():
+    """Of a widget the picture is published, and of a progress bar nothing."""
     bar = {"output_type": "display_data", "data": {execute.WIDGET: {}, "text/plain": "0%"}}
     panel = {"output_type": "execute_result", "data": {execute.WIDGET: {}, "image/jpeg": "x"}}
     assert not execute._is_kept(bar)

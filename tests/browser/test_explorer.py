@@ -315,7 +315,8 @@ def test_a_person_looks_at_the_films_that_were_missed(panel, expected):
     panel.wait_for_picture("film", stored)
 
 
-def test_all_keys_are_the_explorers_and_the_notebook_stays_as_it_is(panel, expected):
+def test_keys(panel, expected):
+    """All keys are the explorer's, and the notebook stays as it is."""
     ids, missed, page = expected["ids"], expected["missed"], panel.page
     cells = page.locator(".jp-Notebook .jp-Cell").count()
     for key, at in (
@@ -362,7 +363,8 @@ def test_all_keys_are_the_explorers_and_the_notebook_stays_as_it_is(panel, expec
         assert active.locator(".chexnet-view").count() == 1
 
 
-def test_zoom_shows_the_pixels_of_the_stored_film_and_a_drag_moves_them(panel, expected):
+def test_zoom_and_drag(panel, expected):
+    """Zoom shows the pixels of the stored film, and a drag moves them."""
     film = expected["run"].film(expected["first"])
     assert film.shape == (1024, 512)
     panel.press("h", "b", *"++++++++")
@@ -554,7 +556,8 @@ def test_the_list_and_the_view_are_saved_as_files(panel, expected):
     assert picture[:side].std() > 20
 
 
-def test_two_methods_stand_side_by_side_and_the_page_waits_for_them(panel, expected):
+def test_two_methods_side_by_side(panel, expected):
+    """Two methods stand side by side, and the page shows that it waits for them."""
     gallery = expected["gallery"]
     row = row_of(expected, expected["first"])
     seen = "(one) => { window.busy = 0; new MutationObserver(() => { window.busy += one.classList" \

@@ -126,9 +126,8 @@ def test_the_class_the_order_and_the_ticks_are_chosen(page, server, hostile, kin
     expect(panel.view.locator("table.help")).to_be_visible()
 
 
-def test_html_in_a_run_and_a_file_is_text_on_the_page_of_notebook_06(
-    page, server, hostile, tmp_path
-):
+def test_html_is_text_in_notebook_06(page, server, hostile, tmp_path):
+    """HTML in a run and in a file is text on the page of notebook 06."""
     film = next((hostile.folder / "films").glob("*.jpg"))
     picture, text = tmp_path / f"{BAD}.jpg", tmp_path / f"{BAD}.txt"
     shutil.copy(film, picture)

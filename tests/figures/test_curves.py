@@ -48,13 +48,15 @@ def test_the_epoch_that_was_kept_is_marked(run):
     assert figure.axes[1].get_title() == "saved: epoch 3, AUROC 0.900"
 
 
-def test_with_boxes_the_loss_shown_is_that_of_the_scores_as_it_is_on_validation(run, tmp_path):
+def test_loss_shown_with_boxes(run, tmp_path):
+    """With boxes, the loss shown is that of the scores, as it is on validation."""
     other = write_run(tmp_path / "boxed", films=40)
     other.write_table("history.csv", run.history.assign(predictions_loss=7.0, location_loss=1.0))
     assert (charts.history_figure(other).axes[0].lines[0].get_ydata() == 7).all()
 
 
-def test_the_roc_legend_holds_the_numbers_of_metrics_json_and_does_not_compute_its_own(run):
+def test_numbers_of_the_roc_legend(run):
+    """The ROC legend holds the numbers of metrics.json and does not compute its own."""
     metrics = run.metrics["classes"]["Pneumonia"]
     texts = []
     for part in ("auroc", "auroc_by_patient"):
@@ -84,7 +86,8 @@ def test_the_operating_point_lies_on_the_curve_of_test(run):
     assert min(before, height) - 1e-6 <= y <= max(before, height) + 1e-6
 
 
-def test_the_prevalence_line_stands_at_the_share_of_positive_test_films(run):
+def test_prevalence_line(run):
+    """The prevalence line stands at the share of positive test films."""
     ax = charts.precision_recall_figure(run).axes[0]
     films = run.predictions.query("split == 'test'")
     assert ax.lines[1].get_ydata()[0] == pytest.approx(films["y_true"].mean())
@@ -108,7 +111,8 @@ def test_reliability_is_shown_before_and_after_scaling(run):
     ]
 
 
-def test_the_decision_curve_shows_the_net_benefits_of_metrics_json(run):
+def test_net_benefits_of_the_decision_curve(run):
+    """The decision curve shows the net benefits of metrics.json, with the interval as a band."""
     ax = charts.decision_figure(run).axes[0]
     curve = run.metrics["classes"]["Pneumonia"]["decision_curve"]
     none, everybody, model = ax.lines
@@ -137,7 +141,8 @@ class TestEveryChart:
         assert chart(run, ax=ax) is figure
         FigureCanvasAgg(chart(run)).draw()
 
-    def test_refuses_an_unknown_class_and_a_run_that_is_not_evaluated(self, chart, run, tmp_path):
+    def test_refused_class_and_run(self, chart, run, tmp_path):
+        """Each chart refuses an unknown class and a run that is not evaluated."""
         with pytest.raises(ValueError, match=r"class_name='Mass': expected one of \['Pneumonia'\]"):
             chart(run, class_name="Mass")
         with pytest.raises(ValueError, match=r"metrics\.json: classes is missing"):

@@ -25,7 +25,8 @@ def texts(ax) -> list[str]:
     return [text.get_text() for text in ax.texts]
 
 
-def test_the_forest_has_a_row_for_every_subgroup_and_floor_and_a_reason_for_every_gap(tmp_path):
+def test_rows_of_the_subgroup_forest(tmp_path):
+    """The forest has a row for every subgroup and baseline, and a reason for every gap."""
     few = write_run(tmp_path / "few", films=80)
     evaluate(few, n_bootstrap=20)
     metrics = few.metrics["classes"]["Pneumonia"]
@@ -83,7 +84,8 @@ def test_the_interval_by_patient_lies_pale_below_delongs(run):
     assert by_patient.get_ydata()[0] > delong.get_ydata()[0] == 0
 
 
-def test_a_model_that_has_learnt_only_the_view_has_a_red_title_that_says_so(run, tmp_path):
+def test_title_of_a_model_of_the_view(run, tmp_path):
+    """The title is red and says so where a model has learnt only the view, and black otherwise."""
     view = write_run(tmp_path / "view", films=600)
     films = view.predictions
     noise = np.random.default_rng(0).random(len(films)) / 1000
@@ -108,13 +110,15 @@ def test_forests_draw_into_the_axes_they_are_given(run):
     FigureCanvasAgg(figure).draw()
 
 
-def test_the_model_and_what_needs_no_pixels_differ_in_colour_and_in_marker(run):
+def test_markers_of_model_and_baselines(run):
+    """The model and the non-imaging baselines differ in colour and in marker."""
     ax = forests.subgroup_figure(run).axes[0]
     markers = {(line.get_marker(), line.get_color()) for line in ax.lines} - {("None", BLUE)}
     assert {("o", BLUE), ("D", RED)} <= markers
 
 
-def test_a_run_that_is_not_evaluated_and_an_unknown_class_are_refused(run, tmp_path):
+def test_refused_run_and_class(run, tmp_path):
+    """A run that is not evaluated and an unknown class are refused."""
     with pytest.raises(ValueError, match=r"class_name='Mass': expected one of \['Pneumonia'\]"):
         forests.subgroup_figure(run, class_name="Mass")
     with pytest.raises(ValueError, match=r"metrics\.json: classes is missing"):
@@ -131,7 +135,8 @@ def test_a_run_without_positives_draws_reasons(tmp_path):
     assert "No comparison with non-imaging" in figure.axes[0].get_title()
 
 
-def test_figures_refuse_metrics_of_other_scores_and_of_other_maps(tmp_path):
+def test_outdated_metrics_are_refused(tmp_path):
+    """Figures refuse metrics that were made from other scores or other maps."""
     run = write_run(tmp_path / "run", films=60)
     evaluate(run, n_bootstrap=5)
     evaluate_maps(run, n_bootstrap=5)

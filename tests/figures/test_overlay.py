@@ -46,14 +46,16 @@ def test_heat_on_white_never_wraps_around_to_black():
     assert blend(white, ramp, colormap="gray", opacity=1)[0, -1].tolist() == [255, 255, 255]
 
 
-def test_the_hottest_spot_has_the_last_colour_at_the_stated_opacity():
+def test_colour_of_the_hottest_spot():
+    """The hottest spot has the last colour at the stated opacity; half the heat has far less."""
     mixed = blend(np.zeros((8, 8), np.uint8), np.full((2, 2), 3.0), scale=3, colormap="gray")
     assert (mixed == round(0.65 * 255)).all()
     half = blend(np.zeros((8, 8), np.uint8), np.full((2, 2), 1.5), scale=3, colormap="gray")
     assert 0 < half.max() < mixed.max() / 2
 
 
-def test_more_heat_is_always_brighter_on_black_so_grey_print_keeps_the_order():
+def test_heat_in_grey_print():
+    """More heat is never darker on black, but for rounding, so a grey print keeps the order."""
     ramp = np.linspace(0, 1, 256)[None]
     mixed = blend(np.zeros((1, 256), np.uint8), ramp, scale=1)[0].astype(float)
     luminance = mixed @ [0.2126, 0.7152, 0.0722]
@@ -61,7 +63,8 @@ def test_more_heat_is_always_brighter_on_black_so_grey_print_keeps_the_order():
     assert luminance[-1] > luminance[128] > luminance[0] == 0
 
 
-def test_heat_lies_in_the_quarter_of_the_film_where_the_map_has_it():
+def test_place_of_the_heat():
+    """Heat lies in the quarter of the film where the map has it."""
     pixels = np.zeros((60, 40), np.uint8)
     cam = np.full((6, 4), -1.0)
     cam[4, 0] = 5.0  # low and to the left: a film upside down or transposed would show
@@ -71,7 +74,8 @@ def test_heat_lies_in_the_quarter_of_the_film_where_the_map_has_it():
     assert columns.max() < 20
 
 
-def test_a_film_is_drawn_upright_and_square_pixelled_whatever_the_axes():
+def test_film_is_upright_and_in_proportion():
+    """A film is drawn upright and with square pixels, whatever the axes."""
     pixels = np.zeros((60, 40), np.uint8)
     pixels[:20, :10] = 255  # upper left
     figure = Figure(figsize=(6, 3), dpi=100)
@@ -112,7 +116,8 @@ def test_a_box_that_reaches_beyond_the_film_does_not_shrink_it():
     assert (ax.get_xlim(), ax.get_ylim()) == ((0, 40), (60, 0))
 
 
-def test_the_blue_of_a_box_is_seen_at_its_edges_and_the_film_inside():
+def test_edges_of_a_box():
+    """The blue of a box is seen at its edges, and the film inside."""
     figure = Figure(figsize=(4, 4), dpi=100)  # 4 screen pixels a film pixel
     pixels = np.full((100, 100), 128, np.uint8)
     show_film(pixels, boxes((20, 40, 50, 30)), figure.add_axes([0, 0, 1, 1]))
@@ -124,7 +129,8 @@ def test_the_blue_of_a_box_is_seen_at_its_edges_and_the_film_inside():
     assert not blue[200:240, 120:240].any()
 
 
-def test_the_line_runs_where_the_map_reaches_the_threshold_and_is_solid():
+def test_line_at_the_map_threshold():
+    """The line runs where the map reaches the threshold, if it does, and is solid."""
     cam = np.full((8, 8), -1.0)
     cam[2, 5] = 4.0
     figure = overlay_cam(film(80, 80), cam, scale=4, threshold=2)
@@ -191,7 +197,8 @@ def test_a_sheet_of_nothing_or_of_unequal_lists_is_refused():
         film_sheet([film(), film()], titles=["one"])
 
 
-def test_a_mask_is_outlined_where_it_lies_and_the_film_stays_upright():
+def test_outline_of_a_mask():
+    """A mask is outlined where it lies, and the film stays upright."""
     mask = np.zeros((20, 10), np.float32)
     mask[2:6, 1:4] = 1  # near the top left
     sheet = film_sheet([np.zeros((100, 50), np.uint8)], masks=[mask])

@@ -45,7 +45,8 @@ def test_each_part_has_something_drawn(page):
         assert ax.has_data()
 
 
-def test_no_panel_nor_its_legend_lies_over_another_or_off_the_page(page):
+def test_panels_do_not_overlap(page):
+    """No panel with its legend lies over another or off the page."""
     boxes = [ax.get_tightbbox() for ax in page.axes]
     for number, box in enumerate(boxes):
         assert box.x0 >= -1
@@ -58,7 +59,8 @@ def test_no_panel_nor_its_legend_lies_over_another_or_off_the_page(page):
             assert min(width, height) < 3  # pixels of 100 to the inch
 
 
-def test_the_head_says_how_many_films_and_what_the_averages_and_the_view_are(run, page):
+def test_head_of_the_page(run, page):
+    """The head states the images, the macro average and the comparison with the baselines."""
     found = run.metrics["classes"]["Pneumonia"]
     said = " ".join(words(page)).replace("\n", " ")
     assert "made-up: Pneumonia" in said
@@ -67,7 +69,8 @@ def test_the_head_says_how_many_films_and_what_the_averages_and_the_view_are(run
     assert outperforms_baselines(found)[1] in said
 
 
-def test_a_class_without_boxes_has_no_word_about_them_and_maps_not_evaluated_say_so(run, tmp_path):
+def test_page_without_boxes_or_maps(run, tmp_path):
+    """A class without boxes has no word about them, and maps not evaluated are said to be so."""
     page = report_page(run, class_name="Edema")
     assert [ax.get_title() for ax in page.axes][-1].startswith("Subgroup AUROC")
     assert not any("box" in text or "maps" in text for text in words(page))

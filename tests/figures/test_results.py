@@ -61,7 +61,8 @@ def titles(figure: Figure) -> str:
     return " | ".join(" ".join(text.get_text().split()) for text in words)
 
 
-def test_right_stands_left_of_the_red_line_and_wrong_stands_right_of_it(figure):
+def test_red_line_between_right_and_wrong(figure):
+    """Right calls stand left of the red line, and wrong ones stand right of it."""
     (line,) = figure.artists
     (x, again), (low, high) = line.get_xdata(), line.get_ydata()
     red, green, blue = (int(line.get_color()[i : i + 2], 16) for i in (1, 3, 5))
@@ -86,7 +87,8 @@ def test_films_with_the_finding_stand_above_those_without(figure):
     assert min(above) > max(below)
 
 
-def test_every_film_stands_with_the_outcome_that_its_score_and_label_give(run, figure):
+def test_outcome_of_every_film(run, figure):
+    """Every film stands with the outcome that its score and its label give."""
     films = run.predictions.set_index("image_id")
     val = films[films["split"] == "val"]
     threshold = choose_thresholds(val["y_true"], val["y_score"])["youden"]
@@ -119,7 +121,8 @@ def test_score_and_id_are_written_under_each_film(run, figure):
     ],
     ids=str,
 )
-def test_no_words_lie_on_other_words_or_on_films_or_leave_the_page(run, choice):
+def test_words_do_not_overlap(run, choice):
+    """No words lie on other words, on films or on the red line, or leave the page."""
     # With one column left of the line its titles once ran over the line and the titles beyond.
     figure = results_figure(run.folder, **choice)
     FigureCanvasAgg(figure).draw()
@@ -181,13 +184,15 @@ def test_boxes_of_a_large_film_are_scaled_to_the_stored_one(tmp_path):
     np.testing.assert_allclose(found, boxes.loc[image_id, ["x", "y", "width", "height"]] / 2)
 
 
-def test_films_without_the_finding_have_no_box_and_boxes_can_be_left_out(run, figure):
+def test_films_without_boxes(run, figure):
+    """Films without the finding have no box, and boxes can be left out."""
     assert not any(ax.patches for outcome in ("TN", "FP") for ax in films_on(figure)[outcome])
     without = results_figure(run.folder, boxes=False)
     assert not any(ax.patches for axes in films_on(without).values() for ax in axes)
 
 
-def test_one_scale_holds_for_all_films_and_is_written_at_the_colours(run):
+def test_scale_of_the_colours(run):
+    """One scale holds for all films and is written at the colours."""
     figure = results_figure(run.folder, scale=8.0, colormap="gray", opacity=1)
     ids, maps = run.maps()
     for axes in films_on(figure).values():
@@ -223,12 +228,14 @@ def test_a_film_whose_map_is_below_zero_everywhere_stays_grey(tmp_path):
                     assert not ax.collections
 
 
-def test_the_same_seed_draws_the_same_films_and_another_seed_others(run, figure):
+def test_seed_of_the_draw(run, figure):
+    """The same seed draws the same films, and another seed draws others."""
     assert ids_on(results_figure(run.folder)) == ids_on(figure)
     assert ids_on(results_figure(run.folder, seed=1)) != ids_on(figure)
 
 
-def test_the_draw_does_not_depend_on_the_order_of_the_predictions(run, figure, tmp_path):
+def test_draw_and_order_of_predictions(run, figure, tmp_path):
+    """The draw does not depend on the order of the predictions."""
     other = write_films(write_run(tmp_path / "made-up", films=240, signal=0.5))
     change_scores(other, predictions=other.read_table("predictions.csv").iloc[::-1])
     assert ids_on(results_figure(other.folder)) == ids_on(figure)
@@ -245,7 +252,8 @@ def test_by_score_the_surest_come_first(run):
 
 
 @pytest.mark.parametrize("by", ["hit", "miss"])
-def test_by_hit_or_miss_the_maps_of_positives_are_brightest_inside_or_outside(run, by):
+def test_selection_by_hit_or_miss(run, by):
+    """By hit or miss, maps of positives peak inside or outside the box, as the labels say."""
     figure = results_figure(run.folder, by=by)
     ids, maps = run.maps()
     boxes = run.boxes.set_index("image_id")
@@ -263,7 +271,8 @@ def test_by_hit_or_miss_the_maps_of_positives_are_brightest_inside_or_outside(ru
         assert all(ax.get_xlabel().split("\n")[0].endswith(by) for ax in films_on(figure)[outcome])
 
 
-def test_a_list_of_image_ids_shows_these_and_no_others_in_as_many_rows_as_they_need(run):
+def test_selection_by_image_ids(run):
+    """A list of image ids shows these films and no others, in as many rows as they need."""
     films, _ = outcome_table(run)
     chosen = [
         *films.query("outcome == 'TP'")["image_id"][:5],
@@ -295,7 +304,8 @@ def test_an_outcome_that_never_happens_says_none(tmp_path):
 
 
 @pytest.mark.parametrize("choice", [{}, {"columns": (1, 5), "by": "score"}, {"columns": 9}])
-def test_two_thirds_of_the_places_have_a_film_also_where_errors_are_few(run, tmp_path, choice):
+def test_share_of_filled_places(run, tmp_path, choice):
+    """At least two thirds of the places have a film, also where errors are few."""
     few = write_films(write_run(tmp_path / "few", films=160, signal=1.5))
     counts = outcome_table(few)[0]["outcome"].value_counts()
     assert counts.get("FN", 0) + counts.get("FP", 0) < 8  # few errors: once most was empty
@@ -356,7 +366,8 @@ def test_without_a_caption_its_text_is_the_label(run):
     assert other.get_figheight() < figure.get_figheight()
 
 
-def test_the_line_is_the_threshold_of_validation_and_without_boxes_nothing_is_said(tmp_path):
+def test_white_line_and_runs_without_boxes(tmp_path):
+    """The line is the threshold from validation; without boxes the caption names no line or box."""
     run = write_films(write_run(tmp_path / "run", films=160))
     assert "line" not in caption(results_figure(run.folder))  # not evaluated
     assert not any(ax.collections for ax in results_figure(run.folder).axes)
@@ -379,7 +390,8 @@ def test_the_line_is_the_threshold_of_validation_and_without_boxes_nothing_is_sa
     assert not any("hit" in ax.get_xlabel() or "miss" in ax.get_xlabel() for ax in figure.axes)
 
 
-def test_the_caption_states_the_rule_the_counts_and_the_threshold(run, figure):
+def test_words_of_the_caption(run, figure):
+    """The caption states the rule of the draw, the counts and the threshold."""
     films, _ = outcome_table(run)
     counts = films["outcome"].value_counts()
     words = caption(figure)
@@ -394,7 +406,8 @@ def test_the_caption_states_the_rule_the_counts_and_the_threshold(run, figure):
     assert "at random within each outcome (seed 0)" in words
 
 
-def test_after_new_scores_the_threshold_of_an_earlier_evaluation_is_not_used(tmp_path):
+def test_threshold_after_new_scores(tmp_path):
+    """After new scores, the threshold of an earlier evaluation is not used."""
     run = write_films(write_run(tmp_path / "run", films=100))
     evaluate(run, n_bootstrap=20)
     old = run.metrics["classes"]["Pneumonia"]["operating_points"]["youden"]["threshold"]
@@ -407,7 +420,8 @@ def test_after_new_scores_the_threshold_of_an_earlier_evaluation_is_not_used(tmp
     assert positive.equals(films["y_score"] >= old**3)
 
 
-def test_a_threshold_can_be_given_and_a_score_equal_to_it_is_called_positive(run):
+def test_given_threshold(run):
+    """A threshold can be given, and a score equal to it is called positive."""
     score = float(outcome_table(run)[0]["y_score"].iloc[0])
     films, words = outcome_table(run, threshold=score)
     assert films["outcome"].iloc[0] in ("TP", "FP")
@@ -459,7 +473,8 @@ def test_a_choice_that_cannot_be_is_refused_by_name(run, choice, message):
         results_figure(run.folder, **choice)
 
 
-def test_a_folder_that_is_no_run_and_a_film_that_is_missing_are_named(tmp_path):
+def test_missing_run_and_missing_film(tmp_path):
+    """A folder that is no run and a film that is missing are named."""
     with pytest.raises(FileNotFoundError, match="not a run folder"):
         results_figure(tmp_path)
     run = write_run(tmp_path / "no-films", films=40)
@@ -475,7 +490,8 @@ def test_it_is_written_as_png_and_as_pdf(figure, run):
     assert b"/Type3" not in pdf.read_bytes()
 
 
-def test_a_figure_is_re_rendered_without_keras_and_without_pyplot(run):
+def test_figure_without_keras_or_pyplot(run):
+    """A figure is rendered again without Keras and without pyplot."""
     run_without_keras(
         "from chexnet.figures.results import results_figure; "
         f"results_figure({str(run.folder)!r}).savefig({str(run.folder / 'again.png')!r}, dpi=40)"

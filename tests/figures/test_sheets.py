@@ -32,7 +32,8 @@ def study(tmp_path_factory):
     return source, folder / "jpg", films, paths
 
 
-def test_films_that_had_to_be_changed_come_first_then_rare_sizes_then_dark_and_bright(study):
+def test_order_of_unusual_films(study):
+    """Films that had to be changed and rare sizes come first, then dark and bright films."""
     _, jpg, films, paths = study
     odd = unusual_films(films, jpg, count=5)
     assert len(odd) == 5
@@ -41,7 +42,8 @@ def test_films_that_had_to_be_changed_come_first_then_rare_sizes_then_dark_and_b
     assert odd["why"].iloc[-2:].str.startswith(("dark", "bright")).all()
 
 
-def test_where_all_films_are_alike_the_darkest_and_the_brightest_come_by_turns(study):
+def test_darkest_and_brightest_by_turns(study):
+    """Where all films are alike, the darkest and the brightest come by turns."""
     _, jpg, films, _ = study
     alike = films[(films["status"] == "copied") & (films["rows"] == 128)]
     odd = unusual_films(alike, jpg, count=4)
@@ -49,7 +51,8 @@ def test_where_all_films_are_alike_the_darkest_and_the_brightest_come_by_turns(s
     assert odd["rows"].eq(128).all()
 
 
-def test_a_failed_film_is_never_shown_and_none_at_all_is_an_error(study):
+def test_failed_films(study):
+    """A failed film is never shown, and no converted film at all is an error."""
     _, jpg, films, paths = study
     failed = films.assign(
         status=films["status"].where(films["image_id"] != paths[3].stem, "failed")
@@ -59,7 +62,8 @@ def test_a_failed_film_is_never_shown_and_none_at_all_is_an_error(study):
         unusual_films(films.assign(status="failed"), jpg)
 
 
-def test_stored_values_are_shown_uninterpreted_so_a_negative_stays_one(study):
+def test_stored_values_of_a_negative(study):
+    """Stored values are shown uninterpreted, so a negative stays one."""
     source, jpg, films, paths = study
     negative = stored_values(paths[3]).astype(int)
     sheet = conversion_sheet(films, source, jpg, count=3)
@@ -72,7 +76,8 @@ def test_stored_values_are_shown_uninterpreted_so_a_negative_stays_one(study):
     assert "MONOCHROME1" in titles[2 * at].replace("\n", " ")
 
 
-def test_twelve_bits_are_shown_in_their_own_range_and_colours_as_their_mean(study, tmp_path):
+def test_stored_values_of_twelve_bits(study, tmp_path):
+    """Twelve bits are shown in their own range."""
     film = pydicom.dcmread(study[3][0])
     film.decompress()
     film.BitsAllocated, film.BitsStored, film.HighBit = 16, 12, 11
