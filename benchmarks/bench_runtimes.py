@@ -1,12 +1,15 @@
 """Films a second in each runtime, and of a folder scored with it, on this machine.
 
-    python benchmarks/bench_runtimes.py [run folder] [folder of DICOM films]
+    python benchmarks/bench_runtimes.py [run folder] [folder of DICOM films] [--size 320]
 
-By default the run is output/demo and the films are synthetic, of 1,024 pixels. All that is measured
-takes turns; a rate is the best of the rounds, since other work on the machine only slows it.
+By default the run is output/demo and the films are synthetic, of 1,024 pixels. With ``--size`` its
+network takes films of another size: speed does not depend on how well it then scores. All that is
+measured takes turns; a rate is the best of the rounds, since other work on the machine only slows
+it.
 """
 
-import sys
+import argparse
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,12 +18,25 @@ from pathlib import Path
 import numpy as np
 
 from chexnet.export import export_model, open_run, precisions
+from chexnet.model import build_chexnet
 from chexnet.phantom import write_phantom_study
 from chexnet.predict import Predictor, predict_folder
 from chexnet.runs import Run
 
 FILMS, BATCH, SINGLE, ROUNDS = 48, 16, 8, 5
 KERAS = "Keras (TensorFlow)"
+
+
+def at_size(run: Run, size: int, folder: Path) -> Run:
+    """A copy of a run whose network takes films of another size."""
+    shutil.copytree(run.folder, folder, ignore=shutil.ignore_patterns("earlier", "exported"))
+    weights = run.folder / "model.keras"
+    build_chexnet(size, class_names=run.class_names, weights=weights, map_stride=16).save(
+        folder / "model.keras"
+    )
+    copy = Run(folder)
+    copy.write_json("preparation.json", copy.read_json("preparation.json") | {"image_size": size})
+    return copy
 
 
 def predictors(run: Run, folder: Path) -> dict[str, Predictor]:
@@ -74,23 +90,28 @@ def measure(predictor: Predictor, films: list[Path]) -> tuple[float, float, floa
 
 def main() -> None:
     """Prints the table."""
-    run = Run(sys.argv[1] if len(sys.argv) > 1 else "output/demo")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("run", nargs="?", default="output/demo")
+    parser.add_argument("films", nargs="?", type=Path)
+    parser.add_argument("--size", type=int, help="pixels; by default those of the run")
+    given = parser.parse_args()
+    run = Run(given.run)
     if not (run.folder / "features.npz").is_file():
         print(f"runtimes: not measured: no finished run in {run.folder}")
         return
     with tempfile.TemporaryDirectory() as scratch:
-        if len(sys.argv) > 2:
-            folder = Path(sys.argv[2])
-        else:
+        if given.size:
+            run = at_size(run, given.size, Path(scratch) / "output" / "run")
+        if given.films is None:
             study = write_phantom_study(Path(scratch) / "study", films=FILMS, film_size=1024)
-            folder = study / "stage_2_train_images"
-        films = sorted(folder.iterdir())[:FILMS]
+            given.films = study / "stage_2_train_images"
+        films = sorted(given.films.iterdir())[:FILMS]
+        size = run.read_json("preparation.json")["image_size"]
         found = predictors(run, Path(scratch))
         rounds = [
             {name: measure(predictor, films) for name, predictor in found.items()}
             for _ in range(ROUNDS + 1)
         ][1:]  # the first compiles and allocates
-    size = run.read_json("preparation.json")["image_size"]
     print(
         f"| {size} px, films/s | batch 1 | batch {BATCH} | x Keras | `predict_folder` | share |\n"
         "|---|---|---|---|---|---|"
