@@ -68,7 +68,7 @@ test-browser: .venv/browser-installed ## test the explorer in Chromium (installe
 
 test-backends: .venv/backends ## run the tests that need JAX and PyTorch
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/test_backends.py tests/training/test_distribution.py tests/model/test_xrayvision.py
-	KERAS_BACKEND=jax $(BIN)/python -m pytest --numprocesses 2 tests/training/test_resume.py -k "interrupted_and_resumed and (gradient or schedule)"
+	KERAS_BACKEND=jax $(BIN)/python -m pytest --numprocesses 2 tests/training/test_resume.py -k "interrupted_and_resumed and (accumulated or schedule)"
 
 .venv/mutants: .venv/installed pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[mutants]'
