@@ -17,8 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from chexnet.explorer import explore
 from chexnet.explorer.panel import Explorer
 from chexnet.runs import Run
@@ -97,15 +95,13 @@ def in_kernel(panel: Explorer) -> dict[str, str]:
 
 def on_screen(run: Path) -> dict[str, str]:
     """Milliseconds until JupyterLab shows some of those changes."""
-    from tests.browser.jupyter import chromium, jupyter_server
+    from tests.browser.jupyter import chromium, jupyter_server, write_notebook
 
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         shutil.copytree(run, home / "output" / "demo", ignore=shutil.ignore_patterns("*.keras"))
         code = "from chexnet.explorer.panel import explore\nexplore('output/demo')"
-        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-        book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
-        nbformat.write(book, home / "look.ipynb")
+        write_notebook(home / "look.ipynb", code)
         with jupyter_server(home, Path(folder) / "own") as server, chromium() as browser:
             page = browser.new_page(viewport={"width": 1500, "height": 1300})
             page.goto(f"{server.url}lab/tree/look.ipynb?token={server.token}")

@@ -6,7 +6,6 @@ import threading
 from types import SimpleNamespace
 
 import cv2
-import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -49,7 +48,6 @@ def home(tmp_path_factory):
     images["split"] = split_by_patient(images, train=0.5, val=0.25, test=0.25)
     settings = {"class_names": ["Pneumonia"]}
     run = Run.create(home / "run", settings=settings, images=images, boxes=boxes)
-    keras.utils.set_random_seed(0)
     model = tiny_network()
     model.save(run.folder / "model.keras")
     ids = images["image_id"]

@@ -3,9 +3,7 @@
 import tempfile
 from pathlib import Path
 
-import nbformat
-
-from tests.browser.jupyter import ROOT, chromium, jupyter_server
+from tests.browser.jupyter import ROOT, chromium, jupyter_server, write_notebook
 
 RUN = ROOT / "output" / "demo"
 
@@ -13,12 +11,10 @@ RUN = ROOT / "output" / "demo"
 def main() -> None:
     """Writes docs/explorer.png: the true positive with the highest score."""
     code = f"from chexnet.explorer import explore\nexplore({str(RUN)!r})"
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-    book.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         home.mkdir()
-        nbformat.write(book, home / "one.ipynb")
+        write_notebook(home / "one.ipynb", code)
         with jupyter_server(home, Path(folder)) as server, chromium() as browser:
             page = browser.new_page(viewport={"width": 1100, "height": 900})
             page.goto(f"{server.url}voila/render/one.ipynb?token={server.token}", timeout=180_000)

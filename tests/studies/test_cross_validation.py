@@ -7,7 +7,7 @@ import pytest
 from studies import cross_validation
 from studies.cross_validation import cross_validate, fold_splits
 from studies.out_of_fold import out_of_fold_films, out_of_fold_maps
-from tests.training.test_loop import study, tiny_network  # noqa: F401  (a fixture)
+from tests.training.test_loop import make_study, tiny_network
 
 RECIPE = {
     "model": {},
@@ -17,9 +17,9 @@ RECIPE = {
 
 
 @pytest.fixture(scope="module")
-def options(study):  # noqa: F811
+def options(tmp_path_factory):
     """What cross_validate is given here, on a tiny network."""
-    folder, images, boxes, store = study
+    folder, images, boxes, store = make_study(tmp_path_factory.mktemp("study"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cross_validation, "build_chexnet", lambda size, **_: tiny_network())
         yield {

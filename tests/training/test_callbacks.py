@@ -10,32 +10,23 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from chexnet.training.callbacks import AurocCallback, Checkpoints, EpochLog, assign, ema_weights
 from chexnet.training.resume import Checkpoint, read_checkpoint
-from tests.training.test_loop import (  # noqa: F401
-    Scripted,
-    compiled_network,
-    new_run,
-    sequences,
-    study,
-    tiny_network,
-)  # fmt: skip
+from tests.training.test_loop import Scripted, compiled_network, new_run, sequences, tiny_network
 
 
 @pytest.fixture(scope="module")
-def parts(study):  # noqa: F811
+def parts(study):
     return sequences(study)
 
 
 @pytest.fixture
-def run(study, tmp_path):  # noqa: F811
+def run(study, tmp_path):
     return new_run(study, tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
 def trained():
     """A compiled network, whose optimizer has a state."""
-    network = compiled_network()
-    network.optimizer.build(network.trainable_variables)
-    return network
+    return compiled_built()
 
 
 def scored(run, val, batches, scores, **options):

@@ -10,20 +10,13 @@ import pytest
 from chexnet.runs import Run
 from chexnet.training import record_scores, train
 from chexnet.training.callbacks import AurocCallback
-from tests.training.test_loop import (  # noqa: F401
-    Scripted,
-    compiled_network,
-    new_run,
-    sequences,
-    study,
-    tiny_network,
-)
+from tests.training.test_loop import Scripted, compiled_network, new_run, sequences, tiny_network
 
 CLASSES = ("Edema", "Pneumonia", "Mass")
 
 
 @pytest.fixture(scope="module")
-def several(study):  # noqa: F811
+def several(study):
     """Three classes: boxes for one, on half of its films; labels missing, on another all."""
     folder, images, boxes, store = study
     rng = np.random.default_rng(0)
@@ -39,14 +32,14 @@ def weights_of(network):
     return np.concatenate([np.ravel(weights) for weights in network.get_weights()])
 
 
-def trained_weights(study, folder, *, box_weight, **boxes):  # noqa: F811
+def trained_weights(study, folder, *, box_weight, **boxes):
     batches, val = sequences(study, **boxes)
     network, run = tiny_network(), new_run(study, folder)
     train(network, batches, val, run, epochs=2, learning_rate=1e-2, box_weight=box_weight)
     return weights_of(network), json.loads((run.folder / "training.json").read_text())
 
 
-def test_without_boxes_training_is_that_of_box_weight_0(study, tmp_path):  # noqa: F811
+def test_without_boxes_training_is_that_of_box_weight_0(study, tmp_path):
     plain, record = trained_weights(study, tmp_path / "plain", box_weight=0.0)
     assert record["location_loss"] == "No location loss: box_weight is 0."
     empty = {"boxes": study[2][:0], "map_size": (8, 8)}

@@ -18,12 +18,6 @@ from chexnet.training.callbacks import AurocCallback, EpochLog
 SIZE = 32
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """What `make_study` makes, once."""
-    return make_study(tmp_path_factory.mktemp("study"))
-
-
 def make_study(folder):
     """120 films of noise; the positives have a bright square where their box is."""
     draw = np.random.default_rng(0)

@@ -2,7 +2,7 @@ import keras
 import pytest
 
 from chexnet.training import WeightedCrossentropy, override_recipe, recipe, train
-from tests.training.test_loop import new_run, sequences, study, tiny_network  # noqa: F401
+from tests.training.test_loop import new_run, sequences, tiny_network
 
 
 def test_what_is_given_replaces_the_recipe_and_the_rest_stays():
@@ -30,7 +30,7 @@ def test_an_unknown_name_is_an_error_that_says_what_is_allowed(overrides, messag
         override_recipe(recipe(None), overrides)
 
 
-def test_a_loss_is_given_by_name_or_config(study, tmp_path):  # noqa: F811
+def test_a_loss_is_given_by_name_or_config(study, tmp_path):
     ours = keras.losses.serialize(WeightedCrossentropy([3.0]))
     for loss in ("binary_focal_crossentropy", ours):
         given = {"training": {"loss": loss, "epochs": 1, "box_weight": 0}}

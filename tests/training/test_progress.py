@@ -9,13 +9,13 @@ from jupyter_client.manager import start_new_kernel
 
 from chexnet.training import progress, train
 from chexnet.training.progress import Progress, TrainingStopped
-from tests.training.test_loop import new_run, sequences, study, tiny_network  # noqa: F401
-from tests.training.test_resume import interrupted, trained_in  # noqa: F401
+from tests.training.test_loop import new_run, sequences, tiny_network
+from tests.training.test_resume import trained_in
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_table_of_epochs_grows_below_the_line_about_the_graph(study, tmp_path, capsys):  # noqa: F811
+def test_a_table_of_epochs_grows_below_the_line_about_the_graph(study, tmp_path, capsys):
     _, history = trained_in(study, tmp_path / "run")
     lines = capsys.readouterr().out.splitlines()
     header = "epoch    loss  val AUROC  learning rate  seconds  kept"
@@ -52,14 +52,14 @@ def test_the_clock_starts_at_the_first_batch(monkeypatch):
 @pytest.mark.parametrize(
     ("epoch", "kept"), [(0, "no epoch is"), (1, "epoch 1 is"), (3, "epochs 1 to 3 are")]
 )
-def test_a_stopped_training_says_what_is_kept(study, tmp_path, interrupted, epoch, kept):  # noqa: F811
+def test_a_stopped_training_says_what_is_kept(study, tmp_path, interrupted, epoch, kept):
     interrupted(epoch, 1)
     with pytest.raises(TrainingStopped, match=rf"^Stopped in epoch {epoch + 1}; {kept} kept\. "):
         trained_in(study, tmp_path / "run", resume=True)
 
 
 def test_stopped_in_the_first_epoch(
-    study, tmp_path, interrupted  # noqa: F811
+    study, tmp_path, interrupted
 ):  # fmt: skip
     """Stopped in the first epoch, the same network starts again from the start."""
     network = tiny_network()
@@ -74,7 +74,7 @@ def test_stopped_in_the_first_epoch(
     )
 
 
-def test_epochs_before_a_stop_are_shown_again(study, tmp_path, interrupted, capsys):  # noqa: F811
+def test_epochs_before_a_stop_are_shown_again(study, tmp_path, interrupted, capsys):
     interrupted(3, 0)
     with pytest.raises(TrainingStopped):
         trained_in(study, tmp_path / "run")

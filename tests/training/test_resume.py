@@ -20,7 +20,7 @@ from chexnet.runs import Run
 from chexnet.training import WeightedCrossentropy, callbacks, default_optimizer, train
 from chexnet.training.callbacks import EpochLog
 from chexnet.training.resume import checkpoint_files
-from tests.training.test_loop import SIZE, new_run, sequences, study, tiny_network  # noqa: F401
+from tests.training.test_loop import SIZE, new_run, sequences, tiny_network
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,12 +52,6 @@ def states_written(patch):
     return written
 
 
-@pytest.fixture
-def interrupted(monkeypatch):
-    """Interrupts training at one batch of one epoch, once."""
-    return lambda epoch, batch: interrupt(monkeypatch, epoch, batch)
-
-
 def interrupt(patch, epoch, batch):
     really = EpochLog.on_train_batch_end
     left = [(epoch, batch)]
@@ -71,7 +65,7 @@ def interrupt(patch, epoch, batch):
     patch.setattr(EpochLog, "on_train_batch_end", on_train_batch_end)
 
 
-def trained_in(study, folder, network=with_dropout, augmenter=None, **options):  # noqa: F811
+def trained_in(study, folder, network=with_dropout, augmenter=None, **options):
     """A run of training on boxes."""
     run = new_run(study, folder, resume=options.get("resume", False))
     network = network()
@@ -82,7 +76,7 @@ def trained_in(study, folder, network=with_dropout, augmenter=None, **options): 
 
 
 @pytest.fixture(scope="module")
-def unbroken(study, tmp_path_factory):  # noqa: F811
+def unbroken(study, tmp_path_factory):
     """A training without interruption: run, history, last checkpoint, number of checkpoints."""
     with pytest.MonkeyPatch.context() as patch:
         written = states_written(patch)
@@ -98,7 +92,7 @@ def ended(unbroken, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def broken(study, tmp_path_factory):  # noqa: F811
+def broken(study, tmp_path_factory):
     """The folder of a training that was interrupted in its fourth epoch."""
     folder = tmp_path_factory.mktemp("broken") / "run"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -143,7 +137,7 @@ SHORT = {"head_epochs": 0, "epochs": 3}
     ],
 )
 def test_interrupted_and_resumed(
-    study, tmp_path, unbroken, states, interrupted, epoch, batch, choice  # noqa: F811
+    study, tmp_path, unbroken, states, interrupted, epoch, batch, choice
 ):  # fmt: skip
     """It is the same as unbroken training, to the last weight."""
     if choice == "cosine":
@@ -166,7 +160,7 @@ def test_interrupted_and_resumed(
 
 
 @pytest.mark.skipif("CI" not in os.environ, reason="4 minutes; runs where CI is set")
-def test_densenet_interrupted_and_resumed_is_the_same(study, tmp_path, states, interrupted):  # noqa: F811
+def test_densenet_interrupted_and_resumed_is_the_same(study, tmp_path, states, interrupted):
     def densenet():
         keras.utils.set_random_seed(2)
         return build_chexnet(study[3].image_size, weights=None, map_stride=16, dropout=0.2)
@@ -195,7 +189,7 @@ def assert_same(history, whole, state, unbroken):
             np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-6)
 
 
-def test_an_ended_training_is_not_done_again(study, ended, states):  # noqa: F811
+def test_an_ended_training_is_not_done_again(study, ended, states):
     batches, val = sequences(study, boxes=study[2], map_size=(8, 8))
     network = with_dropout()
     again = train(network, batches, val, ended, head_epochs=2, epochs=4, box_weight=1, resume=True)
@@ -206,14 +200,14 @@ def test_an_ended_training_is_not_done_again(study, ended, states):  # noqa: F81
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_the_checkpoints_go_when_training_has_ended(study, tmp_path):  # noqa: F811
+def test_the_checkpoints_go_when_training_has_ended(study, tmp_path):
     run, _ = trained_in(study, tmp_path / "run", head_epochs=0, epochs=1)
     assert not (run.folder / "checkpoints").exists()
     assert '"ended": "all epochs done"' in (run.folder / "training.json").read_text()
 
 
 def test_damaged_checkpoint(
-    study, tmp_path, unbroken, states, interrupted  # noqa: F811
+    study, tmp_path, unbroken, states, interrupted
 ):  # fmt: skip
     """Two checkpoints are kept and a damaged one is passed over."""
     _, whole, last, _ = unbroken
@@ -245,12 +239,12 @@ def test_damaged_checkpoint(
     ],
     ids=["setting", "augmenter", "network", "optimizer"],
 )
-def test_a_changed_training_is_not_resumed(study, broken, changed, told):  # noqa: F811
+def test_a_changed_training_is_not_resumed(study, broken, changed, told):
     with pytest.raises(ValueError, match="another " + told):
         trained_in(study, broken, resume=True, **changed())
 
 
-def test_what_a_killed_training_left_half_written_is_removed(study, tmp_path):  # noqa: F811
+def test_what_a_killed_training_left_half_written_is_removed(study, tmp_path):
     run = new_run(study, tmp_path / "run")
     (run.folder / "checkpoints").mkdir()
     left = [".model.part.keras", ".history.csv.0f2a.part", "checkpoints/.epoch-0001.npz.9.part"]
@@ -261,7 +255,7 @@ def test_what_a_killed_training_left_half_written_is_removed(study, tmp_path):  
     assert [path.name for path in run.folder.rglob("*.part*")] == []
 
 
-def test_two_trainings_into_one_folder_are_refused(study, tmp_path):  # noqa: F811
+def test_two_trainings_into_one_folder_are_refused(study, tmp_path):
     run = new_run(study, tmp_path / "run")
     with run.lock():
         other = f"from chexnet.runs import Run; Run({str(run.folder)!r}).lock().__enter__()"
@@ -306,7 +300,7 @@ DEATHS = ["model.keras", "epoch-0001.npz", 2, "training.json"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_killed(study, tmp_path):  # noqa: F811
+def test_killed(study, tmp_path):
     """A training that is killed at any step ends as an unbroken one."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     trainings = [(whole, None), *((broken, place) for place in DEATHS), (broken, None)]
@@ -328,7 +322,7 @@ def test_killed(study, tmp_path):  # noqa: F811
 
 
 def test_training_that_ran_out_of_time_goes_on_with_more_of_it(
-    study, tmp_path, unbroken, states  # noqa: F811
+    study, tmp_path, unbroken, states
 ):  # fmt: skip
     _, whole, last, _ = unbroken
     _, history = trained_in(study, tmp_path / "run", max_minutes=1e-4)
@@ -342,7 +336,7 @@ def test_training_that_ran_out_of_time_goes_on_with_more_of_it(
 
 
 def test_ended_and_evaluated(
-    study, unbroken, ended, states, capsys  # noqa: F811
+    study, unbroken, ended, states, capsys
 ):  # fmt: skip
     """A training that has ended is loaded also after its evaluation."""
     history, model = unbroken[1], (ended.folder / "model.keras").read_bytes()

@@ -13,7 +13,7 @@ from keras import layers, ops
 from chexnet.generator import AugmentedImageSequence, ImageStore, default_augmenter
 from chexnet.training import WeightedCrossentropy, default_optimizer, loop, train
 from chexnet.training.resume import data_settings
-from tests.training.test_loop import SIZE, new_run, sequences, study, tiny_network  # noqa: F401
+from tests.training.test_loop import SIZE, new_run, sequences, tiny_network
 
 
 def files_of(run):
@@ -48,7 +48,7 @@ def files_of(run):
     ],
 )
 def test_number_out_of_range(
-    study, tmp_path, name, value, expected  # noqa: F811
+    study, tmp_path, name, value, expected
 ):  # fmt: skip
     """A number out of range is refused before anything is touched."""
     training, validation = sequences(study)
@@ -69,7 +69,7 @@ def test_number_out_of_range(
     ],
 )
 def test_unknown_to_keras(
-    study, tmp_path, wrong, message  # noqa: F811
+    study, tmp_path, wrong, message
 ):  # fmt: skip
     """What Keras does not know is refused before anything is touched."""
     training, validation = sequences(study)
@@ -113,7 +113,7 @@ def test_the_default_optimizer_decays_kernels_only():
     assert decayed == ["kernel", "kernel", "kernel"]
 
 
-def test_numbers_of_numpy_are_taken_as_pythons(study, tmp_path):  # noqa: F811
+def test_numbers_of_numpy_are_taken_as_pythons(study, tmp_path):
     training, validation = sequences(study)
     training.batch_size = np.int64(36)
     run = new_run(study, tmp_path / "run")
@@ -140,7 +140,7 @@ def with_dropout(share, momentum=0.9, **options):
 
 
 def test_classes_in_the_same_order(
-    study, tmp_path  # noqa: F811
+    study, tmp_path
 ):  # fmt: skip
     """Training and validation have the same classes in the same order."""
     folder, images, *rest = study
@@ -156,7 +156,7 @@ def test_classes_in_the_same_order(
 
 
 def test_accumulation_on_several_devices(
-    study, tmp_path, monkeypatch  # noqa: F811
+    study, tmp_path, monkeypatch
 ):  # fmt: skip
     """Gradients are not accumulated on several devices of TensorFlow."""
     monkeypatch.setattr(loop, "devices_and_process", lambda: (2, 1, 0))
@@ -167,7 +167,7 @@ def test_accumulation_on_several_devices(
         train(tiny_network(), training, validation, run, epochs=1, optimizer=optimizer)
 
 
-def everything(study):  # noqa: F811
+def everything(study):
     """The fingerprints of one training, with an augmenter that draws ahead and calls functions."""
     augmenter = iaa.Sequential(
         [
@@ -183,7 +183,7 @@ def everything(study):  # noqa: F811
     return data_settings(with_dropout(0.2), batches, val), batches
 
 
-def test_the_same_training_has_the_same_fingerprints_again(study):  # noqa: F811
+def test_the_same_training_has_the_same_fingerprints_again(study):
     first, batches = everything(study)
     assert json.loads(json.dumps(first)) == first
     batches[0]  # the augmenter draws
@@ -205,7 +205,7 @@ def test_the_same_training_has_the_same_fingerprints_again(study):  # noqa: F811
         ("network", {"classes": 2}),
     ],
 )
-def test_what_a_training_works_on_is_told_apart(study, part, change):  # noqa: F811
+def test_what_a_training_works_on_is_told_apart(study, part, change):
     usual = default_augmenter(SIZE)
 
     def of(moved=0, map_size=(8, 8), augmenter=usual, share=0.2, **network):
@@ -217,7 +217,7 @@ def test_what_a_training_works_on_is_told_apart(study, part, change):  # noqa: F
     assert [name for name in base if base[name] != other[name]] == [part]
 
 
-def test_augmenters_of_imgaug_are_told_apart(study):  # noqa: F811
+def test_augmenters_of_imgaug_are_told_apart(study):
     augmenters = [
         iaa.Affine(rotate=(-3, 3)),
         iaa.Affine(rotate=(-3, 4)),
@@ -232,7 +232,7 @@ def test_augmenters_of_imgaug_are_told_apart(study):  # noqa: F811
     assert len(found) == len(augmenters)
 
 
-def test_films_prepared_otherwise_are_told_apart(study):  # noqa: F811
+def test_films_prepared_otherwise_are_told_apart(study):
     folder, images, _, _ = study
     options = {"class_names": ("Pneumonia",), "batch_size": 16, "shuffle": False}
     found = []
