@@ -42,6 +42,10 @@ def rows_of(report: dict) -> dict[str, str]:
         "AUROC, mean of the folds": interval_text(report["auroc"]),
         "AUROC, per fold": folds,
         "AUROC, pooled over folds (DeLong)": interval_text(report["auroc_all_together"]),
+        **{
+            f"AUROC within {view}, mean of the folds": interval_text(found)
+            for view, found in report["auroc_within"].items()
+        },
         "sensitivity": interval_text(report["sensitivity"]),
         "specificity": interval_text(report["specificity"]),
     }
@@ -87,10 +91,15 @@ def main() -> None:
         print(f"\nDifference of {first} to the other recipes, on the same films:\n")
         rows = []
         for other in others:
-            for key, gap in compare_recipes(found[first], found[other]).items():
-                rows.append((DIFFERENCES[key], other, interval_text(gap), p_text(gap.get("p"))))
-        gaps = pd.DataFrame(rows, columns=["metric", "other", "difference", "p"])
-        print(gaps.to_markdown(index=False))
+            gaps = compare_recipes(found[first], found[other])
+            within = gaps.pop("auroc_within")
+            named = {DIFFERENCES[key]: gap for key, gap in gaps.items()} | {
+                f"AUROC within {view}": gap for view, gap in within.items()
+            }
+            for title, gap in named.items():
+                rows.append((title, other, interval_text(gap), p_text(gap.get("p"))))
+        table = pd.DataFrame(rows, columns=["metric", "other", "difference", "p"])
+        print(table.to_markdown(index=False))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ the folds' AUROCs, which compares only films of one fold. The AUROC of all films
 mixes the scores of different networks, is reported too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -58,6 +58,13 @@ def out_of_fold_maps(runs: Sequence[Run], *, class_name: str | None = None) -> p
     return pd.concat(rows, ignore_index=True)
 
 
+def by_view(films: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The films of each view that is labelled both ways in every fold."""
+    for view, part in films.groupby("view") if "view" in films else ():
+        if (part.groupby("fold")["y_true"].nunique() == 2).all():
+            yield view, part
+
+
 def cross_validation_report(
     films: pd.DataFrame, maps: pd.DataFrame, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0
 ) -> dict:
@@ -71,17 +78,23 @@ def cross_validation_report(
 
     Returns:
         ``auroc`` (mean of the folds), ``auroc_of_each_fold``, ``auroc_all_together`` (DeLong),
-        ``sensitivity``, ``specificity``, ``baselines`` (the AUROC of each, and the model's
-        difference from it), each ``value, low, high``; and ``maps``, as
-        `chexnet.evaluation.maps.summarize_localization`.
+        ``auroc_within`` (mean of the folds, by view), ``sensitivity``, ``specificity``,
+        ``baselines`` (the AUROC of each, and the model's difference from it), each
+        ``value, low, high``; and ``maps``, as `chexnet.evaluation.maps.summarize_localization`.
     """
     settings = {"n_bootstrap": n_bootstrap, "seed": seed}
     y, score = films["y_true"], films["y_score"]
     by_fold = {"groups": films["patient_id"], "strata": films["fold"], **settings}
+
+    def mean_of_folds(its_films: pd.DataFrame) -> dict:
+        of_view = {"groups": its_films["patient_id"], "strata": its_films["fold"], **settings}
+        return auroc(its_films["y_true"], its_films["y_score"], **of_view).estimate()
+
     report = {
         "n": len(films),
         "n_positive": int(y.sum()),
-        "auroc": auroc(y, score, **by_fold).estimate(),
+        "auroc": mean_of_folds(films),
+        "auroc_within": {view: mean_of_folds(part) for view, part in by_view(films)},
         "auroc_of_each_fold": [
             auroc(fold["y_true"], fold["y_score"]).value for _, fold in films.groupby("fold")
         ],
@@ -123,7 +136,7 @@ def compare_recipes(
     Returns:
         the first minus the second, each ``value, low, high``: ``auroc`` (mean of the folds,
         bootstrap by patient, with ``p``), ``auroc_all_together`` (DeLong's paired test, with
-        ``p``), ``hit_rate`` and ``mean_iou``.
+        ``p``), ``auroc_within`` (as ``auroc``, by view), ``hit_rate`` and ``mean_iou``.
 
     Raises:
         ValueError: the two have other films or other folds.
@@ -136,11 +149,19 @@ def compare_recipes(
             if one[column].tolist() != other[column].tolist():
                 raise ValueError(f"the two cross-validations differ in {column}")
     settings = {"n_bootstrap": n_bootstrap, "seed": seed}
-    scores = films["y_true"], films["y_score"], other_films["y_score"]
-    by_fold = {"groups": films["patient_id"], "strata": films["fold"], **settings}
+    films["other_score"] = other_films["y_score"]
+
+    def mean_of_folds(part: pd.DataFrame) -> dict:
+        scores = part["y_true"], part["y_score"], part["other_score"]
+        by_fold = {"groups": part["patient_id"], "strata": part["fold"], **settings}
+        return compare_auroc(*scores, **by_fold).estimate()
+
     return {
-        "auroc": compare_auroc(*scores, **by_fold).estimate(),
-        "auroc_all_together": compare_auroc(*scores).estimate(),
+        "auroc": mean_of_folds(films),
+        "auroc_all_together": compare_auroc(
+            films["y_true"], films["y_score"], films["other_score"]
+        ).estimate(),
+        "auroc_within": {view: mean_of_folds(part) for view, part in by_view(films)},
         **{
             name: mean_interval(
                 maps[column].astype(float) - other_maps[column].astype(float),

@@ -86,6 +86,29 @@ def test_a_difference_and_its_p_value_follow_delong():
     assert found["hit_rate"]["low"] > 0.3
 
 
+def test_auroc_within_a_view():
+    """Scores that know the view alone have no AUROC within it; the difference follows."""
+    films, other = scored(seed=0, n=1000), scored(seed=1, n=1000, gap=0.0)
+    view = np.where(np.random.default_rng(2).random(1000) < 0.2 + 0.6 * films["y_true"], "AP", "PA")
+    other["y_score"] = np.where(view == "AP", 1.0, 0.0) + other["y_score"] * 1e-3
+    films, other = films.assign(view=view), other.assign(view=view)
+    films.loc[(films["fold"] == 1) & (films.index < 20), "view"] = "LL"  # in one fold only
+    films.loc[(films["view"] == "LL"), "y_true"] = 0
+    other = other.assign(view=films["view"], y_true=films["y_true"])
+    report = cross_validation_report(other, localized(other, 0.8), n_bootstrap=200)
+    assert report["auroc"]["value"] > 0.75
+    assert list(report["auroc_within"]) == ["AP", "PA"]
+    for found in report["auroc_within"].values():
+        assert found["low"] < 0.5 < found["high"]
+    maps = localized(films, 0.8)
+    gaps = compare_recipes((films, maps), (other, localized(other, 0.8)), n_bootstrap=200)
+    for view, gap in gaps["auroc_within"].items():
+        part = films[films["view"] == view]
+        own = np.mean([auroc(f["y_true"], f["y_score"]).value for _, f in part.groupby("fold")])
+        assert gap["value"] == pytest.approx(own - report["auroc_within"][view]["value"])
+        assert gap["p"] < 0.01
+
+
 def test_the_same_recipe_twice_does_not_differ():
     films = scored()
     pair = films, localized(films, 0.8)
