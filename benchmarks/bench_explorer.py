@@ -32,6 +32,7 @@ _MEASURE = """async ([kind, words]) => {
         (one) => one.innerText.includes(words));
     const press = (target, key) => target.dispatchEvent(
         new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+    await new Promise((done) => setTimeout(done, 400)); // a person looks, too
     const before = view.dataset.shown;
     const shown = new Promise((done) => {
         const look = () => view.dataset.shown !== before

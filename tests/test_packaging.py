@@ -16,6 +16,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 OF_AN_EXTRA = {
     "dicom/codecs.py": EXTRAS["decoders"],
     "explorer/panel.py": EXTRAS["notebooks"],
+    "explorer/turns.py": EXTRAS["notebooks"],
     "explorer/upload.py": EXTRAS["notebooks"],
     "model/xrayvision.py": EXTRAS["torchxrayvision"] + EXTRAS["backends"],
     "cam/gradient.py": EXTRAS["backends"],

@@ -9,6 +9,8 @@ const GRAY = 110; // below the color bar, as in the results figure
 const FINEST = 512; // pixels at which the heat map is colored; the film has its own
 const LINES = 160; // positions at which the contour is traced
 const LARGEST_ZOOM = 16;
+const REST = 100; // milliseconds without a change, before what keys will show is asked for
+const LIKE = { ArrowDown: "ArrowRight", ArrowUp: "ArrowLeft" };
 const WINDOW = { level: 127.5, width: 255 };
 
 const HELP = [
@@ -55,6 +57,7 @@ function valueAt(pane, x, y) {
 
 // The film in gray, after window, level and inversion, at its full size.
 function graded(film, { level, width }, invert) {
+  if (width === WINDOW.width && level === WINDOW.level && !invert) return film.bitmap;
   const table = new Uint32Array(256);
   for (let gray = 0; gray < 256; gray++) {
     const shown = clamp(Math.round(((gray - level) / width + 0.5) * 255), 0, 255);
@@ -63,7 +66,8 @@ function graded(film, { level, width }, invert) {
   }
   const image = new ImageData(film.width, film.height);
   const pixels = new Uint32Array(image.data.buffer);
-  for (let at = 0; at < pixels.length; at++) pixels[at] = table[film.gray[at]];
+  const values = grays(film);
+  for (let at = 0; at < pixels.length; at++) pixels[at] = table[values[at]];
   return picture(image);
 }
 
@@ -147,13 +151,24 @@ function picture(image) {
 async function decoded(bytes) {
   if (!bytes || !bytes.byteLength) return null;
   const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/jpeg" }));
-  const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(bitmap, 0, 0);
-  const rgba = context.getImageData(0, 0, bitmap.width, bitmap.height).data;
-  const gray = new Uint8Array(bitmap.width * bitmap.height);
-  for (let at = 0; at < gray.length; at++) gray[at] = rgba[4 * at];
-  return { bytes, gray, width: bitmap.width, height: bitmap.height };
+  return { bytes, bitmap, width: bitmap.width, height: bitmap.height };
+}
+
+// The gray values of a film, read when they are first needed.
+function grays(film) {
+  if (film.gray) return film.gray;
+  const context = new OffscreenCanvas(film.width, film.height).getContext("2d", { willReadFrequently: true });
+  context.drawImage(film.bitmap, 0, 0);
+  const rgba = context.getImageData(0, 0, film.width, film.height).data;
+  film.gray = new Uint8Array(film.width * film.height);
+  for (let at = 0; at < film.gray.length; at++) film.gray[at] = rgba[4 * at];
+  return film.gray;
+}
+
+function same(one, other) {
+  if (one === other) return true;
+  const [a, b] = [one, other].map((data) => new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+  return a.length === b.length && a.every((byte, at) => byte === b[at]);
 }
 
 function save(name, content) {
@@ -185,19 +200,33 @@ function render({ model, el }) {
     return kept[name].made;
   }
 
-  function pane(name) {
-    const sent = model.get(name) || {};
+  function pane(name, sent) {
     const before = shown[name];
     if (before && before.sent === sent) return before;
     return { ...sent, sent, values: sent.map ? floats(sent.map) : null };
   }
 
   function latest() {
+    const of = (name) => (name in soon ? soon[name] : model.get(name));
     const names = ["boxes", "opacity", "heat", "show_boxes", "invert", "side", "name"];
-    const state = Object.fromEntries(names.map((name) => [name, model.get(name)]));
+    const state = Object.fromEntries(names.map((name) => [name, of(name)]));
     const colors = model.get("colors");
     state.colors = shown.colors || new Uint8Array(colors.buffer, colors.byteOffset, colors.byteLength);
-    return { ...state, left: pane("left"), right: pane("right"), bytes: model.get("film") };
+    return { ...state, left: pane("left", of("left")), right: pane("right", of("right")), bytes: of("film") };
+  }
+
+  // What keys will show, sent ahead while nothing changes; with a change the kernel takes it back.
+  let ahead = {}, resting = null;
+  let soon = {}; // of the key that was pressed last, until the kernel's own answer
+  function onAhead() {
+    ahead = model.get("ahead");
+    for (const known of Object.values(ahead)) known.decoded = decoded(known.film);
+  }
+  const onAnswer = () => (soon = {});
+  function onChange() {
+    update();
+    clearTimeout(resting);
+    resting = setTimeout(() => Object.keys(ahead).length || model.send({ key: "ahead" }), REST);
   }
 
   // Film, maps and text change together, once the film is decoded; the latest waits meanwhile.
@@ -208,9 +237,9 @@ function render({ model, el }) {
       return;
     }
     const state = latest();
-    if (!film || film.bytes !== state.bytes) {
+    if (!film || !same(film.bytes, state.bytes)) {
       decoding = true;
-      const next = await decoded(state.bytes);
+      const next = await (soon.decoded || decoded(state.bytes));
       decoding = false;
       if (film && next && (film.width !== next.width || film.height !== next.height)) wholeImage();
       film = next;
@@ -341,7 +370,7 @@ function render({ model, el }) {
     const words = [];
     if (film && cursor) {
       const x = Math.floor(cursor.x * film.width), y = Math.floor(cursor.y * film.height);
-      words.push(`x ${x}, y ${y}`, `gray ${film.gray[y * film.width + x]}`);
+      words.push(`x ${x}, y ${y}`, `gray ${grays(film)[y * film.width + x]}`);
       for (const its of [shown.left, shown.right])
         if (its && its.values) words.push(`${its.title} ${valueAt(its, cursor.x, cursor.y).toFixed(2)}`);
     }
@@ -454,6 +483,12 @@ function render({ model, el }) {
       OWN[event.key]();
     } else if (model.get("own_keys").includes(event.key)) {
       event.preventDefault();
+      const known = ahead[LIKE[event.key] || event.key];
+      ahead = {};
+      if (known) {
+        soon = known;
+        update();
+      }
       model.send({ key: event.key }); // while the kernel is busy it waits its turn; none is lost
     }
   }
@@ -493,14 +528,21 @@ function render({ model, el }) {
 
   const resized = new ResizeObserver(draw);
   resized.observe(view);
-  model.on("change", update);
+  model.on("change", onChange);
+  model.on("change:ahead", onAhead);
+  model.on("change:film", onAnswer);
+  model.on("change:side", onAnswer);
   model.on("change:busy", onBusy);
   model.on("msg:custom", onMessage);
-  update();
+  onChange();
   return () => {
     resized.disconnect();
     window.removeEventListener("keydown", onKey, true);
-    model.off("change", update);
+    clearTimeout(resting);
+    model.off("change", onChange);
+    model.off("change:ahead", onAhead);
+    model.off("change:film", onAnswer);
+    model.off("change:side", onAnswer);
     model.off("change:busy", onBusy);
     model.off("msg:custom", onMessage);
   };

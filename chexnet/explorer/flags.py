@@ -27,7 +27,8 @@ class Flags:
 
     @property
     def flagged(self) -> list[str]:
-        """The ids of the flagged films."""
+        """The ids of the flagged films, also of those that another panel flagged."""
+        self._found = self._read()
         return [image_id for image_id, (flag, _) in self._found.items() if flag]
 
     def set(self, image_id: str, *, flag: bool, note: str) -> None:

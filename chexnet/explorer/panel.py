@@ -9,6 +9,7 @@ import base64
 import contextlib
 import functools
 import html
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import traitlets
 from chexnet.evaluation import OUTCOMES, cam_threshold
 from chexnet.explorer.flags import Flags
 from chexnet.explorer.gallery import SORTS, Gallery, jpg
+from chexnet.explorer.turns import in_turn
 from chexnet.figures import OPACITY, color_table
 from chexnet.files import full_id
 from chexnet.runs import Run
@@ -104,6 +106,7 @@ class FilmView(anywidget.AnyWidget):
     show_boxes = traitlets.Bool(True).tag(sync=True)
     invert = traitlets.Bool(False).tag(sync=True)
     busy = traitlets.Bool(False).tag(sync=True)
+    ahead = traitlets.Dict().tag(sync=True)  # film to side, as some keys will show them, by key
     side = traitlets.Unicode().tag(sync=True)  # HTML
     own_keys = traitlets.List([*_STEP_OF_KEY, *_OUTCOME_OF_KEY, *_TOGGLE_OF_KEY]).tag(sync=True)
 
@@ -145,6 +148,7 @@ class Explorer(ipywidgets.VBox):
         self.add_class("chexnet-explorer")
         self._choose()
         self._watch()
+        in_turn([self.view, *itertools.chain(*rows, below)])
 
     @property
     def image_id(self) -> str | None:
@@ -303,6 +307,8 @@ class Explorer(ipywidgets.VBox):
             self.turn(_STEP_OF_KEY[key])
         elif key in _OUTCOME_OF_KEY:
             self.outcome.value = _OUTCOME_OF_KEY[key]
+        elif key == "ahead":  # the page has time
+            self._look_ahead()
         else:
             control = getattr(self, _TOGGLE_OF_KEY[key])
             control.value = not control.value
@@ -339,7 +345,7 @@ class Explorer(ipywidgets.VBox):
 
     @contextlib.contextmanager
     def _busy(self) -> Iterator[None]:
-        """The page is dimmed and takes no clicks while something is computed."""
+        """The page is dimmed while something is computed; keys and clicks wait their turn."""
         self.view.busy = True
         try:
             yield
@@ -412,34 +418,55 @@ class Explorer(ipywidgets.VBox):
         return {"method": self.method.value, "map_threshold": self.map_threshold.value}
 
     def _show(self) -> None:
-        outcome, threshold = self.outcome.value, self.decision_threshold.value
-        kind = "image" if outcome == "all" else OUTCOMES[outcome][0]
-        kind = f"flagged {kind}" if self.flagged.value else kind
         message, self._message = self._message, ""
         if message:
             message = f'<p class="message">{html.escape(message)}</p>'
         if not len(self._rows):
-            words = f'<p class="position">No {kind}s at threshold {threshold:.3f}</p>'
+            threshold = self.decision_threshold.value
+            words = f'<p class="position">No {self._kind}s at threshold {threshold:.3f}</p>'
             with self.view.hold_sync():
                 self.view.film = b""
-                self.view.left = self.view.right = {}
+                self.view.left = self.view.right = self.view.ahead = {}
                 self.view.side = message + words
             self._show_flag(False, "")
             return
-        row = self._rows[self._at]
-        image_id = self.gallery.films["image_id"][row]
-        position = f"{self._at + 1} of {len(self._rows)} {kind}{'s' * (len(self._rows) > 1)}"
-        flag, note = self.flags.get(image_id)
         with self.view.hold_sync():  # one message: never a film beside the map of another
-            self.view.film = self.gallery.film_jpg(row, clahe=self.clahe.value)
-            self.view.name = image_id
-            self.view.boxes = self.gallery.stored_boxes(row)
-            self.view.right = self.gallery.pane(row, **self._map)
-            self.view.left = self._left(row, image_id)
-            self.view.side = message + self.gallery.facts(
-                row, position=position, threshold=threshold, **self._map
-            )
-        self._show_flag(flag, note)
+            for name, value in self._state(self._at, self.clahe.value, message).items():
+                setattr(self.view, name, value)
+            self.view.ahead = {}
+        self._show_flag(*self.flags.get(self.view.name))
+
+    def _state(self, at: int, clahe: bool, message: str = "") -> dict:
+        """What the page shows of a film of the list, by the names of `FilmView`."""
+        row, threshold = self._rows[at], self.decision_threshold.value
+        image_id = self.gallery.films["image_id"][row]
+        position = f"{at + 1} of {len(self._rows)} {self._kind}{'s' * (len(self._rows) > 1)}"
+        facts = self.gallery.facts(row, position=position, threshold=threshold, **self._map)
+        return {
+            "film": self.gallery.film_jpg(row, clahe=clahe),
+            "name": image_id,
+            "boxes": self.gallery.stored_boxes(row),
+            "right": self.gallery.pane(row, **self._map),
+            "left": self._left(row, image_id),
+            "side": message + facts,
+        }
+
+    def _look_ahead(self) -> None:
+        """Sends what the most frequent keys will show, so that the page does not wait for it."""
+        if not len(self._rows):
+            return
+        clahe = self.clahe.value
+        self.view.ahead = {"c": self._state(self._at, not clahe)} | {
+            key: self._state(self._at + step, clahe)
+            for key, step in (("ArrowRight", 1), ("ArrowLeft", -1))
+            if 0 <= self._at + step < len(self._rows)
+        }
+
+    @property
+    def _kind(self) -> str:
+        outcome = self.outcome.value
+        kind = "image" if outcome == "all" else OUTCOMES[outcome][0]
+        return f"flagged {kind}" if self.flagged.value else kind
 
     def _show_flag(self, flag: bool, note: str) -> None:
         before, self._updating = self._updating, True

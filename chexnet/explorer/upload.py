@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ipywidgets
 
+from chexnet.explorer.turns import in_turn
 from chexnet.predict import Prediction, Predictor
 
 
@@ -58,6 +59,7 @@ class UploadPanel(ipywidgets.VBox):
         self.add_class("chexnet-upload")
         self.upload.observe(lambda change: self._take(change["new"]), "value")
         self.class_name.observe(lambda change: self._draw(), "value")
+        in_turn([self.upload, self.class_name])
 
     def _take(self, files: tuple) -> None:
         for file in files:

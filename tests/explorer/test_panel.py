@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+import threading
 from pathlib import Path
 
 import cv2
@@ -67,7 +68,8 @@ def values(pane: dict) -> np.ndarray:
 
 
 @pytest.mark.parametrize("outcome", list(OUTCOMES))
-def test_an_outcome_shows_its_films_and_no_others_by_falling_score(run, panel, outcome):
+def test_films_of_an_outcome(run, panel, outcome):
+    """An outcome shows its films and no others, by falling score."""
     films, _ = outcome_table(run)
     its = films[films["outcome"] == outcome].sort_values("y_score", ascending=False)
     panel.outcome.value = outcome
@@ -87,7 +89,8 @@ def test_by_error_the_surest_mistake_comes_first(run, panel):
     assert panel.image_id == films["image_id"][apart.idxmax()]
 
 
-def test_by_iou_the_worst_comes_first_and_films_without_boxes_last_either_way(gallery):
+def test_order_by_iou(gallery):
+    """By IoU the worst comes first, or last if reversed; films without boxes always come last."""
     threshold = gallery.map_thresholds("CAM")[8]
     iou = gallery.iou("CAM")[:, 8]
     boxed = np.isfinite(iou).sum()
@@ -98,7 +101,8 @@ def test_by_iou_the_worst_comes_first_and_films_without_boxes_last_either_way(ga
         assert (np.diff(iou[rows[:boxed]]) * (-1 if reverse else 1) >= 0).all()
 
 
-def test_next_and_previous_stop_at_the_ends_and_arrow_keys_do_as_the_buttons(panel):
+def test_next_previous_and_arrow_keys(panel):
+    """Next and previous stop at the ends, and the arrow keys do the same as the buttons."""
     panel.outcome.value = "FP"
     films = ids(panel)
     assert len(films) > 2
@@ -128,7 +132,8 @@ def test_the_first_thresholds_are_those_chosen_on_validation(run, panel):
     assert panel.map_threshold.value == chosen
 
 
-def test_another_threshold_moves_films_to_other_outcomes_and_stays_at_the_film(panel):
+def test_change_of_decision_threshold(panel):
+    """Another threshold moves films to other outcomes; the film stays while its outcome does."""
     panel.outcome.value = "TN"
     panel.turn(3)
     before = panel.image_id
@@ -144,7 +149,8 @@ def test_another_threshold_moves_films_to_other_outcomes_and_stays_at_the_film(p
     assert panel.image_id is not None
 
 
-def test_the_film_shown_is_the_stored_file_byte_for_byte_or_with_clahe(run, panel):
+def test_film_is_the_stored_file(run, panel):
+    """The film shown is the stored file byte for byte, or the film with CLAHE."""
     stored = (run.folder / "films" / f"{panel.image_id}.jpg").read_bytes()
     assert panel.view.film == stored
     panel.clahe.value = True
@@ -153,7 +159,8 @@ def test_the_film_shown_is_the_stored_file_byte_for_byte_or_with_clahe(run, pane
     assert panel.view.film != stored
 
 
-def test_the_overlay_is_the_film_where_there_is_no_heat_and_no_box(run, panel):
+def test_overlay_without_heat_and_boxes(run, panel):
+    """The overlay is the film, upright, where there is no heat and no box."""
     panel.boxes.value = False
     panel.opacity.value = 0
     film = cv2.resize(run.film(panel.image_id), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
@@ -171,7 +178,8 @@ def test_the_overlay_has_the_colours_of_the_results_figure(run, gallery):
     np.testing.assert_array_equal(gallery.overlay(row, boxes=False), expected)
 
 
-def test_the_map_below_the_threshold_is_not_shown_and_the_border_is_drawn(run, gallery):
+def test_map_threshold_and_border(run, gallery):
+    """The map below the threshold is not shown, and its border is drawn in white."""
     row = int(gallery.maps("CAM").max(axis=(1, 2)).argmax())
     film = run.film(gallery.films["image_id"][row])
     areas = []
@@ -231,7 +239,8 @@ def test_hit_or_miss_is_whether_the_peak_lies_in_a_box(run, gallery):
     assert seen == {True, False}
 
 
-def test_the_histogram_counts_every_film_and_marks_score_and_threshold(gallery):
+def test_histogram_of_scores(gallery):
+    """The histogram counts every film and marks the score and the threshold."""
     svg = gallery.histogram_svg(0.25, 0.5)
     bars = [part for part in svg.split("<rect ")[1:] if 'height="0.0"' not in part]
     y, score = gallery.films["y_true"], gallery.films["y_score"]
@@ -248,7 +257,8 @@ def test_what_a_table_says_cannot_become_a_script(tmp_path):
     assert "&lt;script&gt;" in side
 
 
-def test_iou_at_the_threshold_from_validation_is_the_one_that_the_evaluation_reports(run, panel):
+def test_iou_is_that_of_the_evaluation(run, panel):
+    """The mean IoU at the threshold from validation is the one that the evaluation reports."""
     report = run.metrics["localization"]["Pneumonia"]["mean_iou_logit"]
     iou = panel.gallery.iou("CAM")[:, panel.map_threshold.index]
     assert np.nanmean(iou) == pytest.approx(report["value"], abs=1e-6)
@@ -283,7 +293,8 @@ def several(tmp_path):
     return run
 
 
-def test_another_class_keeps_the_film_and_the_controls_and_has_its_own_thresholds(several):
+def test_change_of_class(several):
+    """Another class keeps the film and the controls, and has its own thresholds."""
     panel = explore(several)
     panel.sort.value, panel.opacity.value = "iou", 0.3
     mass = Gallery(several, "Mass")
@@ -316,7 +327,8 @@ def test_films_whose_label_is_missing_are_not_shown(several):
     assert sorted(ids(panel)) == sorted(known)
 
 
-def test_a_class_that_cannot_be_shown_says_why_and_the_class_stays(several):
+def test_class_that_cannot_be_shown(several):
+    """If a class cannot be shown, the panel says why and stays at the class before."""
     panel = explore(several)
     film = panel.image_id
     panel.class_name.value = "Hernia"
@@ -329,7 +341,8 @@ def test_one_class_has_no_selector(panel, several):
     assert explore(several).class_name.layout.display is None
 
 
-def test_the_stored_methods_are_offered_and_keep_the_share_of_the_scale(tmp_path):
+def test_stored_saliency_methods(tmp_path):
+    """The stored methods are offered, and the threshold keeps its share of the scale."""
     run = write_films(write_run(tmp_path / "run", films=160, signal=0.5))
     ids, maps = run.maps()
     finer = 100 * upsample_map(maps, (16, 8))
@@ -365,7 +378,8 @@ def test_maps_of_other_scores_are_not_shown(tmp_path):
         explore(run)
 
 
-def test_a_page_without_a_kernel_gets_a_picture_small_enough_for_a_notebook(run, panel):
+def test_picture_without_a_kernel(run, panel):
+    """A page without a kernel gets a picture that is small enough for a notebook."""
     bundle = panel._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle
     picture = base64.b64decode(bundle["image/jpeg"])
@@ -374,7 +388,8 @@ def test_a_page_without_a_kernel_gets_a_picture_small_enough_for_a_notebook(run,
     assert len(bundle["image/jpeg"]) < 400_000
 
 
-def test_a_run_and_its_folder_are_both_explored_and_anything_else_is_refused(run, tmp_path):
+def test_arguments_of_explore(run, tmp_path):
+    """A run and its folder are both explored, and anything else is refused."""
     assert explore(run.folder).image_id == explore(str(run.folder)).image_id
     with pytest.raises(FileNotFoundError, match="not a run folder"):
         explore(tmp_path)
@@ -454,6 +469,30 @@ def test_keys_do_what_the_list_of_keys_says(panel):
         assert re.search(rf'\["[^"]*{listed}[^"]*", "', script), f"{key} is not in the list"
 
 
+def test_states_sent_ahead(panel):
+    """What a key will show is sent ahead, and is taken back by any change."""
+    names = ("film", "name", "boxes", "left", "right", "side")
+    press = panel.view._handle_custom_msg
+    steps = {"ArrowRight": lambda: panel.turn(1), "ArrowLeft": lambda: panel.turn(-1)}
+    steps["c"] = lambda: setattr(panel.clahe, "value", not panel.clahe.value)
+    panel.turn(1)
+    for key, step in steps.items():
+        press({"key": "ahead"}, [])
+        sent = panel.view.ahead
+        assert sorted(sent) == sorted(steps)
+        step()
+        assert sent[key] == {name: getattr(panel.view, name) for name in names}
+        assert panel.view.ahead == {}
+    panel.turn(-1000)
+    press({"key": "ahead"}, [])
+    assert sorted(panel.view.ahead) == ["ArrowRight", "c"]  # none before the first
+    panel.decision_threshold.value = 1.0
+    panel.outcome.value = "TP"
+    assert panel.view.ahead == {}
+    press({"key": "ahead"}, [])
+    assert panel.view.ahead == {}
+
+
 def test_another_film_makes_no_widgets(panel, monkeypatch):
     """In a notebook a progress bar is four of them: messages that come before the film."""
     made: list[object] = []
@@ -488,7 +527,8 @@ def own_run(tmp_path) -> Run:
     return write_films(write_run(tmp_path / "own", films=120, signal=0.5))
 
 
-def test_flags_and_notes_are_in_the_run_folder_at_once_and_come_back(own_run):
+def test_flags_and_notes_are_stored(own_run):
+    """Flags and notes are in the run folder at once, and come back in another panel."""
     panel, other = explore(own_run), explore(own_run)
     first = panel.image_id
     panel.flag.value = True
@@ -515,6 +555,52 @@ def test_flags_and_notes_are_in_the_run_folder_at_once_and_come_back(own_run):
     assert "2 of 2 flagged images" in again.view.side
     again.flag.value = False
     assert own_run.read_table("flags.csv")["image_id"].tolist() == sorted([first, second])
+
+
+def test_an_image_id_of_html_is_refused_with_its_file(own_run):
+    first = explore(own_run).image_id
+    for name in ("images.csv", "predictions.csv"):
+        path = own_run.folder / name
+        path.write_text(path.read_text().replace(first, "<img src=x onerror=attack()>"))
+    with pytest.raises(ValueError, match=r"images.csv: invalid image_id '<img src=x"):
+        explore(own_run.folder)
+
+
+def test_flagged_only_lists_what_another_panel_has_flagged(own_run):
+    panel, other = explore(own_run), explore(own_run)
+    other.turn(3)
+    other.flag.value = True
+    panel.flagged.value = True
+    assert ids(panel) == [other.image_id]
+
+
+def test_click_during_a_key_press(own_run, monkeypatch):
+    """A click while a key is handled in another thread waits for it.
+
+    Jupyter handles the messages of two controls in two threads, at the same time.
+    """
+    panel = explore(own_run)
+    panel.flag.value = True
+    facts, begun, done = Gallery.facts, threading.Event(), threading.Event()
+
+    def slow(self, *args, position, **kwargs):
+        if position.endswith("images"):
+            begun.set()
+            done.wait(1)
+        return facts(self, *args, position=position, **kwargs)
+
+    def send(control, data):
+        control.comm.handle_msg({"content": {"data": data}, "buffers": []})
+
+    monkeypatch.setattr(Gallery, "facts", slow)
+    key = {"method": "custom", "content": {"key": "End"}}
+    thread = threading.Thread(target=send, args=(panel.view, key))
+    thread.start()
+    begun.wait()
+    send(panel.flagged, {"method": "update", "state": {"value": True}})
+    done.set()
+    thread.join()
+    assert "1 of 1 flagged image<" in panel.view.side
 
 
 def test_a_flag_that_cannot_be_written_is_said(own_run, monkeypatch):
