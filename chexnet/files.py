@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import unicodedata
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral, Real
 from pathlib import Path
@@ -32,7 +33,6 @@ _IMAGE_ID = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,{_LONGEST_ID - 1}}}")
 _DEVICE = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(\..*)?", re.IGNORECASE)
 _MOST_COLUMNS, _LONGEST_HEAD = 4096, 1_000_000  # of a table; characters of its first line
 _LONGEST_JSON = 64_000_000  # bytes
-_LONGEST_NAME = 300  # characters of a name in a message
 _START_OF_IMAGE = b"\xff\xd8"  # ITU-T T.81 table B.1, SOI
 _PNG = b"\x89PNG\r\n\x1a\n"  # PNG specification 5.2
 
@@ -278,10 +278,14 @@ def decode_jpeg(data: bytes, *, smallest: bool = False) -> np.ndarray:
         raise ValueError(f"truncated or damaged JPEG file: {error}") from None
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, **options: Any) -> pd.DataFrame:
     """Reads a CSV file in which ``image_id`` and ``patient_id`` are text, as in ``images.csv``.
 
     Only an empty field is missing: "NA" is text.
+
+    Args:
+        path: the file; may be gzipped.
+        options: more arguments of ``pandas.read_csv``.
 
     Raises:
         OSError: the file cannot be read.
@@ -293,25 +297,21 @@ def read_table(path: Path) -> pd.DataFrame:
         >>> len(read_table(Path("data/phantom/images.csv")))
         40
     """
-    check_columns(path)
     ids = {"image_id": str, "patient_id": str}
+    options = {"dtype": ids, "keep_default_na": False, "na_values": [""]} | options
+    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        return pd.read_csv(path, dtype=ids, keep_default_na=False, na_values=[""])
-    except ValueError as error:
+        with opened(path, "rb") as file:
+            head = file.readline(_LONGEST_HEAD)
+        columns = head.count(b",") + 1
+        if columns <= _MOST_COLUMNS and len(head) < _LONGEST_HEAD:
+            return pd.read_csv(path, **options)
+    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: not a CSV file ({shorten(error)})") from None
-
-
-def check_columns(path: Path) -> None:
-    """Refuses a CSV file, maybe gzipped, whose first line no table of ours can have."""
-    opened = gzip.open if str(path).endswith(".gz") else open
-    with opened(path, "rb") as file:
-        head = file.readline(_LONGEST_HEAD)
-    columns = head.count(b",") + 1
-    if columns > _MOST_COLUMNS or len(head) == _LONGEST_HEAD:
-        raise ValueError(
-            f"{path}: {columns} columns or more in a first line of {len(head)} bytes; expected at "
-            f"most {_MOST_COLUMNS} columns"
-        )
+    raise ValueError(
+        f"{path}: {columns} columns or more in a first line of {len(head)} bytes; expected at "
+        f"most {_MOST_COLUMNS} columns"
+    )
 
 
 def read_json(path: Path) -> dict:
@@ -388,15 +388,15 @@ def flat(values: Mapping[str, object], before: str = "") -> dict[str, object]:
     return found
 
 
-def shorten(text: object, most: int = 300) -> str:
-    """A text of at most ``most`` characters, for a message."""
+def shorten(text: object) -> str:
+    """A text of at most 300 characters, for a message."""
     words = str(text)
-    return words if len(words) <= most else f"{words[: most - 3]}..."
+    return words if len(words) <= 300 else f"{words[:297]}..."
 
 
 def summarize(names: Iterable[object]) -> str:
     """The first few of many names, for an error message: ``"a, b, c, d, e and 7 more"``."""
-    listed = [shorten(name, _LONGEST_NAME) for name in names]
+    listed = [shorten(name) for name in names]
     rest = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
     return ", ".join(listed[:5]) + rest
 

@@ -1,6 +1,7 @@
 """Tests of the files that every room reads and writes."""
 
 import errno
+import gzip
 import os
 import re
 import subprocess
@@ -365,6 +366,26 @@ def test_hostile_tables(tmp_path, content, message):
     with pytest.raises(ValueError, match=rf"images\.csv: {message}") as raised:
         read_table(path)
     assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-12],
+        lambda data: data[2:],
+        lambda data: data[:10] + b"\xff" + data[11:],
+        lambda data: data[:-8] + bytes(8),
+    ],
+    ids=["cut short", "no gzip file", "no deflate block", "another checksum"],
+)
+def test_a_damaged_gzip_file_is_named(tmp_path, damage):
+    path = tmp_path / "images.csv.gz"
+    data = gzip.compress(b"image_id,patient_id\n001,007\n")
+    path.write_bytes(data)
+    assert read_table(path).to_numpy().tolist() == [["001", "007"]]
+    path.write_bytes(damage(data))
+    with pytest.raises(ValueError, match=r"images\.csv\.gz: not a CSV file"):
+        read_table(path)
 
 
 def test_long_names_are_cut():

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from chexnet.files import check_columns, check_image_id, refuse, shorten, summarize
+from chexnet.files import check_image_id, read_table, refuse, summarize
 from chexnet.labels.boxes import BOX, boxes_of_class
 
 # Columns of the image table that are no label: what a reader, the converter or a split may add.
@@ -76,12 +76,7 @@ def read_csv(path: Path, required: Iterable[str], *, part_of: str = "") -> pd.Da
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing{part_of and f'; it is part of {part_of}'}")
-    options = {"dtype": str, "keep_default_na": False, "na_values": [""]}
-    try:
-        check_columns(path)
-        rows = pd.read_csv(path, skipinitialspace=True, encoding="utf-8-sig", **options)
-    except (ValueError, OSError, EOFError) as error:  # the last two: a damaged gzip file
-        raise ValueError(f"{path}: not a CSV file ({shorten(error)})") from None
+    rows = read_table(path, dtype=str, skipinitialspace=True, encoding="utf-8-sig")
     required = list(required)
     if not set(required) <= set(rows.columns):
         raise ValueError(
