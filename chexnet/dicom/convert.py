@@ -177,9 +177,7 @@ def _still_there(row: Row, target: Path) -> Row:
     """The row, or a failed one if somebody has removed its JPG while others were converted."""
     if row["status"] not in _MADE or (target / f"{row['image_id']}.jpg").is_file():
         return row
-    facts = (row[name] for name in ("file", "image_id", "source_bytes", "source_time_ns"))
-    file, image_id, size, time_ns = facts
-    source = Source(file, "", image_id, size, time_ns)
+    source = Source(row["file"], "", row["image_id"], row["source_bytes"], row["source_time_ns"])
     return row_of(source, "failed", "its JPG was removed while other films were converted")
 
 

@@ -49,10 +49,10 @@ class Source(NamedTuple):
     """A file that may be a film."""
 
     file: str  # its path inside the source folder, with "/", for the table
-    path: str  # where to read it
-    image_id: str  # the name of its JPG
-    size: int  # in bytes
-    time_ns: int  # of its last change, ns since 1970
+    path: str = ""  # where to read it
+    image_id: str = ""  # the name of its JPG
+    size: int = 0  # in bytes
+    time_ns: int = 0  # of its last change, ns since 1970
 
 
 def row_of(film: Source, status: str, reason: str = "", **facts: object) -> Row:
@@ -124,10 +124,11 @@ def find_files(
         try:
             entries = list(os.scandir(path))
         except OSError as error:
-            failed.append(_failed(prefix, error))
+            failed.append(_failed(Source(prefix), error))
             continue
         if prefix and any(entry.name == TABLE for entry in entries) and _is_target(Path(path)):
-            failed.append(_failed(prefix, ValueError("JPGs of convert_folder; not searched")))
+            reason = "JPGs of convert_folder; not searched"
+            failed.append(row_of(Source(prefix), "failed", reason))
             continue
         for entry in entries:
             # Bytes that are not text, and a bare CR, would be changed by writing them to a table.
@@ -140,9 +141,10 @@ def find_files(
             try:
                 found.append(_source(entry, file, folder))
             except (OSError, ValueError) as error:
-                failed.append(_failed(file, error))
-    named, unnamed = (_named_by_uid if ids == "uid" else _named_by_path)(sorted(found), ids)
-    return named, failed + unnamed
+                failed.append(_failed(Source(file), error))
+    found.sort()
+    named, unnamed = _name_by_uid(found) if ids == "uid" else _name_by_path(found, ids)
+    return [source._replace(image_id=named[source]) for source in named], failed + unnamed
 
 
 def _is_target(folder: Path) -> bool:
@@ -152,11 +154,11 @@ def _is_target(folder: Path) -> bool:
     return False
 
 
-def _failed(file: str, error: Exception) -> Row:
+def _failed(source: Source, error: Exception) -> Row:
     reason = str(error)
     if isinstance(error, OSError):  # its text has the whole path
         reason = f"cannot be read: {error.strerror or type(error).__name__}"
-    return row_of(Source(file, "", "", 0, 0), "failed", reason)
+    return row_of(source, "failed", reason)
 
 
 def _source(entry: os.DirEntry, file: str, folder: Path) -> Source:
@@ -169,7 +171,7 @@ def _source(entry: os.DirEntry, file: str, folder: Path) -> Source:
     facts = entry.stat()
     if not stat.S_ISREG(facts.st_mode):
         raise ValueError("not a regular file")
-    return Source(file, entry.path, "", facts.st_size, facts.st_mtime_ns)
+    return Source(file, entry.path, size=facts.st_size, time_ns=facts.st_mtime_ns)
 
 
 def _possible_ids(file: str, ids: str = "name") -> Iterator[str]:
@@ -186,59 +188,56 @@ def may_have_id(file: str, image_id: str) -> bool:
     return image_id in _possible_ids(file) or bool(_UID.fullmatch(image_id))
 
 
-def _named_by_path(found: list[Source], ids: str) -> tuple[list[Source], list[Row]]:
+def _name_by_path(found: list[Source], ids: str) -> tuple[dict[Source, str], list[Row]]:
     """Gives each file the first of its possible ids that no other has.
 
-    Upper and lower case are the same here, as on the disks of Windows and macOS. Of files with the
-    same id the only film keeps it; if several are films, each gets its next possible id.
+    Of files with the same id the only film keeps it; if several are films, each gets its next
+    possible id.
     """
-    possible = {source.file: _possible_ids(source.file, ids) for source in found}
-    named = [source._replace(image_id=next(possible[source.file])) for source in found]
+    possible = {source: _possible_ids(source.file, ids) for source in found}
+    named = {source: next(possible[source]) for source in found}
     is_film = cache(_looks_like_film)
-    failed: list[Row] = []
-    pending = True
-    while pending:
-        pending = False
-        same = defaultdict(list)
-        for place, source in enumerate(named):
-            same[source.image_id.casefold()].append(place)
-        lost = []
-        for places in same.values():
-            films = [place for place in places if len(places) > 1 and is_film(named[place].path)]
-            for place in places if len(places) > 1 else ():
-                if films == [place]:
+    failed = []
+    while groups := _same_ids(named):
+        for sources in groups:
+            films = [source for source in sources if is_film(source.path)]
+            for source in sources:
+                if films == [source]:
                     continue
-                if another := next(possible[named[place].file], None):
-                    named[place] = named[place]._replace(image_id=another)
-                    pending = True
+                if another := next(possible[source], None):
+                    named[source] = another
                 else:
-                    lost.append(place)
-                    other = named[places[1] if place == places[0] else places[0]]
-                    reason = f"same image_id as {other.file}; neither is converted"
-                    failed.append(row_of(named[place], "failed", reason))
-        named = [source for place, source in enumerate(named) if place not in lost]
+                    known = source._replace(image_id=named.pop(source))
+                    failed.append(_same_as_another(known, "image_id", sources))
     return named, failed
 
 
-def _named_by_uid(found: list[Source], ids: str) -> tuple[list[Source], list[Row]]:
+def _name_by_uid(found: list[Source]) -> tuple[dict[Source, str], list[Row]]:
     """Gives each film its SOP Instance UID; films without one, or with the same one, fail."""
-    same: dict[str, list[Source]] = defaultdict(list)
-    failed = []
+    named, failed = {}, []
     for source in found:
         try:
-            same[read_uid(source.path)].append(source)
+            named[source] = read_uid(source.path)
         except (OSError, FilmError) as error:
-            failed.append(row_of(source, "failed", _failed(source.file, error)["reason"]))
-    named = []
-    for uid, sources in same.items():
-        if len(sources) == 1:
-            named.append(sources[0]._replace(image_id=uid))
-            continue
+            failed.append(_failed(source, error))
+    for sources in _same_ids(named):
         for source in sources:
-            other = sources[1] if source is sources[0] else sources[0]
-            reason = f"same SOP Instance UID as {other.file}; neither is converted"
-            failed.append(row_of(source, "failed", reason))
-    return sorted(named), failed
+            del named[source]
+            failed.append(_same_as_another(source, "SOP Instance UID", sources))
+    return named, failed
+
+
+def _same_ids(named: dict[Source, str]) -> list[list[Source]]:
+    """Groups of files with the same id; case is ignored, as on the disks of Windows and macOS."""
+    same = defaultdict(list)
+    for source, image_id in named.items():
+        same[image_id.casefold()].append(source)
+    return [sources for sources in same.values() if len(sources) > 1]
+
+
+def _same_as_another(source: Source, what: str, sources: list[Source]) -> Row:
+    other = next(other for other in sources if other.path != source.path)
+    return row_of(source, "failed", f"same {what} as {other.file}; neither is converted")
 
 
 def _looks_like_film(path: str) -> bool:

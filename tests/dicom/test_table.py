@@ -138,6 +138,14 @@ def test_umlauts(tmp_path):
     }
 
 
+def test_a_name_that_looks_like_an_escaped_one_is_refused(tmp_path):
+    write_all(tmp_path, r"\xff.dcm")
+    (tmp_path / os.fsdecode(b"\xff.dcm")).write_bytes(FILM)
+    found, refused = files_of(tmp_path)
+    assert found == {}
+    assert refused == {r"\xff.dcm": r"same image_id as \xff.dcm; neither is converted"}
+
+
 def test_a_report_beside_a_film_does_not_take_its_id(tmp_path):
     write_all(tmp_path, "deep/a.dcm")
     write_all(tmp_path, "deep/a.txt", "b.txt", "deep/b.txt", data=b"No pneumonia.")
