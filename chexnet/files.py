@@ -33,8 +33,8 @@ _IMAGE_ID = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,{_LONGEST_ID - 1}}}")
 _DEVICE = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(\..*)?", re.IGNORECASE)
 _MOST_COLUMNS, _LONGEST_HEAD = 4096, 1_000_000  # of a table; characters of its first line
 _LONGEST_JSON = 64_000_000  # bytes
-_START_OF_IMAGE = b"\xff\xd8"  # ITU-T T.81 table B.1, SOI
-_PNG = b"\x89PNG\r\n\x1a\n"  # PNG specification 5.2
+# The first bytes of a JPEG (ITU-T T.81 table B.1, SOI) and of a PNG (PNG specification 5.2).
+SOI, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 
 
 def check_image_id(image_id: object, source: object) -> str:
@@ -268,8 +268,8 @@ def decode_jpeg(data: bytes, *, smallest: bool = False) -> np.ndarray:
     """
     if not data:
         raise ValueError("empty file")
-    if not data.startswith(_START_OF_IMAGE):
-        found = " (looks like PNG)" if data.startswith(_PNG) else ""
+    if not data.startswith(SOI):
+        found = " (looks like PNG)" if data.startswith(PNG) else ""
         raise ValueError(f"not a JPEG file{found}")
     size = {"min_height": 1, "min_width": 1, "min_factor": 1} if smallest else {}
     try:

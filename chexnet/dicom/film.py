@@ -36,7 +36,7 @@ from chexnet.dicom.header import (
 )
 from chexnet.dicom.jpeg import check_complete, grey_baseline, looks_complete
 from chexnet.dicom.picture import color_to_gray, looks_like_picture, read_picture
-from chexnet.dicom.pixels import decode, first_frame
+from chexnet.dicom.pixels import ITEM, decode, first_frame
 
 # Bits of a JPEG for a block of 8 x 8 pixels. One shade takes 6 or less, RSNA's films 33 to 100.
 _FEWEST_BITS = 16
@@ -44,7 +44,7 @@ _START_OF_SCAN = b"\xff\xda"  # ITU-T T.81 table B.1; it does not occur in coded
 _ELEMENT = struct.Struct("<HH2sH")  # PS3.5 7.1.2, and the VRs whose length takes four bytes more
 _LONG_VRS = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 _SHORT_VRS = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_16)
-_ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0\0\0\0\0"  # PS3.5 A.4
+_END = b"\xfe\xff\xdd\xe0\0\0\0\0"  # PS3.5 A.4
 _UNDEFINED = 0xFFFFFFFF
 _GROUP_2 = 0x20000
 _PIXEL_DATA = int(Tag("PixelData"))
@@ -263,7 +263,7 @@ def _plain_elements(data: bytes) -> tuple[dict[int, tuple[bytes, bytes]], bytes]
     start = offset + 8 + int.from_bytes(data[offset + 4 : offset + 8], "little")
     end = start + 8 + int.from_bytes(data[start + 4 : start + 8], "little")
     marks = tag, length, data[offset : offset + 4], data[start : start + 4], data[end : end + 8]
-    if marks != (_PIXEL_DATA, _UNDEFINED, _ITEM, _ITEM, _END):
+    if marks != (_PIXEL_DATA, _UNDEFINED, ITEM, ITEM, _END):
         return {}, b""
     return elements, data[start + 8 : end]
 

@@ -16,10 +16,10 @@ from PIL import Image
 from pydicom.pixels.utils import get_j2k_parameters
 
 from chexnet.dicom.header import FilmError, library_errors
-from chexnet.files import decode_jpeg
+from chexnet.files import SOI, decode_jpeg
 
 # Names of ITU-T T.81 table B.1.
-SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
+_EOI = b"\xff\xd9"
 _SOF0, DHT, SOS, _DQT, DRI, _APP0, _COM = 0xC0, 0xC4, 0xDA, 0xDB, 0xDD, 0xE0, 0xFE
 _REMARKS = frozenset((*range(_APP0, _APP0 + 16), _COM))
 # Every start of frame, JPEG-LS's (T.87) included; C4, C8 and CC are other things.

@@ -7,7 +7,8 @@ many bits they took: each is coded as its difference from a prediction by its ne
 import numpy as np
 
 from chexnet.dicom.header import FilmError
-from chexnet.dicom.jpeg import DHT, DRI, MARKER, RESTART, SOI, SOS, segments
+from chexnet.dicom.jpeg import DHT, DRI, MARKER, RESTART, SOS, segments
+from chexnet.files import SOI
 
 _SOF3 = 0xC3  # T.81 table B.1: a lossless frame
 _SLACK = 16  # bytes of padding that a device may put behind a scan

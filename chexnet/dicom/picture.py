@@ -13,12 +13,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from chexnet.dicom.header import MAX_SAMPLES, MAX_SIDE, FilmError, library_errors
+from chexnet.dicom.header import FilmError, check_size, library_errors
 from chexnet.dicom.jpeg import check_jpeg, read_jpeg_frame
-from chexnet.files import decode_jpeg
+from chexnet.files import PNG, SOI, decode_jpeg
 
-_JPEG = b"\xff\xd8\xff"  # ITU-T T.81 B.1.1.3: SOI, and the first byte of another marker
-_PNG = b"\x89PNG\r\n\x1a\n"  # PNG specification 5.2
+_JPEG = SOI + b"\xff"  # and the first byte of another marker (ITU-T T.81 B.1.1.3)
 _PNG_COLORS = {0: "gray", 2: "color", 3: "palette", 4: "gray and alpha", 6: "color and alpha"}
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 4, 4: 4, 6: 4}  # of a pixel as OpenCV decodes it
 _JPEG_COLORS = {1: "gray", 3: "color", 4: "CMYK"}
@@ -48,7 +47,7 @@ class Picture:
 
 def looks_like_picture(head: bytes) -> bool:
     """Whether the first bytes of a file are those of a PNG or JPG."""
-    return head.startswith((_JPEG, _PNG))
+    return head.startswith((_JPEG, PNG))
 
 
 def read_picture(data: bytes) -> Picture:
@@ -61,7 +60,7 @@ def read_picture(data: bytes) -> Picture:
     Raises:
         FilmError: it is damaged, truncated, too large, or of a kind that cannot be decoded.
     """
-    picture = _read_png(data) if data.startswith(_PNG) else _read_jpeg(data)
+    picture = _read_png(data) if data.startswith(PNG) else _read_jpeg(data)
     with contextlib.suppress(Exception):  # EXIF that Pillow cannot read rotates nothing
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             orientation = image.getexif().get(_ORIENTATION, 1)
@@ -74,7 +73,7 @@ def _read_png(data: bytes) -> Picture:
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise FilmError("truncated or damaged: its PNG has no header")
     columns, rows, bits, kind = struct.unpack(">IIBB", data[16:26])
-    _check_size(rows, columns, _PNG_SAMPLES.get(kind, 4))
+    check_size(rows, columns, _PNG_SAMPLES.get(kind, 4))
     if b"IEND" not in data:
         raise FilmError("truncated: its PNG has no end")
     pixels = None
@@ -104,7 +103,7 @@ def _read_png(data: bytes) -> Picture:
 
 def _read_jpeg(data: bytes) -> Picture:
     kind, bits, rows, columns, samples = read_jpeg_frame(data)
-    _check_size(rows, columns, 1)  # it is decoded to gray
+    check_size(rows, columns, 1)  # it is decoded to gray
     if bits != 8 or kind not in ("baseline", "extended", "progressive"):
         raise FilmError(f"a {kind} JPEG of {bits} bits; expected 8, baseline or progressive")
     check_jpeg(data, rows, columns)
@@ -143,11 +142,3 @@ def color_to_gray(pixels: np.ndarray) -> tuple[np.ndarray, list[str], list[str]]
     share = (chroma > _STRONG_COLOR / 255 * white).mean()
     strong = [f"{share:.0%} of its pixels have strong colors: is it a radiograph?"]
     return gray, ["color made gray"], strong if share > _MANY else []
-
-
-def _check_size(rows: int, columns: int, samples: int) -> None:
-    size = rows * columns * samples
-    if min(rows, columns) < 1 or max(rows, columns) > MAX_SIDE or size > MAX_SAMPLES:
-        raise FilmError(
-            f"{rows} x {columns} pixels of {samples} values; expected 1 to {MAX_SAMPLES} values"
-        )

@@ -27,7 +27,7 @@ from chexnet.dicom.jpeg import check_jpeg
 from chexnet.dicom.lossless import check_lossless
 from chexnet.dicom.lut import read_table
 
-_ITEM = b"\xfe\xff\x00\xe0"  # PS3.5 A.4
+ITEM = b"\xfe\xff\x00\xe0"  # PS3.5 A.4
 _MOST_ITEMS = 100_000  # of compressed pixel data: its table of offsets and fragments
 _SLACK = 2**20  # bytes that a compressed frame may have beyond twice its plain size
 # JPEG, JPEG 2000, JP2: a first item that begins so is no table of offsets, which is missing then.
@@ -47,7 +47,7 @@ def first_frame(ds: Dataset, form: PixelFormat, decoder: Decoder) -> bytes:
     pixels = read_value(ds, "PixelData", bytes) or b""
     if not pixels:
         raise FilmError("no pixel data: its Pixel Data is empty")
-    compressed = pixels[:4] == _ITEM
+    compressed = pixels[:4] == ITEM
     plain = form.rows * form.columns * form.samples_per_pixel * form.bits_allocated // 8
     if not decoder.is_encapsulated:
         if compressed and len(pixels) not in (plain * form.number_of_frames + k for k in (0, 1)):
@@ -56,7 +56,7 @@ def first_frame(ds: Dataset, form: PixelFormat, decoder: Decoder) -> bytes:
     if not compressed:
         raise FilmError(f"its pixels are not compressed; expected {decoder.UID.name}")
     # Fewer bytes cannot hold as many items; counting takes a while.
-    many = len(pixels) > 8 * _MOST_ITEMS and pixels.count(_ITEM) > _MOST_ITEMS
+    many = len(pixels) > 8 * _MOST_ITEMS and pixels.count(ITEM) > _MOST_ITEMS
     if many or int.from_bytes(pixels[4:8], "little") > 4 * _MOST_ITEMS:
         raise FilmError(f"compressed pixels in more than {_MOST_ITEMS} parts")
     with library_errors("truncated or damaged: its compressed pixels have no whole frame"):
@@ -144,14 +144,12 @@ def _of_stream(form: PixelFormat, depth: int) -> PixelFormat:
     """
     bits, high = form.bits_stored, form.high_bit
     if depth > form.bits_allocated:
-        bits = depth
+        bits, high = depth, depth - 1
     elif depth <= high:
         bits = min(bits, depth)
-    else:
-        return replace(form, bits_allocated=8 if depth <= 8 else 16)
-    return replace(
-        form, bits_allocated=8 if depth <= 8 else 16, bits_stored=bits, high_bit=bits - 1
-    )
+        high = bits - 1
+    allocated = 8 if depth <= 8 else 16
+    return replace(form, bits_allocated=allocated, bits_stored=bits, high_bit=high)
 
 
 def _choose_plugin(decoder: Decoder, depth: int) -> str:
