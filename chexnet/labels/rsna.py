@@ -107,12 +107,7 @@ def read_nih_mapping(path: Path) -> pd.Series:
 
 def _read_labels(path: Path) -> pd.DataFrame:
     """One row a box, or one without numbers for a film without box."""
-    columns = ["patientId", *BOX, "Target"]
-    rows = read_csv(path, columns, part_of=PART_OF)[columns]
-    for image_id in rows["patientId"]:
-        check_image_id(image_id, path)
-    unknown = _film_and_value(rows, "Target", ~rows["Target"].isin(["0", "1"]))
-    refuse(path, unknown, "films with another Target", "0 or 1")
+    rows = _read_rows(path, ["patientId", *BOX, "Target"], ("0", "1"), "0 or 1")
     positive, blank = rows["Target"] == "1", rows[BOX].isna()
     both = rows.groupby("patientId")["Target"].transform("nunique") > 1
     for wrong, what, expected in (
@@ -126,20 +121,25 @@ def _read_labels(path: Path) -> pd.DataFrame:
 
 
 def _read_classes(path: Path) -> pd.Series:
-    rows = read_csv(path, ["patientId", "class"], part_of=PART_OF)[["patientId", "class"]]
-    for image_id in rows["patientId"]:
-        check_image_id(image_id, path)
-    unknown = _film_and_value(rows, "class", ~rows["class"].isin(DETAILED_CLASSES))
-    refuse(path, unknown, "films with another class", " | ".join(DETAILED_CLASSES))
-    rows = rows.drop_duplicates()
+    expected = " | ".join(DETAILED_CLASSES)
+    rows = _read_rows(path, ["patientId", "class"], DETAILED_CLASSES, expected).drop_duplicates()
     twice = rows.loc[rows["patientId"].duplicated(), "patientId"]
     refuse(path, twice, "films with two classes", "one each")
     return rows.set_index("patientId")["class"]
 
 
-def _film_and_value(rows: pd.DataFrame, column: str, chosen: pd.Series) -> list[str]:
-    chosen_rows = rows.loc[chosen, ["patientId", column]]
-    return [f"{film} ({value})" for film, value in chosen_rows.itertuples(index=False)]
+def _read_rows(
+    path: Path, columns: list[str], values: tuple[str, ...], expected: str
+) -> pd.DataFrame:
+    """Columns of a CSV file as text; refuses invalid ids and other values of the last column."""
+    rows = read_csv(path, columns, part_of=PART_OF)[columns]
+    for image_id in rows["patientId"]:
+        check_image_id(image_id, path)
+    last = columns[-1]
+    wrong = rows.loc[~rows[last].isin(values), ["patientId", last]]
+    named = [f"{film} ({value})" for film, value in wrong.itertuples(index=False)]
+    refuse(path, named, f"films with another {last}", expected)
+    return rows
 
 
 def _patients(path: Path, image_ids: pd.Index) -> list[str | None]:

@@ -78,7 +78,7 @@ def read_study(
         if options.get("boxes"):
             options["boxes"] = source / options["boxes"]
         csv = source / options.pop("csv", "labels.csv")
-        return read_table(csv, **{**_roles(csv, options), **options})
+        return read_table(csv, **(_roles(csv, options) | options))
     return READERS[dataset](source, **options)
 
 
