@@ -86,8 +86,8 @@ _ROUNDING = 0.01  # by which sides of a square pixel may differ
 _VIEWS = frozenset(["AP", "PA", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LAT", "LATERAL"])
 _SEXES = frozenset("MFO")  # PS3.3 C.7.1.1
 FACTS = ("ViewPosition", "PatientSex", "PatientAge")  # what ``public_facts`` is made of
-_YEARS_PER_UNIT = {"Y": 1.0, "": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # PS3.5 6.2
-_OLDEST = 120  # RSNA's table has 148 and 155: data-entry errors
+YEARS_PER_UNIT = {"Y": 1.0, "": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # PS3.5 6.2
+OLDEST = 120  # years; RSNA has ages up to 155, ChestX-ray14 up to 414: data-entry errors
 
 HEAD = 2**16  # bytes of a file that say whether it is a film and which
 PREFIX_END = 132  # bytes of preamble and prefix (PS3.10 7.1)
@@ -513,11 +513,11 @@ def public_facts(texts: list[str], rows: int, columns: int) -> dict[str, object]
     """
     view, sex, age = texts
     parts = re.fullmatch(r"(\d{1,3})([YMWD]?)", age, re.ASCII)
-    years = int(int(parts[1]) * _YEARS_PER_UNIT[parts[2]]) if parts else None
+    years = int(int(parts[1]) * YEARS_PER_UNIT[parts[2]]) if parts else None
     return {
         "view": view if view in _VIEWS else None,
         "sex": sex if sex in _SEXES else None,
-        "age": years if years is not None and years <= _OLDEST else None,
+        "age": years if years is not None and years <= OLDEST else None,
         "rows": rows,
         "columns": columns,
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from chexnet.dicom import OLDEST, YEARS_PER_UNIT
 from chexnet.files import check_image_id, read_table, refuse, summarize
 from chexnet.labels.boxes import BOX, boxes_of_class
 
@@ -15,8 +16,6 @@ NOT_LABELS = (
     *("detailed_class", "official_split", "split", "fold"),
 )
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
-_OLDEST = 120  # years; ages up to 414 in Data_Entry_2017.csv are data-entry errors
-_YEARS_PER_UNIT = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # PS3.5 6.2, AS
 
 
 def class_names(images: pd.DataFrame) -> list[str]:
@@ -101,8 +100,8 @@ def parse_ages(path: Path, ages: pd.Series) -> pd.Series:
     texts = pd.Series(ages.dropna().unique(), dtype=str)
     parts = texts.str.upper().str.extract(r"^(?P<number>\d+(?:\.\d*)?)(?P<unit>[YMWD]?)\s*$")
     refuse(path, texts[parts["number"].isna()], "invalid ages", "years, such as 57")
-    years = parts["number"].astype(float) * parts["unit"].map(_YEARS_PER_UNIT).fillna(1)
-    years = np.floor(years).where(years < _OLDEST + 1)
+    years = parts["number"].astype(float) * parts["unit"].map(YEARS_PER_UNIT)
+    years = np.floor(years).where(years <= OLDEST)
     return ages.map(dict(zip(texts, years, strict=True))).astype("Int64")
 
 
