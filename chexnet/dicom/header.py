@@ -298,7 +298,10 @@ def read_elements(data: bytes) -> tuple[Dataset, Decoder]:
     file, syntax = _data_set(data, MAX_FILE + 1)
     if file.getbuffer().nbytes > MAX_FILE:
         raise FilmError(f"inflates to more than {MAX_FILE} bytes")
-    decoder = _decoder_of(syntax)
+    with library_errors(f"there is no decoder for {syntax.name}"):
+        decoder = get_decoder(syntax)
+    if not decoder.is_available:
+        raise FilmError(no_decoder(syntax))
     ds = _read_up_to(tag_of("PixelData"), file, syntax)  # behind it are signatures
     if not ds:  # pydicom leaves out everything if a value has no end
         raise FilmError("truncated: its data set has no end")
@@ -309,15 +312,6 @@ def read_elements(data: bytes) -> tuple[Dataset, Decoder]:
             if group and (item := read_value(group, macro, Dataset)):
                 ds.update({tag: item.get_item(tag) for tag in DISPLAY & item.keys()})
     return ds, decoder
-
-
-def _decoder_of(syntax: UID) -> Decoder:
-    """The decoder for a transfer syntax, or a ``FilmError`` that says what to install."""
-    with library_errors(f"there is no decoder for {syntax.name}"):
-        decoder = get_decoder(syntax)
-    if not decoder.is_available:
-        raise FilmError(no_decoder(syntax))
-    return decoder
 
 
 def no_decoder(syntax: UID) -> str:
@@ -487,13 +481,6 @@ def find_contradictions(ds: Dataset, photometric: str, high_bit: int) -> list[st
 
 def _ratio(ds: Dataset, keyword: str) -> float | None:
     """Height to width of a pixel; None if not given or not two positive numbers."""
-    if (tag := tag_of(keyword)) not in ds:
-        return None
-    raw = ds.get_item(tag).value
-    if isinstance(raw, bytes):  # mostly twice the same; converting takes ten times longer
-        height, _, width = raw.strip(b" \0").partition(b"\\")
-        if height == width:
-            return 1.0
     try:
         sides = read_value(ds, keyword, list) or []
     except FilmError:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from chexnet.dicom.header import HEAD, FilmError, looks_like_dicom, read_uid
 from chexnet.dicom.picture import looks_like_picture
-from chexnet.files import check_image_id, path_id, stem, write_atomic
+from chexnet.files import check_image_id, path_id, read_table, stem, write_atomic
 
 TABLE = "films.csv"
 # Rows, columns in pixels; age in years; sizes in bytes; time of the last change in ns since 1970.
@@ -276,7 +276,7 @@ def read_films(target: str | Path) -> pd.DataFrame:
     path = Path(target) / TABLE
     blank = {name: [""] for name in COLUMNS if name not in _NEVER_MISSING}
     try:
-        table = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=blank)
+        table = read_table(path, dtype=COLUMNS, na_values=blank)
     except (ValueError, TypeError, OverflowError):  # the last two: not a number where one must be
         table = pd.DataFrame()
     if list(table.columns) != list(COLUMNS):
