@@ -253,8 +253,8 @@ def read_image(path: Path) -> np.ndarray:
 def decode_jpeg(data: bytes, *, smallest: bool = False) -> np.ndarray:
     """Decodes a JPEG to gray; all of it, or an error.
 
-    simplejpeg, unlike OpenCV and Pillow, passes on what libjpeg finds wrong with the coded data:
-    those fill what is missing with gray. It is also faster; the pixels are the same.
+    simplejpeg passes on what libjpeg finds wrong with the coded data; OpenCV and Pillow fill what
+    is missing with gray. It is also faster; the pixels are the same.
 
     Args:
         data: the content of the file; what comes after its end does not matter.

@@ -1,4 +1,4 @@
-"""A folder of films to 8-bit JPGs, with any executor and although processes may die.
+"""Converts a folder of films to 8-bit JPGs, in any executor; a process may die without harm.
 
 A film whose file already holds the right JPG is copied out of it; others are decoded
 and encoded (``film.py``). Of a header only view, sex, age and size reach a JPG, the table

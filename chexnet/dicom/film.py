@@ -48,8 +48,8 @@ _END = b"\xfe\xff\xdd\xe0\0\0\0\0"  # PS3.5 A.4
 _UNDEFINED = 0xFFFFFFFF
 _GROUP_2 = 0x20000
 _PIXEL_DATA = int(Tag("PixelData"))
-# What a film says whose JPG can be copied, if nothing of ``_MAY_CHANGE`` is in its header. The tags
-# are plain integers, which are compared ten times as fast as pydicom's.
+# The header of a film whose JPG can be copied, unless it has an element of ``_MAY_CHANGE`` too. The
+# tags are plain integers, which are compared ten times as fast as pydicom's.
 _PLAIN = {
     int(Tag("TransferSyntaxUID")): (b"UI", JPEGBaseline8Bit.encode()),
     int(Tag("SamplesPerPixel")): (b"US", b"\x01\x00"),
@@ -156,7 +156,7 @@ def film_of(data: bytes) -> Film:
         else:
             pixels, steps, more = apply_display_pipeline(stored, ds, form)
             remarks += more
-            # Of fewer bits, those beyond them were left out.
+            # Of fewer bits, the pixels lack those that the JPEG has beyond them.
             if syntax == JPEGBaseline8Bit and form.bits_stored == 8 and not steps:
                 jpg = grey_baseline(frame, form.rows, form.columns)
         if flat := find_flat(pixels):
@@ -219,7 +219,7 @@ def stored_jpeg(data: bytes) -> tuple[dict[str, object], bytes] | None:
         value.decode("latin-1").strip(" \0").upper() for _, value in found[2:]
     )
     height, _, width = spacing.partition("\\")
-    # A film that a remark is due to is decoded.
+    # A film that needs a remark is decoded.
     if sop_class in FOR_PROCESSING or height != width:
         return None
     if not 0 < rows * columns <= MAX_SAMPLES or max(rows, columns) > MAX_SIDE:

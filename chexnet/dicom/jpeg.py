@@ -74,12 +74,11 @@ def check_complete(stream: bytes) -> None:
 
 
 def looks_complete(stream: bytes, rows: int, columns: int) -> bool:
-    """Whether a gray baseline JPEG is so likely complete that it need not be decoded to know.
+    """Whether a gray baseline JPEG is very likely complete, without decoding it.
 
-    `check_complete` takes twice the time of all else that is done to a film which is copied. So it
-    is left out for a large film of the usual size, without zeros, whose last block ends where its
-    data end. 3 % of RSNA's films that are cut at random end like that too. They are found when the
-    JPG is read.
+    For a film that is copied, `check_complete` takes twice the time of all other work. So a large
+    film of the usual size, without zeros, whose last block ends where its data end, is not decoded.
+    Of RSNA's films cut at random, 3 % end like that too. They are found when the JPG is read.
 
     Args:
         stream: as of `grey_baseline`, from its first marker to its end marker.

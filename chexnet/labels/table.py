@@ -142,7 +142,7 @@ def _find_images(path: Path, values: pd.Series, known: dict[str, dict[str, str]]
 
 
 def _ends_with(file: str, value: str) -> bool:
-    """Whether a path ends with the parts of another, or the other way round; suffix or none."""
+    """Whether the longer of two paths ends with the shorter one, which may lack the suffix."""
     parts, wanted = file.split("/"), value.split("/")
     if wanted[-1] not in (parts[-1], stem(parts[-1])):
         return False
