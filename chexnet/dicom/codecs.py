@@ -8,19 +8,12 @@ import importlib.util
 
 from pydicom.pixels import get_decoder
 from pydicom.pixels.decoders.base import DecodeRunner
-from pydicom.uid import (
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-)
+from pydicom.uid import JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSTransferSyntaxes
 
 NAME = "imagecodecs"
-_LS = (JPEGLSLossless, JPEGLSNearLossless)
 # pydicom asks a module of a decoder for this name.
 DECODER_DEPENDENCIES = dict.fromkeys(
-    (JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, *_LS), (NAME,)
+    (JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, *JPEGLSTransferSyntaxes), (NAME,)
 )
 
 
@@ -33,7 +26,7 @@ def decode_frame(frame: bytes, runner: DecodeRunner) -> bytes:
     """The values of a compressed frame, color by pixel; pydicom calls this."""
     import imagecodecs
 
-    is_ls = runner.transfer_syntax in _LS
+    is_ls = runner.transfer_syntax in JPEGLSTransferSyntaxes
     pixels = (imagecodecs.jpegls_decode if is_ls else imagecodecs.jpeg8_decode)(frame)
     runner.set_option("bits_allocated", 8 * pixels.itemsize)
     runner.set_option("planar_configuration", 0)

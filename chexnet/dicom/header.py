@@ -31,9 +31,12 @@ from pydicom.pixels.decoders.base import Decoder
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
+    HTJ2K,
     UID,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     UID_dictionary,
 )
@@ -64,11 +67,9 @@ DISPLAY = frozenset(
 FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 MAX_ITEMS = 8  # tables or windows of a film that are tried; devices write one to five
 # What reads a transfer syntax that Pillow cannot; licenses BSD and MIT.
-REMEDIES = dict.fromkeys(DECODER_DEPENDENCIES, "imagecodecs") | {
-    "1.2.840.10008.1.2.4.201": "pylibjpeg pylibjpeg-openjpeg",
-    "1.2.840.10008.1.2.4.202": "pylibjpeg pylibjpeg-openjpeg",
-    "1.2.840.10008.1.2.4.203": "pylibjpeg pylibjpeg-openjpeg",
-}
+REMEDIES = dict.fromkeys(DECODER_DEPENDENCIES, "imagecodecs") | dict.fromkeys(
+    (HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL), "pylibjpeg pylibjpeg-openjpeg"
+)
 # Of the Standard since 2024, and not known to pydicom 3.0 (PS3.6 A-1).
 _NEW_SYNTAXES = {
     "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",

@@ -88,10 +88,8 @@ def read_chestxray14(
             "age": parse_ages(path, rows["Patient Age"]),
         }
     )
-    found = _findings(
-        path, rows["Finding Labels"].fillna("blank"), chosen_classes(classes, FINDINGS)
-    )
-    images = images.join(found)
+    names = chosen_classes(classes, FINDINGS)
+    images = images.join(_findings(path, rows["Finding Labels"].fillna("blank"), names))
     official = _official_split(folder, images["image_id"])
     if official is not None:
         images["official_split"] = official
