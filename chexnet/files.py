@@ -156,7 +156,7 @@ def full_id(given: str, image_ids: Iterable[str], source: object) -> str:
 
 
 def stem(name: str) -> str:
-    """A file's name without its suffix; the last part of a UID, as in 1.2.840.10008, is none."""
+    """A file's name without its suffix; a UID such as 1.2.840.10008 has none."""
     front, _, suffix = name.rpartition(".")
     return name if not front or suffix.isdecimal() else front
 
@@ -420,7 +420,7 @@ def check_number(
 ) -> None:
     """Raises a ValueError that names an argument unless it is a number within bounds.
 
-    True and False are no numbers here, nor are NaN, infinity and strings of digits.
+    True, False, NaN, infinity and strings of digits are not numbers here.
     """
     is_number = isinstance(value, Integral if integer else Real) and not isinstance(value, bool)
     if is_number and above < value < below and (least is None or value >= least):

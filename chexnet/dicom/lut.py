@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from chexnet.dicom.header import FilmError, library_errors, read_value
 
-_MISSING = 16  # a table may lack one in so many of its entries; its last one stands for them
+_MISSING = 16  # a table may lack 1/16 of its entries; its last one is used for them
 
 
 class LookupTable(NamedTuple):

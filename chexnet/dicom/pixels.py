@@ -30,7 +30,7 @@ from chexnet.dicom.lut import read_table
 ITEM = b"\xfe\xff\x00\xe0"  # PS3.5 A.4
 _MOST_ITEMS = 100_000  # of compressed pixel data: its table of offsets and fragments
 _SLACK = 2**20  # bytes that a compressed frame may have beyond twice its plain size
-# JPEG, JPEG 2000, JP2: a first item that begins so is no table of offsets, which is missing then.
+# JPEG, JPEG 2000, JP2: if the first item begins so, the table of offsets is missing.
 _STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP")
 _GAP = bytes(256)  # OpenJPEG writes at most 12 zeros in a row, of a black picture too
 # Which of several installed decoders reads a film. Pillow before the others, so that a film gives

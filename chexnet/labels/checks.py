@@ -10,7 +10,7 @@ from chexnet.dicom import OLDEST, YEARS_PER_UNIT
 from chexnet.files import check_image_id, read_table, refuse, summarize
 from chexnet.labels.boxes import BOX, boxes_of_class
 
-# Columns of the image table that are no label: what a reader, the converter or a split may add.
+# Columns of the image table that are not labels: what a reader, the converter or a split may add.
 NOT_LABELS = (
     *("image_id", "patient_id", "view", "sex", "age", "rows", "columns"),
     *("detailed_class", "official_split", "split", "fold"),
@@ -140,7 +140,7 @@ def _only_value(labels: pd.Series) -> str:
 
 
 def parse_boxes(path: Path, boxes: pd.DataFrame) -> pd.DataFrame:
-    """Boxes of text to float; refuses those that are no four numbers, impossible or duplicates.
+    """Boxes of text to float; refuses what is not four numbers, impossible or a duplicate.
 
     Args:
         path: of the file, for errors.

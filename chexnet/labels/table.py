@@ -126,7 +126,7 @@ def _find_images(path: Path, values: pd.Series, known: dict[str, dict[str, str]]
     found, absent, several = [], [], []
     for value in values.fillna("blank").str.replace("\\", "/"):
         name = value.rpartition("/")[2]
-        # A name without suffix may have a dot: 1.2.840 is no file of type 840.
+        # A name without suffix may have a dot: 1.2.840 is not a file of type 840.
         files = known.get(stem(name), {}) | known.get(name, {})
         ends = {file: i for file, i in files.items() if _ends_with(file, value)}
         if value in ends:
