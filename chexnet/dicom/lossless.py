@@ -4,6 +4,8 @@ Decoders fill in what is missing of a stream. But the pixels tell exactly how
 many bits they took: each is coded as its difference from a prediction by its neighbors.
 """
 
+import struct
+
 import numpy as np
 
 from chexnet.dicom.header import FilmError
@@ -46,9 +48,7 @@ def check_lossless(stream: bytes, pixels: np.ndarray) -> None:
                 coded = stream[end : behind.start() if behind else len(stream)]
                 count, shift, scans = content[0], content[-1] & 15, scans + 1
                 needed = 0
-                for name, table in zip(
-                    content[1 : 2 * count : 2], content[2 : 2 * count + 1 : 2], strict=True
-                ):
+                for name, table in struct.iter_unpack("BB", content[1 : 1 + 2 * count]):
                     if table >> 4 not in tables:
                         raise FilmError("damaged: its JPEG lacks a table")
                     plane = planes[..., components.index(name)]
