@@ -3,7 +3,7 @@
 from chexnet.evaluation.baselines import BASELINES, LOCATION_BASELINES
 from chexnet.evaluation.calibration import apply_temperature, calibrated_scores
 from chexnet.evaluation.compare import common_films, compare_runs
-from chexnet.evaluation.localization import localization_scores, overlaps
+from chexnet.evaluation.localization import iou_at, localization_scores
 from chexnet.evaluation.maps import cam_threshold, evaluate_maps
 from chexnet.evaluation.operating_points import (
     OUTCOMES, choose_thresholds, chosen_threshold, outcome_table, outcomes_at,
@@ -18,6 +18,6 @@ __all__ = [
     "BASELINES", "LOCATION_BASELINES", "ORIENTATIONS", "OUTCOMES", "apply_temperature",
     "calibrated_scores", "cam_threshold", "choose_thresholds", "chosen_threshold", "common_films",
     "compare_runs", "evaluate", "evaluate_maps", "feature_distance", "fit_familiarity",
-    "interval_text", "localization_scores", "orientation", "outcome_table", "outcomes_at",
-    "outperforms_baselines", "overlaps", "report_table",
+    "interval_text", "iou_at", "localization_scores", "orientation", "outcome_table",
+    "outcomes_at", "outperforms_baselines", "report_table",
 ]  # fmt: skip

@@ -109,10 +109,37 @@ def choose_map_threshold(
     if not len(maps):
         raise ValueError("no film with boxes to choose a threshold on")
     thresholds = LEVELS if normalize else np.unique(np.quantile(maps, LEVELS))
-    total = np.zeros(len(thresholds))
-    for _, raw, masks in _on_canvas(maps, image_ids, boxes, images, CANVAS):
-        total += overlaps(min_max(raw) if normalize else raw, masks, thresholds)[0].sum(axis=0)
-    return float(thresholds[total.argmax()]), float(total.max() / len(maps))
+    iou = iou_at(maps, image_ids, boxes, images, thresholds, normalize=normalize)
+    mean = iou.mean(axis=0)
+    return float(thresholds[mean.argmax()]), float(mean.max())
+
+
+def iou_at(
+    maps: np.ndarray,
+    image_ids: ArrayLike,
+    boxes: pd.DataFrame,
+    images: pd.DataFrame,
+    thresholds: ArrayLike,
+    *,
+    normalize: bool = False,
+    canvas: int = CANVAS,
+) -> np.ndarray:
+    """IoU of maps with the boxes of their films at several thresholds, float64 ``(N, T)``.
+
+    Takes what `localization_scores` takes; ``thresholds`` ``(T,)`` are ascending.
+
+    Example:
+        >>> from chexnet.evaluation import iou_at
+        >>> from chexnet.runs import Run
+        >>> run = Run("output/demo")
+        >>> ids, maps = run.maps()
+        >>> iou_at(maps[:2, 0], ids[:2], run.boxes, run.images, [0.0, 0.5, 1.0]).shape
+        (2, 3)
+    """
+    found = [np.empty((0, np.size(thresholds)))]
+    for _, raw, masks in _on_canvas(maps, image_ids, boxes, images, canvas):
+        found.append(overlaps(min_max(raw) if normalize else raw, masks, thresholds)[0])
+    return np.concatenate(found)
 
 
 def overlaps(
@@ -130,13 +157,6 @@ def overlaps(
 
     Returns:
         IoU and IoBB, each float64 ``(N, T)`` in [0, 1].
-
-    Example:
-        >>> import numpy as np
-        >>> from chexnet.evaluation import overlaps
-        >>> iou, iobb = overlaps(np.array([[[0.2, 0.6, 0.9]]]), np.array([[[0, 1, 1]]]), [0.1, 0.5])
-        >>> iou.round(2).tolist()
-        [[0.67, 1.0]]
     """
     thresholds = np.asarray(thresholds, np.float32)
     marked, shared = np.empty((2, len(maps), len(thresholds)))
@@ -168,14 +188,14 @@ def _with_boxes(
 
 def _on_canvas(
     maps: np.ndarray,
-    image_ids: np.ndarray,
+    image_ids: ArrayLike,
     boxes: pd.DataFrame,
     images: pd.DataFrame,
     canvas: int | tuple[int, int],
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Ids, upsampled maps and masks of the boxes, some films at a time."""
+    image_ids = np.asarray(image_ids)
     by_film = boxes_by_film(boxes[boxes["image_id"].isin(image_ids)], images)
-    size = (canvas, canvas) if isinstance(canvas, int | np.integer) else canvas
     # In a notebook a bar is four widgets, also before its delay: none for one film of the explorer.
     short = len(maps) <= _FILMS_AT_ONCE
     with tqdm(
@@ -184,7 +204,7 @@ def _on_canvas(
         for start in range(0, len(maps), _FILMS_AT_ONCE):
             ids = image_ids[start : start + _FILMS_AT_ONCE]
             raw = upsample_map(maps[start : start + _FILMS_AT_ONCE], canvas)
-            yield ids, raw, masks_by_film(by_film, ids, size)
+            yield ids, raw, masks_by_film(by_film, ids, raw.shape[1:])
             bar.update(len(ids))
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from chexnet.cam import min_max, upsample_map
-from chexnet.evaluation.localization import LEVELS, choose_map_threshold, overlaps
+from chexnet.evaluation.localization import LEVELS, choose_map_threshold, iou_at
 from chexnet.labels import box_masks
 
 _CANVAS = 128  # pixels a side; 8 pixels of an RSNA film each
@@ -43,30 +43,26 @@ def fit_box_prior(boxes: pd.DataFrame, images: pd.DataFrame) -> BoxPrior:
     ids = images.loc[images["image_id"].isin(boxes["image_id"]), "image_id"].to_numpy()
     if not len(ids):
         raise ValueError(f"none of the {len(images)} training films has a box")
-    chunks = [ids[start : start + _FILMS_AT_ONCE] for start in range(0, len(ids), _FILMS_AT_ONCE)]
     total = np.zeros((_CANVAS, _CANVAS))
-    for chunk in chunks:
-        total += box_masks(boxes, images, chunk, _CANVAS).sum(axis=0, dtype=np.float64)
+    for start in range(0, len(ids), _FILMS_AT_ONCE):
+        some = ids[start : start + _FILMS_AT_ONCE]
+        total += box_masks(boxes, images, some, _CANVAS).sum(axis=0, dtype=np.float64)
     share = (total / len(ids)).astype(np.float32)
     row, column = np.divmod(int(share.argmax()), _CANVAS)
     levels = (LEVELS * share.max()).astype(np.float32)
-    iou = np.zeros(len(levels))
-    for chunk in chunks:
-        masks = box_masks(boxes, images, chunk, _CANVAS)
-        iou += overlaps(np.broadcast_to(share, masks.shape), masks, levels)[0].sum(axis=0)
+    maps = np.broadcast_to(share, (len(ids), *share.shape))
+    iou = iou_at(maps, ids, boxes, images, levels, canvas=_CANVAS)
+    best = levels[iou.mean(axis=0).argmax()]
     point = (float(column + 0.5) / _CANVAS, float(row + 0.5) / _CANVAS)
-    return BoxPrior(point, mask=share >= levels[iou.argmax()], share=share, n_films=len(ids))
+    return BoxPrior(point, mask=share >= best, share=share, n_films=len(ids))
 
 
 def fixed_mask_iou(
     prior: BoxPrior, boxes: pd.DataFrame, images: pd.DataFrame, image_ids: ArrayLike
 ) -> np.ndarray:
     """IoU of the fixed mask with the boxes of films, float64 ``(N,)``."""
-    image_ids, found = np.asarray(image_ids), []
-    for start in range(0, len(image_ids), _FILMS_AT_ONCE):
-        masks = box_masks(boxes, images, image_ids[start : start + _FILMS_AT_ONCE], _CANVAS)
-        found.append(overlaps(np.broadcast_to(prior.mask, masks.shape), masks, [1])[0][:, 0])
-    return np.concatenate([np.empty(0), *found])
+    maps = np.broadcast_to(prior.mask, (np.size(image_ids), *prior.mask.shape))
+    return iou_at(maps, image_ids, boxes, images, [1], canvas=_CANVAS)[:, 0]
 
 
 def guided_maps(maps: np.ndarray, prior: BoxPrior, weight: float) -> np.ndarray:

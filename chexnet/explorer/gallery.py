@@ -7,18 +7,18 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from chexnet.cam import CANVAS, shared_scale, upsample_map
+from chexnet.cam import shared_scale, upsample_map
 from chexnet.evaluation import (
     OUTCOMES,
     cam_threshold,
     chosen_threshold,
+    iou_at,
     localization_scores,
     outcomes_at,
-    overlaps,
 )
 from chexnet.figures import BLUE, BOX_COLOR, NO_MAP, OPACITY, RED, blend, header_text
 from chexnet.generator import apply_clahe
-from chexnet.labels import box_masks, scale_boxes
+from chexnet.labels import scale_boxes
 from chexnet.runs import Run
 
 SORTS = {
@@ -33,7 +33,6 @@ _JPG = [
     *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
 ]
 _STEPS = 20  # of the map threshold, from 0 to the scale of the maps
-_FILMS_AT_ONCE = 32  # keeps upsampled maps and masks below 40 MB
 _BINS = 20
 _WORD = 20  # letters of a class beside the histogram; the selector has them all
 _WIDE, _HALF = 300, 56  # the histogram's width, and its height above and below the line, pixels
@@ -79,12 +78,9 @@ class Gallery:
         image_ids = self.films["image_id"].to_numpy(str)
         thresholds = np.array(self.map_thresholds(method))
         iou = np.full((len(image_ids), len(thresholds)), np.nan)
-        with_boxes = np.flatnonzero(self._has_boxes & self._has_map(method))
-        for start in range(0, len(with_boxes), _FILMS_AT_ONCE):
-            rows = with_boxes[start : start + _FILMS_AT_ONCE]
-            masks = box_masks(self.boxes, self.films, image_ids[rows], CANVAS)
-            fine = upsample_map(self.maps(method)[rows], CANVAS)
-            iou[rows], _ = overlaps(fine, masks, thresholds)
+        rows = self._has_boxes & self._has_map(method)
+        maps = self.maps(method)[rows]
+        iou[rows] = iou_at(maps, image_ids[rows], self.boxes, self.films, thresholds)
         return iou
 
     def map_thresholds(self, method: str) -> list[float]:

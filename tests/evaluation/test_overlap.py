@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from chexnet.cam import min_max, peak_points, upsample_map
-from chexnet.evaluation import overlaps
+from chexnet.evaluation.localization import overlaps
 from chexnet.labels import box_masks, points_in_boxes
 
 # A tall film, 1000 x 400 pixels, whose box is wide of the mark if x and y change places.
