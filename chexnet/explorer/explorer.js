@@ -4,8 +4,6 @@
 const OWN_KEYS = "input:not([type=checkbox]), select, textarea"; // keep all their keys
 const SLIDER = ".noUi-handle";
 const SLIDER_KEYS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End", "PageUp", "PageDown"];
-const RISE = 0.7; // of the opacity, as in chexnet.figures
-const GRAY = 110; // below the color bar, as in the results figure
 const FINEST = 512; // pixels at which the heat map is colored; the film has its own
 const LINES = 160; // positions at which the contour is traced
 const LARGEST_ZOOM = 16;
@@ -72,12 +70,12 @@ function graded(film, { level, width }, invert) {
 }
 
 // The colors of a map above its threshold, with their opacity.
-function colored(pane, film, colors, opacity) {
+function colored(pane, film, colors, opacity, rise) {
   const share = Math.min(1, FINEST / Math.max(film.width, film.height));
   const width = Math.round(film.width * share), height = Math.round(film.height * share);
   const table = new Uint32Array(256);
   for (let at = 0; at < 256; at++) {
-    const alpha = Math.round(255 * opacity * (at / 255) ** RISE);
+    const alpha = Math.round(255 * opacity * (at / 255) ** rise);
     table[at] = (alpha << 24) | (colors[3 * at + 2] << 16) | (colors[3 * at + 1] << 8) | colors[3 * at];
   }
   const [rows, columns] = pane.shape;
@@ -116,7 +114,6 @@ function contour(pane) {
   const values = new Float32Array(LINES * LINES);
   for (let y = 0; y < LINES; y++)
     for (let x = 0; x < LINES; x++) values[y * LINES + x] = valueAt(pane, at(x), at(y)) - pane.threshold;
-  const between = (a, b) => a / (a - b);
   for (let y = 0; y + 1 < LINES; y++) {
     for (let x = 0; x + 1 < LINES; x++) {
       const first = y * LINES + x;
@@ -129,7 +126,7 @@ function contour(pane) {
       for (let one = 0; one < 4; one++) {
         const next = (one + 1) % 4;
         if (inside[one] === inside[next]) continue;
-        const share = between(corners[one], corners[next]);
+        const share = corners[one] / (corners[one] - corners[next]);
         const [a, b] = [places[one], places[next]];
         crossings.push([at(a[0] + (b[0] - a[0]) * share), at(a[1] + (b[1] - a[1]) * share)]);
       }
@@ -185,6 +182,7 @@ function render({ model, el }) {
   const view = find(".chexnet-view"), side = find(".side"), help = find(".help");
   const canvases = { left: find("canvas.film"), right: find("canvas.overlay") };
   const bar = find("canvas.colors");
+  const look = model.get("look");
 
   let film = null; // decoded
   let shown = {}; // what the kernel sent last, with `film`
@@ -195,8 +193,8 @@ function render({ model, el }) {
 
   // A picture is made again only if something that it shows has changed.
   function once(name, from, make) {
-    const same = kept[name] && kept[name].from.every((one, at) => one === from[at]);
-    if (!same) kept[name] = { from, made: make() };
+    const unchanged = kept[name] && kept[name].from.every((one, at) => one === from[at]);
+    if (!unchanged) kept[name] = { from, made: make() };
     return kept[name].made;
   }
 
@@ -300,7 +298,8 @@ function render({ model, el }) {
     context.drawImage(once("film", [film, gray, shown.invert], () => graded(film, gray, shown.invert)), 0, 0);
     if (!its.values) return;
     if (heat) {
-      const colors = once(`${name} heat`, [its, film, shown.opacity], () => colored(its, film, shown.colors, shown.opacity));
+      const make = () => colored(its, film, shown.colors, shown.opacity, look.rise);
+      const colors = once(`${name} heat`, [its, film, shown.opacity], make);
       context.drawImage(colors, 0, 0, film.width, film.height);
       if (line) {
         context.setTransform(size * film.width, 0, 0, size * film.height, x, y);
@@ -315,7 +314,7 @@ function render({ model, el }) {
     }
     if (!shown.show_boxes) return;
     context.setTransform(1, 0, 0, 1, 0, 0);
-    for (const [color, thick] of [["rgba(0, 0, 0, 0.5)", 4], ["#3d9dff", 2]]) {
+    for (const [color, thick] of [["rgba(0, 0, 0, 0.5)", 4], [look.boxes, 2]]) {
       context.strokeStyle = color;
       context.lineWidth = thick * ratio;
       for (const [left, top, width, height] of shown.boxes || [])
@@ -334,8 +333,8 @@ function render({ model, el }) {
     const left = 6, width = bar.clientWidth - 70, top = 6, high = 12;
     for (let at = 0; at < width; at++) {
       const step = Math.min(255, Math.floor((at / width) * 256));
-      const share = (shown.heat ? shown.opacity : 0) * (step / 255) ** RISE;
-      const mixed = [0, 1, 2].map((one) => Math.round((1 - share) * GRAY + share * shown.colors[3 * step + one]));
+      const share = (shown.heat ? shown.opacity : 0) * (step / 255) ** look.rise;
+      const mixed = [0, 1, 2].map((one) => Math.round((1 - share) * look.gray + share * shown.colors[3 * step + one]));
       context.fillStyle = `rgb(${mixed.join(",")})`;
       context.fillRect(left + at, top, 1.5, high);
     }
@@ -528,23 +527,17 @@ function render({ model, el }) {
 
   const resized = new ResizeObserver(draw);
   resized.observe(view);
-  model.on("change", onChange);
-  model.on("change:ahead", onAhead);
-  model.on("change:film", onAnswer);
-  model.on("change:side", onAnswer);
-  model.on("change:busy", onBusy);
-  model.on("msg:custom", onMessage);
+  const listeners = Object.entries({
+    change: onChange, "change:ahead": onAhead, "change:film": onAnswer, "change:side": onAnswer,
+    "change:busy": onBusy, "msg:custom": onMessage,
+  });
+  for (const [event, listener] of listeners) model.on(event, listener);
   onChange();
   return () => {
     resized.disconnect();
     window.removeEventListener("keydown", onKey, true);
     clearTimeout(resting);
-    model.off("change", onChange);
-    model.off("change:ahead", onAhead);
-    model.off("change:film", onAnswer);
-    model.off("change:side", onAnswer);
-    model.off("change:busy", onBusy);
-    model.off("msg:custom", onMessage);
+    for (const [event, listener] of listeners) model.off(event, listener);
   };
 }
 

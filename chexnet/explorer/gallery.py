@@ -26,7 +26,7 @@ SORTS = {
     "iou": "IoU, lowest first",
     "error": "largest error first",
 }
-# Lossy, but no grey value of a film changes by more than two or three. A PNG of the same picture
+# Lossy, but no gray value of a film changes by more than two or three. A PNG of the same picture
 # takes twenty times as long to write.
 _JPG = [
     *(cv2.IMWRITE_JPEG_QUALITY, 95),
@@ -51,9 +51,9 @@ class Gallery:
         self.chosen_map_threshold = cam_threshold(run, self.class_name)
         self.boxes = run.boxes_of(self.class_name)
         self._boxes_of = dict(iter(self.boxes.groupby("image_id")))
-        has_boxes = (self.films["y_true"] == 1) & self.films["image_id"].isin(list(self._boxes_of))
-        self._has_boxes = has_boxes.to_numpy()
-        self.has_boxes = bool(has_boxes.any())  # on any film
+        boxed = self.films["image_id"].isin(self.boxes["image_id"])
+        self._has_boxes = (boxed & (self.films["y_true"] == 1)).to_numpy()
+        self.has_boxes = bool(self._has_boxes.any())  # on any film
         self.pixels = functools.lru_cache(32)(run.film)
         self.maps = functools.cache(self._read_maps)
         self.scale = functools.cache(lambda method: shared_scale(self.maps(method)))
@@ -189,7 +189,8 @@ class Gallery:
         image_id = self.films["image_id"][row]
         film = self.pixels(image_id)
         values = self.maps(method)[row]
-        values = values if np.isfinite(values).all() else np.zeros_like(values)
+        if not self._has_map(method)[row]:
+            values = np.zeros_like(values)
         fine = upsample_map(values, film.shape)
         above = fine >= map_threshold
         picture = blend(
@@ -204,9 +205,8 @@ class Gallery:
                 above.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
             )[0]
             cv2.drawContours(picture, borders, -1, (255, 255, 255), 1)
-        if boxes and image_id in self._boxes_of:
-            rows, columns = self.films.loc[row, ["rows", "columns"]]
-            _draw_boxes(picture, scale_boxes(self._boxes_of[image_id], rows, columns, film.shape))
+        if boxes:
+            _draw_boxes(picture, self.stored_boxes(row))
         return picture
 
     def facts(
@@ -267,13 +267,13 @@ class Gallery:
         unit = _HALF / max(1, *(count.max() for count in counts))
         wide = _WIDE / _BINS
         bars = []
-        for count, colour, up in zip(counts, (RED, BLUE), (True, False), strict=True):
+        for count, color, up in zip(counts, (RED, BLUE), (True, False), strict=True):
             for number, films in enumerate(count):
                 tall = max(films * unit, 2) if films else 0  # one film among thousands is seen
                 top = _HALF - tall if up else _HALF
                 bars.append(
                     f'<rect x="{number * wide + 0.5:.1f}" y="{top:.1f}" width="{wide - 1:.1f}" '
-                    f'height="{tall:.1f}" fill="{colour}"/>'
+                    f'height="{tall:.1f}" fill="{color}"/>'
                 )
         at, here = threshold * _WIDE, score * _WIDE
         finding, below = self.class_name.lower(), 2 * _HALF + 16
@@ -287,8 +287,8 @@ class Gallery:
             f'<path class="here" d="M{here:.1f} {_HALF}V-4M{here - 5:.1f} -12h10l-5 9z" '
             'stroke="currentColor" stroke-width="2" fill="currentColor"/>'
             f'<text x="0" y="{below}">0</text><text x="14" y="{below}">'
-            f'<tspan class="with">▲</tspan> with {finding}  '
-            '<tspan class="without">▼</tspan> without</text>'
+            f'<tspan fill="{RED}">▲</tspan> with {finding}  '
+            f'<tspan fill="{BLUE}">▼</tspan> without</text>'
             f'<text x="{_WIDE}" y="{below}" text-anchor="end">score 1</text></svg>'
         )
 
@@ -300,10 +300,10 @@ def jpg(pixels: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", pixels, _JPG)[1].tobytes()
 
 
-def _draw_boxes(picture: np.ndarray, boxes: pd.DataFrame) -> None:
-    colour = tuple(int(BOX_COLOR[i : i + 2], 16) for i in (1, 3, 5))
+def _draw_boxes(picture: np.ndarray, boxes: list[list[float]]) -> None:
+    color = tuple(int(BOX_COLOR[i : i + 2], 16) for i in (1, 3, 5))
     line = max(1, round(max(picture.shape) / 256))
-    for x, y, width, height in boxes[["x", "y", "width", "height"]].to_numpy(float):
+    for x, y, width, height in boxes:
         corners = (round(x), round(y)), (round(x + width) - 1, round(y + height) - 1)
         cv2.rectangle(picture, *corners, (0, 0, 0), line + 2)
-        cv2.rectangle(picture, *corners, colour, line)
+        cv2.rectangle(picture, *corners, color, line)

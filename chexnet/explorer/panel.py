@@ -21,11 +21,11 @@ import numpy as np
 import pandas as pd
 import traitlets
 
-from chexnet.evaluation import OUTCOMES, cam_threshold
+from chexnet.evaluation import OUTCOMES
 from chexnet.explorer.flags import Flags
 from chexnet.explorer.gallery import SORTS, Gallery, jpg
 from chexnet.explorer.turns import in_turn
-from chexnet.figures import OPACITY, color_table
+from chexnet.figures import BAR_GRAY, BOX_COLOR, OPACITY, RISE, color_table
 from chexnet.files import full_id
 from chexnet.runs import Run
 
@@ -101,6 +101,7 @@ class FilmView(anywidget.AnyWidget):
     right = traitlets.Dict().tag(sync=True)
     boxes: traitlets.List = traitlets.List().tag(sync=True)  # of the stored film
     colors = traitlets.Bytes().tag(sync=True)  # 256 x RGB
+    look = traitlets.Dict({"rise": RISE, "gray": BAR_GRAY, "boxes": BOX_COLOR}).tag(sync=True)
     opacity = traitlets.Float(OPACITY).tag(sync=True)
     heat = traitlets.Bool(True).tag(sync=True)
     show_boxes = traitlets.Bool(True).tag(sync=True)
@@ -496,8 +497,7 @@ class Explorer(ipywidgets.VBox):
         rows = np.flatnonzero(gallery.films["image_id"] == image_id)
         if not len(rows):
             return {"title": f"{chosen}: image not in its test set"}
-        threshold = cam_threshold(self._other, name) or 0.0
-        pane = gallery.pane(int(rows[0]), map_threshold=threshold)
+        pane = gallery.pane(int(rows[0]), map_threshold=gallery.chosen_map_threshold or 0.0)
         score = gallery.films["y_score"][rows[0]]
         return pane | {"title": f"{chosen}: {pane['title']}, score {score:.3f}"}
 

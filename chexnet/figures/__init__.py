@@ -5,7 +5,8 @@ from chexnet.figures.curves import (
     precision_recall_figure, reliability_figure, roc_figure, score_histogram, subgroup_figure,
 )  # fmt: skip
 from chexnet.figures.overlay import (
-    BOX_COLOR, NO_MAP, OPACITY, RISE, blend, color_table, film_sheet, header_text, overlay_cam,
+    BAR_GRAY, BOX_COLOR, NO_MAP, OPACITY, RISE, blend, color_table, film_sheet, header_text,
+    overlay_cam,
 )  # fmt: skip
 from chexnet.figures.page import report_page
 from chexnet.figures.prediction import prediction_figure
@@ -14,7 +15,7 @@ from chexnet.figures.sheets import conversion_sheet
 from chexnet.figures.table import show_table
 
 __all__ = [
-    "BLUE", "BOX_COLOR", "NO_MAP", "OPACITY", "RED", "RISE", "blend", "color_table",
+    "BAR_GRAY", "BLUE", "BOX_COLOR", "NO_MAP", "OPACITY", "RED", "RISE", "blend", "color_table",
     "compare_figure", "conversion_sheet", "decision_figure", "film_sheet", "header_text",
     "history_figure", "localization_figure", "overlay_cam", "precision_recall_figure",
     "prediction_figure", "reliability_figure", "report_page", "results_figure", "roc_figure",

@@ -4,6 +4,7 @@ A film is shown upright with square pixels. Coordinates are those of pixel edges
 the upper border), so boxes and maps need no half-pixel corrections.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ NO_MAP = "no map: NaN or infinite values"
 matplotlib.rcParams["pdf.fonttype"] = 42  # journals want TrueType; Type 3 is matplotlib's own
 OPACITY = 0.65  # of the last color: the ribs below it can still be counted
 RISE = 0.7  # exponent of the opacity over the map: below 1, so that low values are visible
+BAR_GRAY = 110  # of the film below the color bar
 BOX_COLOR = "#3d9dff"  # blue, visible on the black of a lung
 _OUTLINE: dict[str, Any] = {"colors": "white", "linewidths": 0.8}
 _FINE = 64  # positions per side at which the outline is traced
@@ -184,7 +186,7 @@ def film_sheet(
             f"masks, columns={columns}: expected equal numbers, none of them 0"
         )
     columns = min(columns, len(films))
-    rows = -(-len(films) // columns)
+    rows = math.ceil(len(films) / columns)
     tallest = max(film.shape[0] / film.shape[1] for film in films)
     lines = 1 + max(title.count("\n") for title in titles)
     # A row is at most twice as high as it is wide, so that one narrow film does not stretch it.
@@ -234,7 +236,7 @@ def show_colors(
 ) -> None:
     """Draws a color bar: the colors as they look on a medium gray film, and their logits."""
     ramp = np.linspace(0, scale, 256, dtype=np.float32)[None]
-    gray = np.full((1, 256), 110, np.uint8)
+    gray = np.full((1, 256), BAR_GRAY, np.uint8)
     colors = blend(gray, ramp, scale=scale, colormap=colormap, opacity=opacity)
     ax.imshow(colors, extent=(0, scale, 0, 1), aspect="auto")
     ax.set(yticks=[], xticks=[0, scale / 2, scale])

@@ -17,7 +17,7 @@ from chexnet.explorer import explore
 from chexnet.explorer import gallery as gallery_module
 from chexnet.explorer.gallery import SORTS, Gallery, jpg
 from chexnet.explorer.panel import Explorer
-from chexnet.figures import BOX_COLOR, RISE, blend
+from chexnet.figures import BAR_GRAY, BOX_COLOR, RISE, blend
 from chexnet.generator import apply_clahe
 from chexnet.runs import Run
 from tests.alone import run_without_keras
@@ -434,12 +434,12 @@ def test_the_page_draws_what_the_run_folder_has(run, panel):
     assert np.abs(colors * share - expected).max() <= 2
 
 
-@pytest.mark.parametrize("name", ["RISE", "GRAY"])
-def test_numbers_of_the_page_are_those_of_the_figures(name):
+@pytest.mark.parametrize("name", ["rise", "gray", "boxes"])
+def test_numbers_of_the_page_are_those_of_the_figures(panel, name):
     script = Path(gallery_module.__file__).with_name("explorer.js").read_text()
-    value = float(re.search(rf"^const {name} = ([\d.]+);", script, re.MULTILINE)[1])
-    assert value == {"RISE": RISE, "GRAY": 110}[name]
-    assert BOX_COLOR in script
+    assert f"look.{name}" in script
+    expected = {"rise": RISE, "gray": BAR_GRAY, "boxes": BOX_COLOR}
+    assert panel.view.get_state()["look"] == expected
 
 
 def test_keys_do_what_the_list_of_keys_says(panel):
