@@ -336,11 +336,12 @@ def test_a_figure_shows_film_map_and_score(home, predictor):
 
 
 def test_color_scale_of_the_figure(home, predictor, monkeypatch):
-    """It is that of all maps of the run, so that films can be compared."""
+    """It is that of the run's test maps, as in the results figure and the explorer."""
     monkeypatch.setattr(predict, "prediction_figure", lambda *_, **given: given)
     given = predictor(min((home / "jpg").glob("*.jpg"))).figure()
-    maps = predictor.run.maps()[1][:, 0]
-    assert given["scale"] == pytest.approx(shared_scale(maps))
+    _, test = predictor.run.scored_films()
+    maps = predictor.run.maps_of(test["image_id"], "test")[:, 0]
+    assert given["scale"] == shared_scale(maps) != shared_scale(predictor.run.maps()[1][:, 0])
     assert given["class_name"] == "Pneumonia"
 
 

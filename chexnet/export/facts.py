@@ -11,7 +11,7 @@ import numpy as np
 
 from chexnet import __version__
 from chexnet.cam import shared_scale
-from chexnet.evaluation import calibrated_scores, chosen_threshold
+from chexnet.evaluation import calibrated_scores, cam_threshold, chosen_threshold
 from chexnet.runs import Run
 
 NOTE = "Research use only. Not for clinical use."
@@ -26,7 +26,8 @@ class Facts:
         preparation: keyword arguments of `chexnet.generator.prepare_film`.
         thresholds: by class, the decision threshold (Youden index on validation), or None.
         temperatures: by class, of the calibration on validation, or None.
-        map_scales: by class, logits of the last color of an overlay, or None.
+        map_scales: by class, logits of the last color of an overlay, or None. As in the results
+            figure and the explorer, it is the `chexnet.cam.shared_scale` of the test films.
         map_thresholds: by class, logits above which a map marks a region (largest mean IoU on
             validation; without boxes half of the scale), or None.
         training_films: ``views``, lowest and highest ``width_by_height``, and ``orientation``, the
@@ -91,8 +92,7 @@ def describe_run(run: Run) -> Facts:
         >>> describe_run(Run("output/demo")).class_names
         ['Pneumonia']
     """
-    names, maps = run.class_names, run.maps()[1]
-    scales = {name: shared_scale(maps[:, index]) for index, name in enumerate(names)}
+    names, scales = run.class_names, _map_scales(run)
     return Facts(
         class_names=names,
         preparation=run.read_json("preparation.json"),
@@ -121,9 +121,18 @@ def _temperature(run: Run, name: str) -> float | None:
     return None
 
 
+def _map_scales(run: Run) -> dict[str, float]:
+    ids, maps = run.maps()
+    test = run.predictions.query("split == 'test'").dropna(subset="y_true")
+    scales = {}
+    for index, name in enumerate(run.class_names):
+        films = test.loc[test["class_name"] == name, "image_id"]
+        scales[name] = shared_scale(maps[np.isin(ids, films.to_numpy(str)), index])
+    return scales
+
+
 def _map_threshold(run: Run, name: str, default: float) -> float:
-    """The threshold in logits that `chexnet.evaluation.evaluate_maps` chose, if it did."""
-    chosen = run.metrics.get("localization", {}).get(name, {}).get("thresholds", {}).get("logit")
+    chosen = cam_threshold(run, name)
     return default if chosen is None else chosen
 
 
