@@ -16,6 +16,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import simplejpeg
@@ -276,6 +277,14 @@ def decode_jpeg(data: bytes, *, smallest: bool = False) -> np.ndarray:
         return simplejpeg.decode_jpeg(data, "GRAY", strict=True, **size)[..., 0]
     except ValueError as error:
         raise ValueError(f"truncated or damaged JPEG file: {error}") from None
+
+
+def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
+    """A picture ``(H, W)``, shrunk where its longer side has more than ``side`` pixels."""
+    share = side / max(pixels.shape)
+    if share >= 1:
+        return pixels
+    return cv2.resize(pixels, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
 
 
 def read_table(path: Path, **options: Any) -> pd.DataFrame:

@@ -38,6 +38,7 @@ from chexnet.files import (
     locked,
     path_id,
     read_table,
+    shrink,
     summarize,
     write_atomic,
 )
@@ -222,7 +223,7 @@ class Predictor:
             source, pixels = str(film), decode_jpeg(jpg)
         header = {name: facts.get(name) for name in ("view", "sex", "age")}
         header |= {"rows": pixels.shape[0], "columns": pixels.shape[1]}
-        remarks = tuple(filter(None, [facts.get("reason")]))
+        remarks = (facts["reason"],) if facts.get("reason") else ()
         prepared = prepare_film(pixels, **self.facts.preparation)
         return _ReadFilm(source, pixels, prepared, header, remarks)
 
@@ -437,7 +438,7 @@ def predict_folder(
                 for batch in _batches(pool, predictor, todo, batch_size):
                     scored = [(f, found) for f, found in batch if isinstance(found, Prediction)]
                     if overlay:  # before their rows: a film with a row is not done again
-                        list(pool.map(overlay.write, *zip(*scored, strict=True)))
+                        list(pool.map(lambda one: overlay.write(*one), scored))
                     rows |= {f.file: _row(f, found, predictor.fingerprint) for f, found in batch}
                     for f, found in scored if dicom else ():
                         rows[f.file]["dicom"] = _write_dicom(f, found, target / "dicom")
@@ -567,7 +568,7 @@ def _write(path: Path, rows: dict[str, dict], class_names: list[str]) -> None:
 
 
 class _Overlays:
-    """Writes films with their maps; for a run, with the color scale of its scored films."""
+    """Writes films with their maps; for a run, with the color scale of its figures."""
 
     def __init__(self, predictor: Predictor, folder: Path) -> None:
         self._folders = {name: folder / path_id(name) for name in predictor.class_names}
@@ -577,8 +578,7 @@ class _Overlays:
 
     def write(self, file: _File, found: Prediction) -> None:
         """Writes the overlay of each class."""
-        shrink = min(1.0, _OVERLAY_SIDE / max(found.film.shape))
-        film = cv2.resize(found.film, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+        film = shrink(found.film, _OVERLAY_SIDE)
         for name, folder in self._folders.items():
             colors = blend(film, found.maps[name], scale=self._scales[name])
             jpg = cv2.imencode(".jpg", colors[..., ::-1])[1]

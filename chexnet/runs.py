@@ -55,7 +55,7 @@ from chexnet.files import (
     refuse,
     remove_unfinished,
     shorten,
-    summarize,
+    shrink,
     write_atomic,
 )
 from chexnet.labels import boxes_of_class
@@ -76,7 +76,11 @@ _MADE_BY_A_RUN = (
     "flags.csv",
     "config.json",  # the last to be moved: see _set_aside
 )
+_SOURCES = ("images.csv", "boxes.csv", "predictions.csv", "maps.npz")  # of metrics.json
+_BOXES = ("image_id", "x", "y", "width", "height")
 _PREDICTIONS = ("image_id", "split", "class_name", "y_true", "y_score")
+_MAPS = "maps/"  # before the method, in the names of the arrays of maps.npz
+_LOCK = "training.lock"
 _PATIENCE = 10.0  # seconds to wait for another process that is writing a file
 # A training or scoring does not wait for another one, but for the writing of a file.
 _ONE_WRITE = 1.0
@@ -114,7 +118,7 @@ def set_aside(folder: str | Path) -> None:
     """
     folder = Path(folder)
     if folder.is_dir():
-        with locked(folder / _LOCK, _in_use(folder)):
+        with locked(folder / _LOCK, _in_use(folder), wait=_ONE_WRITE):
             _set_run_aside(folder)
 
 
@@ -184,17 +188,9 @@ class Run:
                 ``config.json`` would not be JSON.
             BlockingIOError: another process is training in this folder.
         """
-        for name, frame, columns in (
-            ("images", images, ["image_id", "split"]),
-            ("boxes", boxes, ["image_id", "x", "y", "width", "height"]),
-        ):
-            missing = [column for column in columns if column not in frame]
-            if missing:
-                raise ValueError(f"{name} has no column {missing}; it has {summarize(frame)}")
-        image_ids = images["image_id"]
-        refuse("images", image_ids[image_ids.duplicated()], "duplicate image_ids")
-        for image_id in image_ids:
-            check_image_id(image_id, "images")
+        _check_images("images", images)
+        missing = [column for column in _BOXES if column not in boxes]
+        refuse("boxes", missing, "missing columns", ", ".join(_BOXES))
         folder = Path(folder)
         config = {
             "run_id": secrets.token_hex(8),
@@ -298,12 +294,8 @@ class Run:
         Raises:
             ValueError: a column is missing, or an ``image_id`` is invalid or a duplicate.
         """
-        path, images = self.folder / "images.csv", self.read_table("images.csv")
-        refuse(path, {"image_id", "split"} - set(images), "missing columns")
-        ids = images["image_id"]
-        refuse(path, ids[ids.duplicated()], "duplicate image_ids")
-        for image_id in ids:
-            check_image_id(image_id, path)
+        images = self.read_table("images.csv")
+        _check_images(self.folder / "images.csv", images)
         return images
 
     @property
@@ -557,9 +549,7 @@ class Run:
     def write_film(self, image_id: str, pixels: np.ndarray) -> Path:
         """Stores a film uint8 ``(H, W)``, shrunk to at most 1,024 pixels a side."""
         check_image_id(image_id, self.folder / "films")
-        shrink = _LONGEST_SIDE / max(pixels.shape)
-        if shrink < 1:
-            pixels = cv2.resize(pixels, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+        pixels = shrink(pixels, _LONGEST_SIDE)
         encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
         return self._write(f"films/{image_id}.jpg", encoded.tobytes())
 
@@ -601,11 +591,6 @@ class Run:
                 f"{path}: missing; the run is not finished (notebook 03 writes its files)"
             )
         return path
-
-
-_MAPS = "maps/"  # before the method, in the names of the arrays of maps.npz
-_LOCK = "training.lock"
-_SOURCES = ("images.csv", "boxes.csv", "predictions.csv", "maps.npz")  # of metrics.json
 
 
 def _fingerprint(content: bytes) -> str:
@@ -661,9 +646,9 @@ def _why_not_resumed(folder: Path, config: Mapping[str, object]) -> str | None:
         return (
             "other pixels of the films" if there.get("pixels") else "no record of the films' pixels"
         )
-    if any(folder.glob("checkpoints/*.npz")):
+    if (folder / "training.json").is_file() or any(folder.glob("checkpoints/*.npz")):
         return None
-    return None if (folder / "training.json").is_file() else "no epoch was completed"
+    return "no epoch was completed"
 
 
 def _remove_unfinished(folder: Path) -> None:
@@ -680,8 +665,9 @@ def _set_run_aside(folder: Path) -> Path | None:
 def _set_aside(folder: Path, names: Iterable[str]) -> Path | None:
     """Moves files of a run to the next ``earlier/<n>``, and returns this folder.
 
-    With results alone go copies of the tables and ``config.json``. The latter always comes last: if
-    the process is killed before, the rest follows into the same folder.
+    Where only results are moved, copies of the tables and ``config.json`` go with them. The latter
+    always comes last: if the process is killed before, the next call moves the rest into the same
+    folder.
     """
     left = [folder / name for name in names if (folder / name).exists()]
     if not left:
@@ -698,6 +684,16 @@ def _set_aside(folder: Path, names: Iterable[str]) -> Path | None:
         if (folder / name).exists():
             shutil.copyfile(folder / name, last / name)
     return last
+
+
+def _check_images(source: object, images: pd.DataFrame) -> None:
+    """Refuses a table of films with a column missing, or an id that is invalid or a duplicate."""
+    missing = [column for column in ("image_id", "split") if column not in images]
+    refuse(source, missing, "missing columns", "image_id, split")
+    ids = images["image_id"]
+    refuse(source, ids[ids.duplicated()], "duplicate image_ids")
+    for image_id in ids:
+        check_image_id(image_id, source)
 
 
 def _check_predictions(

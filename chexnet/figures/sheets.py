@@ -1,5 +1,6 @@
 """A contact sheet of unusual films: as stored in the file, beside the converted JPG."""
 
+import math
 import textwrap
 from itertools import cycle
 from pathlib import Path
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from pydicom.pixels import pixel_array
 
 from chexnet.figures.overlay import film_sheet
-from chexnet.files import read_image
+from chexnet.files import read_image, shrink
 
 _SAMPLED = 500  # films whose brightness is compared, evenly spread: takes a second
 _WORDS = ("dark", "bright")
@@ -45,7 +46,8 @@ def conversion_sheet(
     pictures, titles = [], []
     for film in unusual_films(films, jpg_folder, count=count).itertuples():
         stored = stored_values(Path(source) / str(film.file))
-        pictures += [_small(stored), _small(read_image(Path(jpg_folder) / f"{film.image_id}.jpg"))]
+        converted = read_image(Path(jpg_folder) / f"{film.image_id}.jpg")
+        pictures += [shrink(stored, _SHOWN), shrink(converted, _SHOWN)]
         titles += [f"stored: {film.stored}", f"JPG: {film.why}"]
     titles = [textwrap.fill(title, 44, max_lines=2, placeholder="") for title in titles]
     return film_sheet(pictures, titles=titles)
@@ -62,7 +64,7 @@ def unusual_films(films: pd.DataFrame, jpg_folder: str | Path, *, count: int = 4
     same = size.map(size.value_counts())
     rare = made.assign(why="rare size, " + size)[same < same.max()]
     rare = rare.loc[same[rare.index].sort_values(kind="stable").index].drop_duplicates("why")
-    some = made.iloc[:: -(-len(made) // _SAMPLED)]
+    some = made.iloc[:: math.ceil(len(made) / _SAMPLED)]
     paths = [Path(jpg_folder) / f"{image_id}.jpg" for image_id in some["image_id"]]
     mean = pd.Series([read_image(path).mean() for path in paths], some.index).sort_values()
     # By turns: the darkest, the brightest, the second darkest and so on.
@@ -88,8 +90,3 @@ def stored_values(path: str | Path) -> np.ndarray:
     if values.ndim == 3:
         values = values[..., :3].mean(axis=-1)
     return np.clip(values / (2.0**bits - 1) * 255, 0, 255).astype(np.uint8)
-
-
-def _small(pixels: np.ndarray) -> np.ndarray:
-    share = min(1, _SHOWN / max(pixels.shape))
-    return cv2.resize(pixels, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
