@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="chexnet", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    raw = argparse.RawDescriptionHelpFormatter
 
-    convert = commands.add_parser(
-        "convert", help="films to 8-bit JPGs", epilog=_CONVERT, formatter_class=raw
-    )
-    convert.set_defaults(run=_convert)
+    convert = _add_command(commands, "convert", _convert, "films to 8-bit JPGs", _CONVERT)
     convert.add_argument("source", type=Path, help="folder of DICOM, PNG or JPG files")
     convert.add_argument("target", type=Path, help="folder for the JPGs")
     convert.add_argument("--ids", choices=("name", "path", "uid"), default="name",
@@ -71,10 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     convert.add_argument("--quality", type=int, default=95, help="of a JPG, 1 to 100 (default 95)")
 
     predict = _add_predict(commands)
-    export = commands.add_parser(
-        "export", help="a run for other runtimes", epilog=_EXPORT, formatter_class=raw
-    )
-    export.set_defaults(run=_export)
+    export = _add_command(commands, "export", _export, "a run for other runtimes", _EXPORT)
     export.add_argument("model", help="a run folder")
     export.add_argument("target", type=Path, help="a file that ends with .onnx, .xml (OpenVINO) or "
                         ".tflite (LiteRT), or a folder for a SavedModel")  # fmt: skip
@@ -83,8 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export.add_argument("--films", type=Path, help="folder of the study's JPGs, to check the file "
                         "on validation films; default: data/<study>/jpg")  # fmt: skip
 
-    compare = commands.add_parser("compare", help="two runs on the same test films")
-    compare.set_defaults(run=_compare)
+    compare = _add_command(commands, "compare", _compare, "two runs on the same test films")
     compare.add_argument("a", help="a run folder")
     compare.add_argument("b", help="another")
     compare.add_argument("--class-name", help="default: the first class")
@@ -101,14 +93,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _add_command(
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    words: str,
+    examples: str | None = None,
+) -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    command = commands.add_parser(name, help=words, epilog=examples, formatter_class=raw)
+    command.set_defaults(run=run)
+    return command
+
+
 def _add_predict(commands: Any) -> argparse.ArgumentParser:
-    predict = commands.add_parser(
-        "predict",
-        help="scores and maps of films",
-        epilog=_PREDICT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    predict.set_defaults(run=_predict)
+    predict = _add_command(commands, "predict", _predict, "scores and maps of films", _PREDICT)
     predict.add_argument("model", help="a run folder, a file that chexnet export wrote, a .keras "
                          "file, or torchxrayvision:<name>")  # fmt: skip
     predict.add_argument("films", nargs="+", type=Path, help="DICOM, PNG or JPG files, or folders")
@@ -151,13 +150,11 @@ def _predict(given: argparse.Namespace) -> int:
     if len(films) <= 10:
         shown = films.filter(regex="^file$|^score|^calibrated|^positive|^warnings$")
         print(shown.to_string(index=False, na_rep="-", float_format="%.3f"))
-    missing = (
-        films[films["dicom"] != "written"].dropna(subset="dicom") if given.dicom else films[:0]
-    )
-    for film in missing.head(20).itertuples():
-        print(f"{film.file}: {film.dicom}", file=sys.stderr)
+    missing = films[:0]
     if given.dicom:
+        missing = films[films["dicom"] != "written"].dropna(subset="dicom")
         counts["with DICOM results"] = counts["scored"] - len(missing)
+        _print_reasons(missing, "dicom")
     return _finish(films, counts, table) or int(len(missing) > 0)
 
 
@@ -185,11 +182,15 @@ def _compare(given: argparse.Namespace) -> int:
 
 def _finish(films: pd.DataFrame, counts: dict[str, int], table: Path) -> int:
     failed = films[films["status"] == "failed"]
-    for film in failed.head(20).itertuples():
-        print(f"{film.file}: {film.reason}", file=sys.stderr)
+    _print_reasons(failed, "reason")
     listed = ", ".join(f"{count} {status}" for status, count in counts.items())
     print(f"{len(films)} films: {listed}, {len(failed)} failed; table: {table}")
     return 1 if len(failed) else 0
+
+
+def _print_reasons(films: pd.DataFrame, column: str) -> None:
+    for file, reason in films.head(20)[["file", column]].to_numpy():
+        print(f"{file}: {reason}", file=sys.stderr)
 
 
 if __name__ == "__main__":

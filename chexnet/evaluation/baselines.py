@@ -1,7 +1,7 @@
 """Non-imaging baselines: scores from view, sex and age alone, without the image.
 
 Bedridden patients are filmed from the front (AP), others standing (PA). A network that has only
-learnt to recognise the view therefore seems to detect pneumonia. A useful model must have a higher
+learnt to recognize the view therefore seems to detect pneumonia. A useful model must have a higher
 AUROC than these baselines.
 """
 
@@ -13,7 +13,7 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 
 UNKNOWN = "unknown"
-_OLDEST = 110  # years; the NIH headers hold ages up to 155, which are slips of the pen
+_OLDEST = 110  # years; the NIH headers hold ages up to 155, which are data-entry errors
 
 
 def view_scores(train: pd.DataFrame, films: pd.DataFrame, label: str) -> np.ndarray:

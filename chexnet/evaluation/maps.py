@@ -31,6 +31,8 @@ from chexnet.runs import Run
 
 IOU_LEVELS = np.arange(1, 8) / 10  # Wang et al. 2017, tables 4 and 5: T(IoU), T(IoBB)
 _FILES = ("predictions.csv", "maps.npz", "images.csv", "boxes.csv")
+# Maps, ids, boxes of positive films, sizes: what the functions of `localization` take.
+_Films = tuple[np.ndarray, pd.Series, pd.DataFrame, pd.DataFrame]
 _THRESHOLDS = ("min-max", "logit", "score", "challenge", "prior_weight", "guided")
 
 
@@ -140,19 +142,16 @@ def localize_films(run: Run, *, class_name: str | None = None) -> LocalizedFilms
         films[(films["y_true"] == 0) | films["image_id"].isin(all_boxes["image_id"])]
         for films in (val, test)
     )
-    # Maps, ids, boxes of positive films, sizes: what the functions of `localization` take.
-    val_films, test_films = (
-        (
-            run.maps_of(films["image_id"], f"scored {split}")[:, index],
-            films["image_id"],
-            all_boxes[all_boxes["image_id"].isin(films.loc[films["y_true"] == 1, "image_id"])],
-            images,
-        )
-        for split, films in (("validation", val), ("test", test))
-    )
-    for maps, ids, *_ in (val_films, test_films):
+
+    def with_maps(films: pd.DataFrame, split: str) -> _Films:
+        ids = films["image_id"]
+        maps = run.maps_of(ids, f"scored {split}")[:, index]
         broken = ids[~np.isfinite(maps).all(axis=(1, 2))]
         refuse(run.folder / "maps.npz", broken, "films whose map has NaN or infinite values")
+        positive = ids[films["y_true"] == 1]
+        return maps, ids, all_boxes[all_boxes["image_id"].isin(positive)], images
+
+    val_films, test_films = with_maps(val, "validation"), with_maps(test, "test")
     has_val_boxes = len(val_films[2]) > 0
     if has_val_boxes:
         thresholds["min-max"] = choose_map_threshold(*val_films)[0]

@@ -10,10 +10,10 @@ import ipywidgets
 def in_turn(controls: Iterable[ipywidgets.Widget]) -> None:
     """Makes the messages to these controls wait for each other.
 
-    JupyterLab asks for a thread of their own for the messages of widgets. ipykernel 7.4 follows
-    only for widgets that were used before: a click on "flagged only" was handled in the main thread
-    while a key was still handled in the other, and was lost. So each message goes to the thread
-    that the page asks for, and where it does not (another kernel), they wait.
+    JupyterLab asks the kernel to handle the messages of all widgets in a second thread. ipykernel
+    7.4 does so only for widgets that were used before: a click on "flagged only" was handled in the
+    main thread while a key was still handled in the second, and was lost. So each message is
+    handled in the thread that the page asks for; with other kernels, it waits for the lock.
     """
     lock = threading.RLock()
 

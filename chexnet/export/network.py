@@ -85,8 +85,9 @@ def write_network(
     from chexnet.model import load_chexnet, with_outputs_for_export
 
     sidecar = target.with_name(f"{target.name}.json")
-    for path in (target, target.with_suffix(".bin"), sidecar):
-        if path.exists() and (path != target.with_suffix(".bin") or name == "openvino"):
+    weights = [target.with_suffix(".bin")] if name == "openvino" else []
+    for path in (target, *weights, sidecar):
+        if path.exists():
             raise FileExistsError(f"{path}: exists; nothing was written")
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
