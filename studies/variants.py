@@ -8,7 +8,10 @@ validation, the last epoch, and the average of the last 3 and 6 epochs.
 """
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,14 +35,6 @@ POOLINGS = {
     "pcam": "probabilistic CAM",  # arXiv:2005.14480: the mean weighted by the sigmoid of the map
     "top10%": "mean of the highest tenth",
     "lse2": "log-mean-exp, r = 2",  # arXiv:1411.6228
-}
-VARIANTS = {
-    "mean": "as recommended",
-    **POOLINGS,
-    "stride8": "map stride 8",  # one lateral connection, as arXiv:2010.11475
-    "soft": "soft masks",
-    "views": "same prevalence in AP and PA",
-    "abnormal": "negatives that are not normal twice as often",
 }
 WEIGHTS = {
     "best": "best on validation",
@@ -113,28 +108,26 @@ class WeightedDraws(AugmentedImageSequence):
         return drawn[index * self.batch_size :][: self.batch_size]
 
 
-def film_weights(variant: str, images: pd.DataFrame) -> np.ndarray:
-    """The weight ``(N,)`` of each training film.
+def abnormal_twice(images: pd.DataFrame) -> np.ndarray:
+    """The weight ``(N,)`` of each film: 2 for negatives whose class is not normal, else 1."""
+    abnormal = (images["Pneumonia"] == 0) & (images["detailed_class"] != "Normal")
+    return np.where(abnormal, 2.0, 1.0)
 
-    Args:
-        variant: ``"views"`` or ``"abnormal"``.
-        images: ``view, detailed_class, Pneumonia``.
+
+def equal_views(images: pd.DataFrame) -> np.ndarray:
+    """The weight ``(N,)`` of each film that gives AP and PA the same prevalence.
+
+    It is the share of the film's label in all films over its share in the films of this view.
+    ``images`` has ``view`` and ``Pneumonia``.
     """
     label = images["Pneumonia"]
-    if variant == "abnormal":
-        return np.where((label == 0) & (images["detailed_class"] != "Normal"), 2.0, 1.0)
-    # The share of the label in all films over its share in the films of this view.
     in_all, in_view = label.mean(), label.groupby(images["view"]).transform("mean")
     return np.where(label == 1, in_all / in_view, (1 - in_all) / (1 - in_view))
 
 
-def build(variant: str) -> keras.Model:
-    """The network of the recipe, changed where the variant asks for it."""
-    network = build_chexnet(IMAGE_SIZE, weights=None, **recipe(None)["model"])
-    if variant in POOLINGS:
-        head = PooledHead(variant, name="predictions", dtype="float32")
-        return keras.Model(network.input, head(network.get_layer("relu").output), name="chexnet")
-    return _with_stride_8(network) if variant == "stride8" else network
+def _with_pooling(pooling: str, network: keras.Model) -> keras.Model:
+    head = PooledHead(pooling, name="predictions", dtype="float32")
+    return keras.Model(network.input, head(network.get_layer("relu").output), name="chexnet")
 
 
 def _with_stride_8(network: keras.Model) -> keras.Model:
@@ -156,8 +149,30 @@ def _with_stride_8(network: keras.Model) -> keras.Model:
     return keras.Model(body.input, score, name="chexnet")
 
 
+class Variant(NamedTuple):
+    """In what a variant differs from the recipe."""
+
+    title: str
+    change: Callable[[keras.Model], keras.Model] | None = None
+    sequence: type[AugmentedImageSequence] = AugmentedImageSequence
+    film_weights: Callable[[pd.DataFrame], np.ndarray] | None = None
+
+
+VARIANTS = {
+    "mean": Variant("as recommended"),
+    **{key: Variant(title, partial(_with_pooling, key)) for key, title in POOLINGS.items()},
+    "stride8": Variant("map stride 8", _with_stride_8),  # one connection, as arXiv:2010.11475
+    "soft": Variant("soft masks", sequence=SoftMasks),
+    "views": Variant("same prevalence in AP and PA", None, WeightedDraws, equal_views),
+    "abnormal": Variant(
+        "negatives that are not normal twice as often", None, WeightedDraws, abnormal_twice
+    ),
+}
+
+
 def train_arm(variant: str, seed: int, study: Path, output: Path) -> None:
     """Trains and scores both folds; one that is finished is not trained again."""
+    chosen = VARIANTS[variant]
     images, boxes = films_of(study)
     store = ImageStore(study / "jpg", images["image_id"], image_size=IMAGE_SIZE)
     for fold, split in enumerate(fold_splits(images, folds=FOLDS), 1):
@@ -166,18 +181,17 @@ def train_arm(variant: str, seed: int, study: Path, output: Path) -> None:
             continue
         keras.backend.clear_session()
         keras.utils.set_random_seed(seed)
-        model = build(variant)
+        model = build_chexnet(IMAGE_SIZE, weights=None, **recipe(None)["model"])
+        model = model if chosen.change is None else chosen.change(model)
         split_images = images.assign(split=split)
         settings = {"variant": variant, "seed": seed, "class_names": ["Pneumonia"]}
         run = Run.create(folder, settings=settings, images=split_images, boxes=boxes)
         settings |= recipe(None) | {"batch_size": BATCH}
-        kind = {"soft": SoftMasks, "views": WeightedDraws, "abnormal": WeightedDraws}
         batches, val = batches_of(
-            store, split_images, boxes, model, settings, workers=1,
-            sequence=kind.get(variant, AugmentedImageSequence),
-        )  # fmt: skip
-        if isinstance(batches, WeightedDraws):
-            batches.film_weights = film_weights(variant, images[split == "train"])
+            store, split_images, boxes, model, settings, workers=1, sequence=chosen.sequence
+        )
+        if chosen.film_weights is not None:
+            batches.film_weights = chosen.film_weights(images[split == "train"])
         options = settings["training"] | {"epochs": EPOCHS}
         last = _LastWeights(model)
         train(model, batches, val, run, callbacks=[last], **options)
@@ -242,7 +256,7 @@ def table(study: Path, output: Path) -> str:
     rows = []
     for (arm, weights), films in found.items():
         variant, seed = arm.rsplit("-", 1)
-        row = {"variant": VARIANTS[variant], "seed": seed, "weights": WEIGHTS[weights]}
+        row = {"variant": VARIANTS[variant].title, "seed": seed, "weights": WEIGHTS[weights]}
         base = found[f"mean-{seed}", "best"]
         rows.append(row | _measures(films) | _difference(films, base))
     each = [
@@ -252,7 +266,7 @@ def table(study: Path, output: Path) -> str:
     ]
     if len(each) > 1:
         mean = each[0].assign(score=np.mean([one["score"] for one in each], axis=0))
-        row = {"variant": VARIANTS["mean"], "seed": "mean score", "weights": WEIGHTS["best"]}
+        row = {"variant": VARIANTS["mean"].title, "seed": "mean score", "weights": WEIGHTS["best"]}
         rows.append(row | _measures(mean, maps=False) | _difference(mean, each[0], maps=False))
     return pd.DataFrame(rows).fillna("").to_markdown(index=False)
 

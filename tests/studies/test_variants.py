@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from keras import layers
 
-from studies.variants import POOLINGS, PooledHead, WeightedDraws, film_weights
+from studies.variants import POOLINGS, PooledHead, WeightedDraws, abnormal_twice, equal_views
 
 VALUES = np.random.default_rng(0).normal(size=(3, 5, 4, 7)).astype("float32")
 
@@ -40,7 +40,7 @@ def test_weights_make_the_prevalence_of_the_views_equal():
         "view": ["AP"] * 4 + ["PA"] * 8,
         "Pneumonia": [1, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0],
     })  # fmt: skip
-    weights = film_weights("views", images)
+    weights = equal_views(images)
     for view in ("AP", "PA"):
         inside = images["view"] == view
         positive = inside & (images["Pneumonia"] == 1)
@@ -53,7 +53,7 @@ def test_abnormal_negatives_weigh_twice_and_positives_once():
         "Pneumonia": [1, 0, 0],
         "detailed_class": ["Lung Opacity", "Normal", "No Lung Opacity / Not Normal"],
     })  # fmt: skip
-    assert film_weights("abnormal", images).tolist() == [1, 1, 2]
+    assert abnormal_twice(images).tolist() == [1, 1, 2]
 
 
 def test_films_are_drawn_in_proportion_to_their_weights():
