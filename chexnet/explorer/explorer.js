@@ -1,7 +1,7 @@
 // Draws the film, its maps and boxes, and sends the keys. The kernel sends what is drawn:
 // film (JPG), maps (float32), boxes and text; the blend is that of chexnet.figures.blend.
 
-const OWN_KEYS = "input:not([type=checkbox]), select, textarea"; // keep all their keys
+const FIELDS = "input:not([type=checkbox]), select, textarea"; // keep all their keys
 const SLIDER = ".noUi-handle";
 const SLIDER_KEYS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End", "PageUp", "PageDown"];
 const FINEST = 512; // pixels at which the heat map is colored; the film has its own
@@ -461,7 +461,7 @@ function render({ model, el }) {
     model.save_changes();
   }
 
-  const OWN = {
+  const PAGE_KEYS = {
     b: () => flip("show_boxes"), h: () => flip("heat"), i: () => flip("invert"),
     "+": () => zoomBy(1.25), "=": () => zoomBy(1.25), "-": () => zoomBy(0.8), 0: wholeImage,
     w: fileWindow, "?": () => (help.hidden = !help.hidden), Escape: () => (help.hidden = true),
@@ -473,14 +473,14 @@ function render({ model, el }) {
     const panel = el.closest(".chexnet-explorer");
     const target = event.target;
     const inside = panel && target instanceof Element && panel.contains(target);
-    if (!inside || event.ctrlKey || event.altKey || event.metaKey || target.closest(OWN_KEYS)) return;
+    if (!inside || event.ctrlKey || event.altKey || event.metaKey || target.closest(FIELDS)) return;
     if (event.shiftKey && event.key.length > 1) return; // Shift+Enter runs the cell
     if (target.closest(SLIDER) && SLIDER_KEYS.includes(event.key)) return;
     event.stopImmediatePropagation();
-    if (OWN[event.key]) {
+    if (PAGE_KEYS[event.key]) {
       event.preventDefault();
-      OWN[event.key]();
-    } else if (model.get("own_keys").includes(event.key)) {
+      PAGE_KEYS[event.key]();
+    } else if (model.get("kernel_keys").includes(event.key)) {
       event.preventDefault();
       const known = ahead[LIKE[event.key] || event.key];
       ahead = {};
@@ -499,7 +499,7 @@ function render({ model, el }) {
   }
 
   function onMessage(message, buffers) {
-    if (message.do === "help") OWN["?"]();
+    if (message.do === "help") PAGE_KEYS["?"]();
     if (message.do === "save") save(message.name, new Blob(buffers, { type: message.type }));
     if (message.do === "save view") saveView();
   }

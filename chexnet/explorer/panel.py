@@ -109,7 +109,7 @@ class FilmView(anywidget.AnyWidget):
     busy = traitlets.Bool(False).tag(sync=True)
     ahead = traitlets.Dict().tag(sync=True)  # film to side, as some keys will show them, by key
     side = traitlets.Unicode().tag(sync=True)  # HTML
-    own_keys = traitlets.List([*_STEP_OF_KEY, *_OUTCOME_OF_KEY, *_TOGGLE_OF_KEY]).tag(sync=True)
+    kernel_keys = traitlets.List([*_STEP_OF_KEY, *_OUTCOME_OF_KEY, *_TOGGLE_OF_KEY]).tag(sync=True)
 
 
 class Explorer(ipywidgets.VBox):

@@ -461,7 +461,7 @@ def test_keys_do_what_the_list_of_keys_says(panel):
         press({"key": key}, [])
         assert control.value != before
     script = Path(gallery_module.__file__).with_name("explorer.js").read_text()
-    for key in (*panel.view.own_keys, *"bhi"):  # the page does the last three by itself
+    for key in (*panel.view.kernel_keys, *"bhi"):  # the page does the last three by itself
         listed = {"PageUp": "Page Up", "PageDown": "Page Down"}.get(key, key)
         listed = {"Right": "→", "Left": "←", "Up": "↑", "Down": "↓"}.get(
             listed.removeprefix("Arrow"), listed
