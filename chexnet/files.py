@@ -308,7 +308,7 @@ def read_table(path: Path, **options: Any) -> pd.DataFrame:
     """
     ids = {"image_id": str, "patient_id": str}
     options = {"dtype": ids, "keep_default_na": False, "na_values": [""]} | options
-    opened = gzip.open if path.suffix == ".gz" else open
+    opened = gzip.open if str(path).endswith(".gz") else open
     try:
         with opened(path, "rb") as file:
             head = file.readline(_LONGEST_HEAD)
