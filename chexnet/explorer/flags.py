@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from chexnet.files import read_table
 from chexnet.runs import Run
 
 _NAME = "flags.csv"
@@ -52,6 +53,6 @@ class Flags:
         path = self._run.folder / _NAME
         if not path.is_file():
             return {}
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = read_table(path, dtype=str, na_values=[])
         rows = zip(table["image_id"], table["flag"], table["note"], strict=True)
         return {image_id: (flag == "1", note) for image_id, flag, note in rows}
