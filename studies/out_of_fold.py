@@ -65,6 +65,11 @@ def by_view(films: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
             yield view, part
 
 
+def _by_fold(films: pd.DataFrame) -> dict:
+    """What makes an AUROC the mean of the folds, with bootstrap samples of patients."""
+    return {"groups": films["patient_id"], "strata": films["fold"]}
+
+
 def cross_validation_report(
     films: pd.DataFrame, maps: pd.DataFrame, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0
 ) -> dict:
@@ -84,17 +89,15 @@ def cross_validation_report(
     """
     settings = {"n_bootstrap": n_bootstrap, "seed": seed}
     y, score = films["y_true"], films["y_score"]
-    by_fold = {"groups": films["patient_id"], "strata": films["fold"], **settings}
-
-    def mean_of_folds(its_films: pd.DataFrame) -> dict:
-        of_view = {"groups": its_films["patient_id"], "strata": its_films["fold"], **settings}
-        return auroc(its_films["y_true"], its_films["y_score"], **of_view).estimate()
-
+    by_fold = _by_fold(films) | settings
     report = {
         "n": len(films),
         "n_positive": int(y.sum()),
-        "auroc": mean_of_folds(films),
-        "auroc_within": {view: mean_of_folds(part) for view, part in by_view(films)},
+        "auroc": auroc(y, score, **by_fold).estimate(),
+        "auroc_within": {
+            view: auroc(part["y_true"], part["y_score"], **_by_fold(part), **settings).estimate()
+            for view, part in by_view(films)
+        },
         "auroc_of_each_fold": [
             auroc(fold["y_true"], fold["y_score"]).value for _, fold in films.groupby("fold")
         ],
@@ -151,17 +154,16 @@ def compare_recipes(
     settings = {"n_bootstrap": n_bootstrap, "seed": seed}
     films["other_score"] = other_films["y_score"]
 
-    def mean_of_folds(part: pd.DataFrame) -> dict:
+    def gap(part: pd.DataFrame, **options: object) -> dict:
         scores = part["y_true"], part["y_score"], part["other_score"]
-        by_fold = {"groups": part["patient_id"], "strata": part["fold"], **settings}
-        return compare_auroc(*scores, **by_fold).estimate()
+        return compare_auroc(*scores, **options).estimate()
 
     return {
-        "auroc": mean_of_folds(films),
-        "auroc_all_together": compare_auroc(
-            films["y_true"], films["y_score"], films["other_score"]
-        ).estimate(),
-        "auroc_within": {view: mean_of_folds(part) for view, part in by_view(films)},
+        "auroc": gap(films, **_by_fold(films), **settings),
+        "auroc_all_together": gap(films),
+        "auroc_within": {
+            view: gap(part, **_by_fold(part), **settings) for view, part in by_view(films)
+        },
         **{
             name: mean_interval(
                 maps[column].astype(float) - other_maps[column].astype(float),
