@@ -12,7 +12,7 @@ from chexnet.generator import AugmentedImageSequence, ImageStore, default_augmen
 from chexnet.model import build_chexnet, map_size
 from chexnet.runs import Run, data_fingerprint
 from chexnet.splits import check_disjoint, folds_by_patient, split_by_patient
-from chexnet.training import default_optimizer, record_scores, train
+from chexnet.training import record_scores, train
 
 # Of the films outside the fold that is scored: enough for thresholds and the choice of the epoch.
 VALIDATION = 0.15
@@ -44,8 +44,7 @@ def cross_validate(
         images: one row a film, as notebook 02 writes it; its ``split`` is not used.
         boxes: ``image_id, x, y, width, height``, pixels of the original film.
         film_folder: where the films lie as ``<image_id>.jpg``.
-        recipe: as `chexnet.training.recipe` gives it; with ``ema_momentum`` under ``training``, the
-            average of the weights is validated and saved.
+        recipe: as `chexnet.training.recipe` gives it.
         class_names: columns of ``images``.
         weights: of `chexnet.model.build_chexnet`.
         folds: 2 or more.
@@ -154,16 +153,7 @@ def _train_fold(
     tables = {"images": images, "boxes": boxes, "pixels": store.fingerprint(images["image_id"])}
     run = Run.create(place, settings=settings, resume=True, **tables)
     training, validation = batches_of(store, images, boxes, model, settings, workers=workers)
-    options = dict(settings["training"])
-    if "ema_momentum" in options:
-        options["optimizer"] = default_optimizer(
-            options["learning_rate"],
-            steps_per_epoch=len(training),
-            epochs=options["epochs"],
-            use_ema=True,
-            ema_momentum=options.pop("ema_momentum"),
-        )
-    train(model, training, validation, run, resume=True, **options)
+    train(model, training, validation, run, resume=True, **settings["training"])
     record_scores(run, model, store, film_folder)
     return run
 

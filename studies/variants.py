@@ -1,34 +1,42 @@
-"""Do variants of the network and its training, which `recipe` cannot express, give better scores?
+"""Trains the recommended recipe with one change at a time, and compares the results.
 
     python -m studies.variants --study data/rsna --output output/variants
 
-The films and folds are those of `studies.recipe_study`: 96 pixels, 12 epochs, 2-fold
-cross-validation by patient. Of each training four sets of weights are scored: the best epoch on
-validation, the last epoch, and the average of the last 3 and 6 epochs.
+96-pixel films, 12 epochs, 2-fold cross-validation by patient. The films are the training and
+validation films of fold 1 of `studies.cross_validate`; its test films are not used. Of each
+training four sets of weights are scored: the best epoch on validation, the last epoch, and the
+average of the last 3 and 6 epochs. Finished arms are not trained again. Two processes can train
+different arms.
 """
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter
 
-from chexnet.auroc import auroc, compare_auroc, mean_interval
+from chexnet.auroc import auroc, mean_interval
 from chexnet.backend import keras
 from chexnet.evaluation import interval_text
 from chexnet.evaluation.localization import choose_map_threshold, localization_scores
 from chexnet.generator import AugmentedImageSequence, ImageStore
 from chexnet.model import build_chexnet
 from chexnet.runs import Run
-from chexnet.training import recipe, train
+from chexnet.splits import read_split
+from chexnet.training import default_optimizer, recipe, train
 from studies.cross_validation import batches_of, fold_splits
-from studies.recipe_study import BATCH, EPOCHS, FOLDS, IMAGE_SIZE, films_of, parse_arms
+from studies.cross_validation_table import p_text
+from studies.out_of_fold import compare_recipes
 
 layers, ops = keras.layers, keras.ops
+
+IMAGE_SIZE, EPOCHS, BATCH, FOLDS = 96, 12, 16, 2
+MILDER = {"shear": 0.0, "shift": 0.04, "scale": 0.1, "contrast": 0.1, "brightness": 0.04}
 
 # How the map becomes the logit, where that is not the mean: in training and in scoring.
 POOLINGS = {
@@ -149,50 +157,101 @@ def _with_stride_8(network: keras.Model) -> keras.Model:
     return keras.Model(body.input, score, name="chexnet")
 
 
-class Variant(NamedTuple):
+@dataclass(frozen=True)
+class Variant:
     """In what a variant differs from the recipe."""
 
     title: str
+    settings: dict[str, Any] = field(default_factory=dict)  # as in `settings_of`
     change: Callable[[keras.Model], keras.Model] | None = None
     sequence: type[AugmentedImageSequence] = AugmentedImageSequence
     film_weights: Callable[[pd.DataFrame], np.ndarray] | None = None
 
 
+NO_BOXES, STRIDE_32 = {"training": {"box_weight": 0.0}}, {"model": {"map_stride": 32}}
 VARIANTS = {
     "mean": Variant("as recommended"),
-    **{key: Variant(title, partial(_with_pooling, key)) for key, title in POOLINGS.items()},
-    "stride8": Variant("map stride 8", _with_stride_8),  # one connection, as arXiv:2010.11475
+    "noboxes": Variant("no boxes", NO_BOXES),
+    "stride32": Variant("map stride 32", STRIDE_32),
+    "plain": Variant("no boxes, map stride 32", NO_BOXES | STRIDE_32),
+    "rate3e-4": Variant("peak learning rate 3e-4", {"training": {"learning_rate": 3e-4}}),
+    "rate3e-3": Variant("peak learning rate 3e-3", {"training": {"learning_rate": 3e-3}}),
+    "batch8": Variant("batch 8", {"batch_size": 8}),
+    "batch32": Variant("batch 32", {"batch_size": 32}),
+    "milder": Variant("milder augmentation", {"augmentation": MILDER}),
+    "epochs24": Variant("24 epochs", {"training": {"epochs": 24}}),
+    "pixels128": Variant("128 pixels", {"image_size": 128}),
+    "ema": Variant(
+        "exponential moving average of the weights, 0.98", {"training": {"ema_momentum": 0.98}}
+    ),
+    "momentum": Variant(
+        "BatchNormalization momentum 0.99", {"model": {"batchnorm_momentum": 0.99}}
+    ),
+    "normal": Variant(
+        "also learning which films are normal", {"class_names": ["Pneumonia", "Normal"]}
+    ),
+    **{key: Variant(title, {}, partial(_with_pooling, key)) for key, title in POOLINGS.items()},
+    "stride8": Variant("map stride 8", {}, _with_stride_8),  # one connection, as arXiv:2010.11475
     "soft": Variant("soft masks", sequence=SoftMasks),
-    "views": Variant("same prevalence in AP and PA", None, WeightedDraws, equal_views),
+    "views": Variant(
+        "same prevalence in AP and PA", sequence=WeightedDraws, film_weights=equal_views
+    ),
     "abnormal": Variant(
-        "negatives that are not normal twice as often", None, WeightedDraws, abnormal_twice
+        "negatives that are not normal twice as often",
+        sequence=WeightedDraws,
+        film_weights=abnormal_twice,
     ),
 }
 
 
+def films_of(study: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The films of the study that are trained and scored here, and their boxes."""
+    images, boxes = read_split(study)
+    images = images[fold_splits(images, folds=3)[0] != "test"].reset_index(drop=True)
+    images["Normal"] = (images["detailed_class"] == "Normal").astype(int)
+    return images, boxes[boxes["image_id"].isin(images["image_id"])].reset_index(drop=True)
+
+
+def settings_of(variant: str, seed: int) -> dict[str, Any]:
+    """The settings of a variant: those of the recipe, with its change."""
+    settings = recipe(None)
+    settings["training"]["epochs"] = EPOCHS
+    settings |= {"class_names": ["Pneumonia"], "image_size": IMAGE_SIZE, "batch_size": BATCH}
+    for name, change in VARIANTS[variant].settings.items():
+        settings[name] = settings[name] | change if isinstance(change, dict) else change
+    return settings | {"variant": variant, "seed": seed}
+
+
 def train_arm(variant: str, seed: int, study: Path, output: Path) -> None:
     """Trains and scores both folds; one that is finished is not trained again."""
-    chosen = VARIANTS[variant]
+    chosen, settings = VARIANTS[variant], settings_of(variant, seed)
+    size, names = settings["image_size"], settings["class_names"]
     images, boxes = films_of(study)
-    store = ImageStore(study / "jpg", images["image_id"], image_size=IMAGE_SIZE)
+    store = ImageStore(study / "jpg", images["image_id"], image_size=size)
     for fold, split in enumerate(fold_splits(images, folds=FOLDS), 1):
         folder = output / f"{variant}-{seed}" / f"fold-{fold}"
         if (folder / "scores.npz").is_file():
             continue
         keras.backend.clear_session()
         keras.utils.set_random_seed(seed)
-        model = build_chexnet(IMAGE_SIZE, weights=None, **recipe(None)["model"])
+        model = build_chexnet(size, class_names=names, weights=None, **settings["model"])
         model = model if chosen.change is None else chosen.change(model)
         split_images = images.assign(split=split)
-        settings = {"variant": variant, "seed": seed, "class_names": ["Pneumonia"]}
         run = Run.create(folder, settings=settings, images=split_images, boxes=boxes)
-        settings |= recipe(None) | {"batch_size": BATCH}
         batches, val = batches_of(
             store, split_images, boxes, model, settings, workers=1, sequence=chosen.sequence
         )
         if chosen.film_weights is not None:
             batches.film_weights = chosen.film_weights(images[split == "train"])
-        options = settings["training"] | {"epochs": EPOCHS}
+        options = dict(settings["training"])
+        if "ema_momentum" in options:
+            options["optimizer"] = default_optimizer(
+                options["learning_rate"],
+                steps_per_epoch=len(batches),
+                epochs=options["epochs"],
+                use_ema=True,
+                ema_momentum=options.pop("ema_momentum"),
+            )
         last = _LastWeights(model)
         train(model, batches, val, run, callbacks=[last], **options)
         weights = {"best": model.get_weights(), "last": last.kept[-1]}
@@ -205,7 +264,7 @@ def train_arm(variant: str, seed: int, study: Path, output: Path) -> None:
 def _scored(
     model: keras.Model, weights: dict[str, list[np.ndarray]], films: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Scores ``(N,)`` and maps ``(N, h, w)`` by each set of weights."""
+    """Scores ``(N,)`` and maps ``(N, h, w)`` of the first class by each set of weights."""
     both = keras.Model(model.input, [model.output, model.get_layer("relu").output])
     found = {}
     for name, values in weights.items():
@@ -226,7 +285,7 @@ def results(folder: Path, weights: str, images: pd.DataFrame, boxes: pd.DataFram
         boxes: from `films_of`.
 
     Returns:
-        ``image_id, patient_id, view, Pneumonia, fold, score``; ``hit`` and ``iou`` of films with
+        ``image_id, patient_id, view, y_true, fold, y_score``; ``hit`` and ``iou`` of films with
         boxes, at the threshold of the map chosen on the fold's validation films.
     """
     parts = []
@@ -238,7 +297,8 @@ def results(folder: Path, weights: str, images: pd.DataFrame, boxes: pd.DataFram
         threshold, _ = choose_map_threshold(maps[val], ids[val], boxes, images)
         where = localization_scores(maps[test], ids[test], boxes, images, threshold=threshold)
         part = images.loc[test, ["image_id", "patient_id", "view", "Pneumonia"]]
-        part = part.assign(fold=fold, score=scores[test].astype(float))
+        part = part.rename(columns={"Pneumonia": "y_true"})
+        part = part.assign(fold=fold, y_score=scores[test].astype(float))
         parts.append(part.merge(where[["image_id", "hit", "iou"]], how="left", on="image_id"))
     return pd.concat(parts, ignore_index=True)
 
@@ -249,7 +309,7 @@ def table(study: Path, output: Path) -> str:
     found = {
         (folder.name, weights): results(folder, weights, images, boxes)
         for variant in VARIANTS
-        for folder in sorted(output.glob(f"{variant}-*"))
+        for folder in sorted(output.glob(f"{variant}-[0-9]*"))
         if (folder / f"fold-{FOLDS}" / "scores.npz").is_file()
         for weights in (WEIGHTS if variant == "mean" else ["best"])
     }
@@ -258,56 +318,57 @@ def table(study: Path, output: Path) -> str:
         variant, seed = arm.rsplit("-", 1)
         row = {"variant": VARIANTS[variant].title, "seed": seed, "weights": WEIGHTS[weights]}
         base = found[f"mean-{seed}", "best"]
-        rows.append(row | _measures(films) | _difference(films, base))
+        rows.append(row | _measures(films) | ({} if films is base else _difference(films, base)))
     each = [
         films
         for (arm, weights), films in found.items()
         if arm.startswith("mean-") and weights == "best"
     ]
     if len(each) > 1:
-        mean = each[0].assign(score=np.mean([one["score"] for one in each], axis=0))
+        mean = each[0].assign(y_score=np.mean([one["y_score"] for one in each], axis=0))
         row = {"variant": VARIANTS["mean"].title, "seed": "mean score", "weights": WEIGHTS["best"]}
-        rows.append(row | _measures(mean, maps=False) | _difference(mean, each[0], maps=False))
+        of_scores = _measures(mean) | _difference(mean, each[0])  # the maps are those of one seed
+        rows.append(row | {name: of_scores[name] for name in of_scores if "AUROC" in name})
     return pd.DataFrame(rows).fillna("").to_markdown(index=False)
 
 
-def _measures(films: pd.DataFrame, *, maps: bool = True) -> dict[str, str]:
+def _measures(films: pd.DataFrame) -> dict[str, str]:
     def of(part: pd.DataFrame) -> str:
         found = auroc(
-            part["Pneumonia"], part["score"], groups=part["patient_id"], strata=part["fold"]
+            part["y_true"], part["y_score"], groups=part["patient_id"], strata=part["fold"]
         )
         return interval_text(found.estimate())
 
     boxed = films.dropna(subset="hit")
     row = {"AUROC": of(films)}
     row |= {f"AUROC, {view}": of(films[films["view"] == view]) for view in ("AP", "PA")}
-    if maps:
-        for name, column in (("hit rate", "hit"), ("mean IoU", "iou")):
-            found = mean_interval(boxed[column].astype(float), boxed["patient_id"])
-            row[name] = interval_text(found)
+    for name, column in (("hit rate", "hit"), ("mean IoU", "iou")):
+        row[name] = interval_text(mean_interval(boxed[column].astype(float), boxed["patient_id"]))
     return row
 
 
-def _difference(films: pd.DataFrame, base: pd.DataFrame, *, maps: bool = True) -> dict[str, str]:
-    if films["score"].equals(base["score"]):
-        return {}
-    gap = compare_auroc(
-        films["Pneumonia"], films["score"], base["score"],
-        groups=films["patient_id"], strata=films["fold"],
-    ).estimate()  # fmt: skip
-    row = {"Δ AUROC": interval_text(gap), "p": f"{gap['p']:.2g}"}
-    if maps:
-        both = films.dropna(subset="hit").merge(base, on="image_id", suffixes=("", "_base"))
-        hits = both["hit"].astype(float) - both["hit_base"].astype(float)
-        row["Δ hit rate"] = interval_text(mean_interval(hits, both["patient_id"]))
-    return row
+def _difference(films: pd.DataFrame, base: pd.DataFrame) -> dict[str, str]:
+    gap = compare_recipes(*((one, one.dropna(subset="hit")) for one in (films, base)))
+    return {
+        "Δ AUROC": interval_text(gap["auroc"]),
+        "p of Δ AUROC": p_text(gap["auroc"]["p"]),
+        "Δ hit rate": interval_text(gap["hit_rate"]),
+        "Δ mean IoU": interval_text(gap["mean_iou"]),
+    }
 
 
 def main() -> None:
     """Trains the arms that are asked for, then prints the table of all that are finished."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("arms", nargs="*", default=list(VARIANTS), help="all, unless named")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    given = parse_arms(parser, VARIANTS, "output/variants")
+    parser.add_argument("--study", type=Path, default=Path("data/rsna"))
+    parser.add_argument("--output", type=Path, default=Path("output/variants"))
+    given = parser.parse_args()
+    # argparse cannot check the names where none is given.
+    unknown = [name for name in given.arms if name not in VARIANTS]
+    if unknown:
+        parser.error(f"{unknown[0]!r}: expected one of {', '.join(VARIANTS)}")
     for seed in given.seeds:
         for variant in given.arms:
             train_arm(variant, seed, given.study, given.output)

@@ -3,7 +3,15 @@ import pandas as pd
 import pytest
 from keras import layers
 
-from studies.variants import POOLINGS, PooledHead, WeightedDraws, abnormal_twice, equal_views
+from studies.variants import (
+    POOLINGS,
+    VARIANTS,
+    PooledHead,
+    WeightedDraws,
+    abnormal_twice,
+    equal_views,
+    settings_of,
+)
 
 VALUES = np.random.default_rng(0).normal(size=(3, 5, 4, 7)).astype("float32")
 
@@ -66,3 +74,12 @@ def test_films_are_drawn_in_proportion_to_their_weights():
     np.testing.assert_allclose(share, batches.film_weights / 12, atol=0.02)
     assert max(np.bincount(epoch).max() for epoch in epochs) <= 3
     np.testing.assert_array_equal(batches.rows(3, 1), batches.rows(3, 1))
+
+
+def test_a_variant_keeps_the_settings_that_it_does_not_change():
+    base, changed = settings_of("mean", 0), settings_of("plain", 0)
+    assert changed["training"] == base["training"] | {"box_weight": 0.0}
+    assert changed["model"] == base["model"] | {"map_stride": 32}
+    same = set(base) - {"training", "model", "variant"}
+    assert {name: changed[name] for name in same} == {name: base[name] for name in same}
+    assert all(set(variant.settings) <= set(base) for variant in VARIANTS.values())
