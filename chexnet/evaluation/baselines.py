@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
 
+from chexnet.dicom import OLDEST
+
 UNKNOWN = "unknown"
-_OLDEST = 110  # years; the NIH headers hold ages up to 155, which are data-entry errors
 
 
 def view_scores(train: pd.DataFrame, films: pd.DataFrame, label: str) -> np.ndarray:
@@ -51,9 +52,9 @@ def known(values: pd.Series) -> pd.Series:
 
 
 def plausible_age(age: pd.Series) -> pd.Series:
-    """Ages in years as floats, NaN where missing or beyond 110."""
+    """Ages in years as floats, NaN where missing or above `chexnet.dicom.OLDEST`."""
     years = pd.to_numeric(age, errors="coerce").astype(np.float64)
-    return years.where(years.between(0, _OLDEST))
+    return years.where(years.between(0, OLDEST))
 
 
 @dataclass(frozen=True)

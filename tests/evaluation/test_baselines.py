@@ -58,8 +58,8 @@ def test_without_any_age():
 
 def test_missing_values_are_named_and_slips_of_the_pen_dropped():
     assert known(pd.Series(["AP", None, np.nan])).tolist() == ["AP", "unknown", "unknown"]
-    ages = plausible_age(pd.Series([0, 110, 111, -1, None, "60"]))
-    assert ages[:2].tolist() == [0, 110]
+    ages = plausible_age(pd.Series([0, 120, 121, -1, None, "60"]))
+    assert ages[:2].tolist() == [0, 120]
     assert ages[2:5].isna().all()
     assert ages[5] == 60
 
