@@ -3,8 +3,7 @@
     python -m studies.map_methods output/rsna --films data/rsna/jpg
 
 The threshold of each kind of map is chosen on the run's validation films; test films are used for
-evaluation only. Several runs (folds of a cross-validation) are pooled. For models with
-`map_stride=16`, where layer `pool3_relu` is the last before the last pooling.
+evaluation only. Several runs (folds of a cross-validation) are pooled.
 """
 
 import argparse
@@ -23,7 +22,9 @@ from chexnet.generator import ImageStore
 from chexnet.model import build_chexnet, load_chexnet
 from chexnet.runs import Run
 
-LAYERS = ("pool4_pool", "pool3_relu")
+# On the last feature map, "relu", Grad-CAM and HiResCAM are the class activation map.
+GRADIENT = [("Grad-CAM++", "relu"), ("LayerCAM", "relu")]
+GRADIENT += [(method, "pool4_pool") for method in METHODS if method != "CAM"]
 SCALES = (0.8, 1.0, 1.2)  # of the side that the network was trained at
 # Odd, so that a pixel lies at the centre of each cell of the plain map, where it is brightest.
 FINE = 5
@@ -63,24 +64,8 @@ def maps_of(run: Run, films: Path, ids: np.ndarray, cache: str) -> Iterator[tupl
         scaled.append(upsample_map(cam(other, pixels(size)), FINE * plain.shape[1]))
         yield f"CAM, film at {size} pixels", scaled[-1]
     yield "CAM, mean of these sizes", np.mean(scaled, axis=0)
-    yield "Grad-CAM++ relu", class_activation_map(model, x, method="Grad-CAM++", layer="relu")[1]
-    yield "LayerCAM relu", class_activation_map(model, x, method="LayerCAM", layer="relu")[1]
-    for layer in LAYERS:
-        for method in [name for name in METHODS if name != PLAIN]:
-            maps = class_activation_map(model, x, method=method, layer=layer)[1]
-            yield f"{method} {layer}", maps
-            if method == "LayerCAM":
-                finer = upsample_map(maps, FINE * plain.shape[1])
-                coarse = upsample_map(plain, FINE * plain.shape[1])
-                yield (
-                    f"CAM + {method} {layer}, each over its spread",
-                    standard(coarse) + standard(finer),
-                )
-
-
-def standard(maps: np.ndarray) -> np.ndarray:
-    """Each map with mean 0 and standard deviation 1."""
-    return (maps - maps.mean((1, 2), keepdims=True)) / maps.std((1, 2), keepdims=True)
+    for method, layer in GRADIENT:
+        yield f"{method} {layer}", class_activation_map(model, x, method=method, layer=layer)[1]
 
 
 def localized(run: Run, films: Path, cache: str) -> pd.DataFrame:
