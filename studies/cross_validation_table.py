@@ -1,6 +1,9 @@
 """Prints the results of finished cross-validations, and the first compared with each other.
 
-python -m studies.cross_validation_table output/cv/ours output/cv/original
+    python -m studies.cross_validation_table output/cv/ours output/cv/original --again output/cv-1
+
+``--again`` names folders of the same recipes trained with other seeds. Their folds count as more
+folds of the recipe; intervals stay by patient.
 """
 
 import argparse
@@ -27,9 +30,10 @@ OF_MAPS = GUIDED | {
     "mean IoU (absolute threshold, logits)": "mean_iou_logit",
     "energy inside boxes": "energy_in_boxes",
 }
+POOLED = "AUROC, pooled over folds (DeLong)"
 DIFFERENCES = {
     "auroc": "AUROC, mean of the folds",
-    "auroc_all_together": "AUROC, pooled over folds (DeLong)",
+    "auroc_all_together": POOLED,
     "hit_rate": "hit rate",
     "mean_iou": "mean IoU",
 }
@@ -41,7 +45,7 @@ def rows_of(report: dict) -> dict[str, str]:
     rows = {
         "AUROC, mean of the folds": interval_text(report["auroc"]),
         "AUROC, per fold": folds,
-        "AUROC, pooled over folds (DeLong)": interval_text(report["auroc_all_together"]),
+        POOLED: interval_text(report["auroc_all_together"]),
         **{
             f"AUROC within {view}, mean of the folds": interval_text(found)
             for view, found in report["auroc_within"].items()
@@ -70,22 +74,39 @@ def p_text(p: float | None) -> str:
     return "" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
+def read(folders: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The films and the maps of a recipe's cross-validations; each fold has its own number."""
+    tables = []
+    for seed, folder in enumerate(folders):
+        runs = [Run(fold) for fold in sorted(folder.glob("fold-*"))]
+        if not runs:
+            raise FileNotFoundError(f"{folder}: no fold-*; expected a cross-validation")
+        found = out_of_fold_films(runs), out_of_fold_maps(runs)
+        tables.append([one.assign(fold=one["fold"] + 100 * seed) for one in found])
+    films, maps = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
+    return films, maps
+
+
 def main() -> None:
     """Prints both tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("folders", nargs="+", type=Path, help="of studies.cross_validate")
+    parser.add_argument("--again", nargs="*", type=Path, default=[], help="other --output folders")
+    given = parser.parse_args()
     found, columns = {}, {}
-    for folder in parser.parse_args().folders:
-        runs = [Run(fold) for fold in sorted(folder.glob("fold-*"))]
-        found[folder.name] = out_of_fold_films(runs), out_of_fold_maps(runs)
-        report = cross_validation_report(*found[folder.name])
-        columns[folder.name] = rows_of(report)
+    for folder in given.folders:
+        name = folder.name
+        found[name] = read([folder, *(root / name for root in given.again)])
+        columns[name] = rows_of(cross_validation_report(*found[name]))
     films = next(iter(found.values()))[0]
+    once = films.drop_duplicates("image_id")
     print(
-        f"{len(films)} films of {films['patient_id'].nunique()} patients, "
-        f"{films['y_true'].sum()} positive; {films['fold'].nunique()} folds\n"
+        f"{len(once)} films of {once['patient_id'].nunique()} patients, "
+        f"{once['y_true'].sum()} positive; {films['fold'].nunique()} folds\n"
     )
-    print(pd.DataFrame(columns).to_markdown())
+    # DeLong's interval counts each row as a film of its own.
+    invalid = [POOLED] if given.again else []
+    print(pd.DataFrame(columns).drop(index=invalid).to_markdown())
     first, *others = found
     if others:
         print(f"\nDifference of {first} to the other recipes, on the same films:\n")
@@ -97,9 +118,10 @@ def main() -> None:
                 f"AUROC within {view}": gap for view, gap in within.items()
             }
             for title, gap in named.items():
-                rows.append((title, other, interval_text(gap), p_text(gap.get("p"))))
+                if title not in invalid:
+                    rows.append((title, other, interval_text(gap), p_text(gap.get("p"))))
         table = pd.DataFrame(rows, columns=["metric", "other", "difference", "p"])
-        print(table.to_markdown(index=False))
+        print(table.to_markdown(index=False, disable_numparse=True))
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def compare_recipes(
         ValueError: the two have other films or other folds.
     """
     films, maps, other_films, other_maps = (
-        table.sort_values("image_id", ignore_index=True) for table in (*first, *second)
+        table.sort_values(["image_id", "fold"], ignore_index=True) for table in (*first, *second)
     )
     for one, other in ((films, other_films), (maps, other_maps)):
         for column in ("image_id", "fold", "y_true"):

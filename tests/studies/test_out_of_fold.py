@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from chexnet.auroc import auroc, compare_auroc
+from studies.cross_validation_table import read
 from studies.out_of_fold import (
     compare_recipes,
     cross_validation_report,
@@ -123,6 +124,9 @@ def test_order_of_rows():
     pair = films, localized(films, 0.8)
     shuffled = tuple(table.sample(frac=1, random_state=0) for table in pair)
     assert compare_recipes(pair, shuffled, n_bootstrap=20)["auroc"]["value"] == 0
+    seeds = tuple(pd.concat([one, one.assign(fold=one["fold"] + 100)]) for one in pair)
+    shuffled = tuple(one.sample(frac=1, random_state=0) for one in seeds)
+    assert compare_recipes(seeds, shuffled, n_bootstrap=20)["auroc"]["value"] == 0
     other = scored(folds=4)
     with pytest.raises(ValueError, match="differ in fold"):
         compare_recipes(pair, (other, localized(other, 0.8)), n_bootstrap=20)
@@ -147,3 +151,13 @@ def test_unknown_patients(tmp_path):
     assert (maps["patient_id"] == maps["image_id"]).all()
     report = cross_validation_report(films, maps, n_bootstrap=20)
     assert report["sensitivity"]["n"] == films["y_true"].sum()
+
+
+def test_the_folds_of_two_seeds_are_folds_of_their_own(tmp_path):
+    for seed in ("first", "second"):
+        write_run(tmp_path / seed / "fold-1")
+    films, maps = read([tmp_path / "first", tmp_path / "second"])
+    assert films["fold"].unique().tolist() == maps["fold"].unique().tolist() == [1, 101]
+    assert (films["image_id"].value_counts() == 2).all()
+    with pytest.raises(FileNotFoundError, match="third: no fold"):
+        read([tmp_path / "third"])
