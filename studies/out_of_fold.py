@@ -65,7 +65,7 @@ def by_view(films: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
             yield view, part
 
 
-def _by_fold(films: pd.DataFrame) -> dict:
+def by_fold(films: pd.DataFrame) -> dict:
     """What makes an AUROC the mean of the folds, with bootstrap samples of patients."""
     return {"groups": films["patient_id"], "strata": films["fold"]}
 
@@ -89,13 +89,13 @@ def cross_validation_report(
     """
     settings = {"n_bootstrap": n_bootstrap, "seed": seed}
     y, score = films["y_true"], films["y_score"]
-    by_fold = _by_fold(films) | settings
+    options = by_fold(films) | settings
     report = {
         "n": len(films),
         "n_positive": int(y.sum()),
-        "auroc": auroc(y, score, **by_fold).estimate(),
+        "auroc": auroc(y, score, **options).estimate(),
         "auroc_within": {
-            view: auroc(part["y_true"], part["y_score"], **_by_fold(part), **settings).estimate()
+            view: auroc(part["y_true"], part["y_score"], **by_fold(part), **settings).estimate()
             for view, part in by_view(films)
         },
         "auroc_of_each_fold": [
@@ -113,9 +113,9 @@ def cross_validation_report(
         column = f"baseline_{key}"
         if column in films:
             report["baselines"][key] = {
-                "auroc": auroc(y, films[column], **by_fold).estimate(),
+                "auroc": auroc(y, films[column], **options).estimate(),
                 "model_minus_baseline": compare_auroc(
-                    y, score, films[column], **by_fold
+                    y, score, films[column], **options
                 ).estimate(),
             }
     return report
@@ -159,10 +159,10 @@ def compare_recipes(
         return compare_auroc(*scores, **options).estimate()
 
     return {
-        "auroc": gap(films, **_by_fold(films), **settings),
+        "auroc": gap(films, **by_fold(films), **settings),
         "auroc_all_together": gap(films),
         "auroc_within": {
-            view: gap(part, **_by_fold(part), **settings) for view, part in by_view(films)
+            view: gap(part, **by_fold(part), **settings) for view, part in by_view(films)
         },
         **{
             name: mean_interval(

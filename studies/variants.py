@@ -31,7 +31,7 @@ from chexnet.splits import read_split
 from chexnet.training import default_optimizer, recipe, train
 from studies.cross_validation import batches_of, fold_splits
 from studies.cross_validation_table import p_text
-from studies.out_of_fold import compare_recipes
+from studies.out_of_fold import by_fold, by_view, compare_recipes
 
 layers, ops = keras.layers, keras.ops
 
@@ -334,14 +334,11 @@ def table(study: Path, output: Path) -> str:
 
 def _measures(films: pd.DataFrame) -> dict[str, str]:
     def of(part: pd.DataFrame) -> str:
-        found = auroc(
-            part["y_true"], part["y_score"], groups=part["patient_id"], strata=part["fold"]
-        )
-        return interval_text(found.estimate())
+        return interval_text(auroc(part["y_true"], part["y_score"], **by_fold(part)).estimate())
 
     boxed = films.dropna(subset="hit")
     row = {"AUROC": of(films)}
-    row |= {f"AUROC, {view}": of(films[films["view"] == view]) for view in ("AP", "PA")}
+    row |= {f"AUROC, {view}": of(part) for view, part in by_view(films)}
     for name, column in (("hit rate", "hit"), ("mean IoU", "iou")):
         row[name] = interval_text(mean_interval(boxed[column].astype(float), boxed["patient_id"]))
     return row
