@@ -93,6 +93,10 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="of studies.cross_validate")
     parser.add_argument("--again", nargs="*", type=Path, default=[], help="other --output folders")
     given = parser.parse_args()
+    # The name is the recipe: it heads the column and finds the folders of other seeds.
+    names = [folder.name for folder in given.folders]
+    if len(set(names)) < len(names):
+        parser.error(f"{', '.join(names)}: expected a folder for each recipe, once")
     found, columns = {}, {}
     for folder in given.folders:
         name = folder.name
