@@ -36,7 +36,7 @@ predict: .venv/installed ## score films: make predict FILMS="film.dcm folder/" R
 
 app: .venv/installed ## a page to score films on: make app RUN=demo
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[app]'
-	$(BIN)/papermill --prepare-only notebooks/06_predict.ipynb output/app.ipynb -p RUN $(or $(RUN),demo) -p STUDY $(or $(STUDY_OF_RUN),phantom)
+	$(BIN)/papermill --prepare-only notebooks/06_predict.ipynb output/app.ipynb -p RUN $(or $(RUN),demo) -p STUDY $(or $(STUDY_OF_RUN),$(filter-out demo,$(RUN)),phantom)
 	MPLBACKEND= $(BIN)/voila output/app.ipynb
 
 compare: .venv/installed ## two runs on the same test films: make compare A=output/a B=output/b
@@ -74,9 +74,9 @@ test-backends: .venv/backends ## run the tests that need JAX and PyTorch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[mutants]'
 	touch $@
 
-mutants: .venv/mutants ## mutation testing of a room by its own tests: make mutants ROOM=auroc (CONTRIBUTING.md)
-	@test -n "$(ROOM)" || { echo "Missing ROOM=<folder or file of chexnet>, such as auroc or evaluation/calibration"; exit 2; }
-	$(BIN)/python -m tests.mutants $(ROOM) $(ARGS)
+mutants: .venv/mutants ## mutation testing of a part by its own tests: make mutants PART=auroc (CONTRIBUTING.md)
+	@test -n "$(PART)" || { echo "Missing PART=<folder or file of chexnet>, such as auroc or evaluation/calibration"; exit 2; }
+	$(BIN)/python -m tests.mutants $(PART) $(ARGS)
 
 lab: .venv/installed ## open JupyterLab with copies of the notebooks in work/, which git ignores
 	@mkdir -p work; for source in notebooks/0*.ipynb; do copy=work/$$(basename $$source); \

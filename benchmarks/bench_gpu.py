@@ -3,7 +3,7 @@
 Keras runs on the backend that ``KERAS_BACKEND`` names, PyTorch beside it on the same card. Without
 a GPU nothing is measured, and the table says so; ``--anyway`` runs it on the CPU all the same, to
 see that it works. PyTorch's DenseNet121 is torchvision's, which only this asks for:
-``pip install -r requirements-backends.txt torchvision`` brings the one that fits.
+``.venv/bin/pip install --constraint constraints.txt --editable '.[backends]' torchvision``.
 
     KERAS_BACKEND=jax CHEXNET_RSNA_DIR=<folder> python benchmarks/bench_gpu.py
 """

@@ -17,6 +17,7 @@
 | ``flags.csv`` | a reader's flags and notes on films |
 | ``metrics.json``, ``figures/`` | results of the evaluation |
 | ``notebooks/`` | the executed notebooks |
+| ``predictions/`` | scores and overlays of new films, from notebook 06 |
 | ``exported/`` | the network for other runtimes, by its fingerprint (`chexnet.export.open_run`) |
 | ``earlier/`` | previous runs of this folder, numbered |
 
@@ -123,7 +124,7 @@ def set_aside(folder: str | Path) -> None:
 
 
 class Run:
-    """One run folder: written by notebooks 03 and 04, read by 04 and 05.
+    """One run folder: notebook 03 starts it, 04 to 06 read it and add results.
 
     Attributes:
         folder: its path.

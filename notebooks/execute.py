@@ -69,7 +69,7 @@ def check_parameters(given: dict[str, object], notebooks: Sequence[Path] = NOTEB
 
     Raises:
         ValueError: a name that no notebook has, ``RUN`` (it has an option of its own), or a value
-            of another type than the one that stands in the notebook; ``None`` fits everywhere. Or
+            of another type than the one in the notebook; ``None`` fits everywhere. Or
             a study that is not the plain name of a folder under ``data/``.
     """
     known: dict[str, object] = {}
@@ -78,11 +78,11 @@ def check_parameters(given: dict[str, object], notebooks: Sequence[Path] = NOTEB
     known.pop("RUN", None)
     for name, value in given.items():
         if name not in known:
-            raise ValueError(f"unknown parameter {name}; allowed are {', '.join(sorted(known))}")
+            raise ValueError(f"unknown parameter {name}; expected {', '.join(sorted(known))}")
         kind = type(known[name])
         kinds = (int, float) if kind is float else (kind,)
         if value is not None and known[name] is not None and type(value) not in kinds:
-            raise ValueError(f"{name}={value!r}: allowed is a value of type {kind.__name__}")
+            raise ValueError(f"{name}={value!r}: expected a value of type {kind.__name__}")
         if name in PLAIN_NAMES:
             check_image_id(value, name)
 

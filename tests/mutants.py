@@ -1,8 +1,8 @@
-"""Mutation testing of one room: are changes of a line noticed by the room's own tests?
+"""Mutation testing of one part of the package: do its own tests notice a changed line?
 
 ``python -m tests.mutants auroc`` lets mutmut make the mutants of ``chexnet/auroc`` in a copy of the
 project and tries a random sample of them on ``tests/auroc``; ``evaluation/calibration`` is one file
-of a room, judged by ``tests/evaluation``. mutmut leaves out decorated functions (properties,
+of a part, judged by ``tests/evaluation``. mutmut leaves out decorated functions (properties,
 context managers) and code outside functions. We leave out mutants that change only the text of a
 message or ``strict=True`` of `zip`, a guard against our own errors. The survivors are printed.
 """
@@ -26,18 +26,18 @@ SURVIVED = {0, NO_TEST}  # all others are timeouts and crashes, which are notice
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("room", help="such as auroc, splits or evaluation/calibration")
+    parser.add_argument("part", help="such as auroc, splits or evaluation/calibration")
     parser.add_argument("--sample", type=int, default=60, help="at most this many mutants")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
-    parser.add_argument("--tests", nargs="+", help="by default the room's folder or file of tests")
+    parser.add_argument("--tests", nargs="+", help="by default the part's folder or file of tests")
     parser.add_argument("--folder", type=Path, default=ROOT / "output" / "mutants")
     options = parser.parse_args()
-    folder = options.folder / options.room.replace("/", "-")
-    set_up(folder, options.room, options.tests)
+    folder = options.folder / options.part.replace("/", "-")
+    set_up(folder, options.part, options.tests)
     mutmut(folder, "none", check=False)  # makes the mutants, and notes which test calls what
     names = mutants_of(folder)
     if not names:
-        sys.exit(f"{options.room}: no mutants; the output above says why")
+        sys.exit(f"{options.part}: no mutants; the output above says why")
     texts = diffs_of(folder, names)
     names = [name for name in names if not is_left_out(texts[name])]
     chosen = sorted(random.Random(options.seed).sample(names, min(options.sample, len(names))))
@@ -48,17 +48,17 @@ def main() -> None:
         called = "" if codes[name] == 0 else "  (no test calls it)"
         print(f"\n## {name}{called}\n{texts[name]}")
     killed = len(chosen) - len(survivors)
-    print("\n| room | mutants | tried | killed | % |\n|---|---|---|---|---|")
+    print("\n| part | mutants | tried | killed | % |\n|---|---|---|---|---|")
     share = f"{100 * killed / len(chosen):.0f}"
-    print(f"| {options.room} | {len(names)} | {len(chosen)} | {killed} | {share} |")
+    print(f"| {options.part} | {len(names)} | {len(chosen)} | {killed} | {share} |")
 
 
-def set_up(folder: Path, room: str, chosen: list[str] | None) -> None:
+def set_up(folder: Path, part: str, chosen: list[str] | None) -> None:
     """A copy of the project with mutmut's settings."""
-    package, tests = ROOT / "chexnet" / room, Path("tests") / room.partition("/")[0]
-    files = f"chexnet/{room}/*" if package.is_dir() else f"chexnet/{room}.py"
+    package, tests = ROOT / "chexnet" / part, Path("tests") / part.partition("/")[0]
+    files = f"chexnet/{part}/*" if package.is_dir() else f"chexnet/{part}.py"
     if not package.is_dir() and not package.with_suffix(".py").is_file():
-        sys.exit(f"{room}: expected a folder or file of chexnet, such as auroc or cam/maps")
+        sys.exit(f"{part}: expected a folder or file of chexnet, such as auroc or cam/maps")
     if not (ROOT / tests).is_dir():
         tests = tests.with_name(f"test_{tests.name}.py")
     shutil.rmtree(folder, ignore_errors=True)

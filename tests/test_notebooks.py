@@ -23,7 +23,7 @@ spec.loader.exec_module(execute)
 
 
 def test_a_parameter_that_no_notebook_has_stops_before_any_work(tmp_path):
-    with pytest.raises(ValueError, match=r"unknown parameter IMAGE_SISE; allowed are BATCH_SIZE"):
+    with pytest.raises(ValueError, match=r"unknown parameter IMAGE_SISE; expected BATCH_SIZE"):
         execute.execute("demo", {"IMAGE_SISE": 224}, root=tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""One DICOM film to 8-bit grey pixels, or to the JPG that the file already holds.
+"""One DICOM film to 8-bit gray pixels, or to the JPG that the file already holds.
 
 Whatever can be refused is refused before anything is decoded, and with a reason that quotes nothing
 of the header but numbers.

@@ -432,7 +432,7 @@ def read_pixel_format(ds: Dataset) -> PixelFormat:
     if samples != (1 if photometric in (*GREYS, "PALETTE COLOR") else 3):
         raise FilmError(f"{samples} values per pixel do not go with {photometric}")
     if samples > 1 and bits != 8:
-        raise FilmError(f"colour of {bits} bits; expected 8")
+        raise FilmError(f"color of {bits} bits; expected 8")
     if frames < 1:
         raise FilmError(f"{frames} frames; expected at least 1")
     if sign not in (0, 1) or planar not in (0, 1):

@@ -132,7 +132,7 @@ def _check_stream(frame: bytes, form: PixelFormat, syntax: UID) -> int:
     if not 1 < depth <= 16:
         raise FilmError(f"its JPEG has values of {depth} bits; expected 2 to 16")
     if form.samples_per_pixel > 1 and depth != 8:
-        raise FilmError(f"colour of {depth} bits; expected 8")
+        raise FilmError(f"color of {depth} bits; expected 8")
     return depth
 
 

@@ -90,7 +90,7 @@ def train(
             no class with both labels, a loss of Keras is given and labels are missing, or the
             training to resume had other settings or data.
         FloatingPointError: the loss or a score is not finite; the films of the batch are named.
-        BlockingIOError: another process is training into this run.
+        BlockingIOError: another process is training in the run folder or scoring it.
         KeyboardInterrupt: the stop button or Ctrl-C; the message says which epochs are kept.
 
     Example:

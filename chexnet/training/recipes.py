@@ -12,8 +12,8 @@ def recipe(weights: str | Path | None) -> dict:
 
     The settings for random weights were tuned on real films (docs/results.md). A frozen random
     backbone teaches a head nothing, so the head is not trained alone, and the peak learning rate
-    is ten times that of fine-tuning. The settings for pretrained weights are those of the original
-    project (one epoch for the head, then Adam at 1e-4) and were not tuned.
+    is ten times that of fine-tuning. For pretrained weights, the epoch for the head and the rate of
+    1e-4 are those of the original project; they were not tuned.
 
     Args:
         weights: what `chexnet.model.weights_in_reach` returned.

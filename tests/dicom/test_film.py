@@ -301,7 +301,7 @@ def test_a_palette_is_looked_up_before_it_becomes_grey():
         ("MR_truncated.dcm", "truncated: 8130 bytes do not fill 64 x 64 pixels"),
         ("rtdose_1frame.dcm", "32 bits in 32 per value; expected 2 to 16 in 8 or 16"),
         ("liver_1frame.dcm", "1 bits in 1 per value"),
-        ("SC_rgb_rle_16bit.dcm", "colour of 16 bits; expected 8"),
+        ("SC_rgb_rle_16bit.dcm", "color of 16 bits; expected 8"),
     ],
 )
 def test_what_cannot_be_shown_is_refused_with_file_and_reason(name, reason):
