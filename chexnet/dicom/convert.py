@@ -7,7 +7,6 @@ and encoded (``film.py``). Of a header only view, sex, age and size reach a JPG,
 
 import contextlib
 import multiprocessing
-import numbers
 import os
 import signal
 import threading
@@ -25,7 +24,6 @@ from concurrent.futures import (
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
 import cv2
 import pandas as pd
@@ -43,11 +41,12 @@ from chexnet.dicom.table import (
     row_of,
     write_films,
 )
-from chexnet.files import locked, remove_unfinished, write_atomic
+from chexnet.files import check_number, locked, remove_unfinished, write_atomic
 
 VERSION = 2  # raised when the same film gives another JPG, so that old ones are made again
 _PLAIN = "JPEG Baseline (Process 1), 8 bits, MONOCHROME2"
 _MADE = ("copied", "encoded")
+_QUALITY = 95  # of an encoded JPG; OpenCV's default
 _LONGEST_SIDE = 65_500  # pixels, libjpeg's JPEG_MAX_DIMENSION
 _DIED = "the process that read it died (out of memory, or a decoder crashed)"
 _SAVE_EVERY = 5.0  # seconds; writing a table of 100,000 films takes half a second
@@ -64,7 +63,7 @@ def convert_folder(
     ids: str = "name",
     executor: Executor | None = None,
     workers: int | None = None,
-    quality: int = 95,
+    quality: int = _QUALITY,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Makes a JPG of every film below a folder, and a table with one row for each file.
@@ -122,7 +121,7 @@ def convert_folder(
         raise NotADirectoryError(f"{source}: not a folder")
     if source == target:
         raise ValueError(f"{target}: expected a folder for the JPGs other than that of the films")
-    _check_quality(quality)
+    check_number("quality", quality, integer=True, least=1, below=101)
     films, rows = find_files(source, target, ids)
     if not films and not rows:
         raise FileNotFoundError(f"{source}: holds no files")
@@ -335,12 +334,11 @@ def _convert(target: Path, quality: int, films: list[Source]) -> list[Row]:
     return [convert_film(film, target, quality) for film in films]
 
 
-def film_to_jpg(path: str | Path, *, quality: int = 95) -> tuple[bytes, Row]:
-    """Makes the JPG of one film, the same bytes that ``convert_folder`` writes.
+def film_to_jpg(path: str | Path) -> tuple[bytes, Row]:
+    """Makes the JPG of one film, the same bytes that ``convert_folder`` writes by default.
 
     Args:
         path: the film's file.
-        quality: of an encoded JPG, 1 to 100.
 
     Returns:
         The content of the JPG, and the film's facts: ``status`` ("copied" or "encoded"),
@@ -350,7 +348,6 @@ def film_to_jpg(path: str | Path, *, quality: int = 95) -> tuple[bytes, Row]:
     Raises:
         FilmError: not a film, or not one that can be shown; the message names file and reason.
         OSError: the file cannot be opened.
-        ValueError: ``quality`` is invalid.
 
     Example:
         >>> from pathlib import Path
@@ -362,14 +359,13 @@ def film_to_jpg(path: str | Path, *, quality: int = 95) -> tuple[bytes, Row]:
         >>> jpg == Path(f"data/phantom/jpg/{film.stem}.jpg").read_bytes()
         True
     """
-    _check_quality(quality)
     try:
-        return _jpg_of(read_bytes(path), quality)
+        return _jpg_of(read_bytes(path), _QUALITY)
     except FilmError as error:
         raise FilmError(f"{path}: {error}") from None
 
 
-def convert_film(film: Source, target: Path, quality: int = 95) -> Row:
+def convert_film(film: Source, target: Path, quality: int = _QUALITY) -> Row:
     """Writes the JPG of one film; an error is in the row that is returned."""
     try:
         jpg, facts = _jpg_of(read_bytes(film.path), quality)
@@ -401,11 +397,6 @@ def _jpg_of(data: bytes, quality: int) -> tuple[bytes, Row]:
         return film.jpg, facts | film.header
     facts |= {"status": "encoded", "quality": quality}
     return _encoded(film, quality), facts | film.header
-
-
-def _check_quality(quality: Any) -> None:
-    if not isinstance(quality, numbers.Integral) or not 1 <= int(quality) <= 100:
-        raise ValueError(f"quality={quality!r}: expected an integer from 1 to 100")
 
 
 def _encoded(film: Film, quality: int) -> bytes:
