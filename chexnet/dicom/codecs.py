@@ -1,7 +1,7 @@
 """imagecodecs as a decoder of pydicom, for lossless JPEG, 12-bit JPEG and JPEG-LS.
 
-It has libjpeg-turbo 3 and CharLS, which refuse damaged streams. Of the decoders that pydicom knows,
-GDCM ends the whole process at some of them, and pylibjpeg-libjpeg is under the GPL.
+It has libjpeg-turbo 3 and CharLS. Of the decoders that pydicom knows, GDCM ends the whole process
+at some damaged streams, and pylibjpeg-libjpeg is under the GPL.
 """
 
 import importlib.util
