@@ -85,16 +85,14 @@ def calibrated_scores(run: Run, *, class_name: str | None = None) -> pd.DataFram
     return films.assign(temperature=temperature, probability=probability)
 
 
-def reliability_table(
-    y_true: ArrayLike, probability: ArrayLike, *, bins: int = BINS
-) -> pd.DataFrame:
-    """The numbers of a reliability diagram, in bins of equal numbers of films.
+def reliability_table(y_true: ArrayLike, probability: ArrayLike) -> pd.DataFrame:
+    """The numbers of a reliability diagram, in 10 bins of equal numbers of films.
 
     One row a bin: ``n, probability`` (mean), ``observed`` (share positive), and ``low, high``,
     Wilson's interval of it. Films with equal probability share a bin.
     """
     y_true, probability = np.asarray(y_true), np.asarray(probability, np.float64)
-    bin_of = _bins(probability, bins)
+    bin_of = _bins(probability)
     rows = []
     for number in range(bin_of.max() + 1):
         inside = bin_of == number
@@ -108,7 +106,6 @@ def calibration_errors(
     probability: ArrayLike,
     groups: ArrayLike,
     *,
-    bins: int = BINS,
     n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> dict[str, dict]:
@@ -120,7 +117,7 @@ def calibration_errors(
     the ECE is biased upwards.
     """
     y, probability = np.asarray(y_true, np.float64), np.asarray(probability, np.float64)
-    bin_of = _bins(probability, bins)
+    bin_of = _bins(probability)
 
     def brier_and_ece(weight: np.ndarray, y: np.ndarray = y) -> np.ndarray:
         gap = probability - y
@@ -138,9 +135,9 @@ def calibration_errors(
     return {"brier": brier, "ece": ece | {"if_calibrated": limits}}
 
 
-def _bins(probability: np.ndarray, bins: int) -> np.ndarray:
+def _bins(probability: np.ndarray) -> np.ndarray:
     """The bin of each film ``(N,)``, numbered from 0 without gaps."""
-    edges = np.quantile(probability, np.arange(1, bins) / bins)
+    edges = np.quantile(probability, np.arange(1, BINS) / BINS)
     # With ties a bin between two equal edges is empty; np.unique numbers the others.
     return np.unique(np.searchsorted(edges, probability), return_inverse=True)[1]
 

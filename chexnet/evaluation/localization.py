@@ -32,7 +32,6 @@ def localization_scores(
     *,
     threshold: float | None = None,
     normalize: bool = True,
-    canvas: int | tuple[int, int] = CANVAS,
 ) -> pd.DataFrame:
     """Compares the map of each film that has boxes with them.
 
@@ -52,7 +51,6 @@ def localization_scores(
             no ``iou`` and ``iobb``.
         normalize: whether ``threshold`` is of the map min-max normalized film by film, as in
             CheXlocalize, or of the raw map, in logits.
-        canvas: size in pixels on which areas are measured.
 
     Returns:
         one row a film with boxes, in the order of ``image_ids``: ``image_id, hit`` (bool),
@@ -73,7 +71,7 @@ def localization_scores(
     """
     maps, image_ids = _with_boxes(maps, image_ids, boxes)
     parts = []
-    for ids, raw, masks in _on_canvas(maps, image_ids, boxes, images, canvas):
+    for ids, raw, masks in _on_canvas(maps, image_ids, boxes, images, CANVAS):
         positive = raw.clip(0)
         total = positive.sum(axis=(1, 2), dtype=np.float64)
         inside = (positive * masks).sum(axis=(1, 2), dtype=np.float64)
@@ -191,7 +189,7 @@ def _on_canvas(
     image_ids: ArrayLike,
     boxes: pd.DataFrame,
     images: pd.DataFrame,
-    canvas: int | tuple[int, int],
+    canvas: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Ids, upsampled maps and masks of the boxes, some films at a time."""
     image_ids = np.asarray(image_ids)

@@ -6,7 +6,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from chexnet.auroc import auroc
-from chexnet.evaluation import calibrated_scores, evaluate
+from chexnet.evaluation import calibrated_scores, calibration, evaluate
 from chexnet.evaluation.calibration import (
     apply_temperature,
     calibration_errors,
@@ -67,11 +67,10 @@ def test_what_cannot_be_calibrated_is_refused():
         apply_temperature([0.2], 0)
 
 
-def test_the_errors_are_the_ones_worked_by_hand():
+def test_the_errors_are_the_ones_worked_by_hand(monkeypatch):
     # Two bins of two films: mean .2 against 0 of 2, mean .8 against 1 of 2.
-    errors = calibration_errors(
-        [0, 0, 1, 0], [0.1, 0.3, 0.7, 0.9], range(4), bins=2, n_bootstrap=20
-    )
+    monkeypatch.setattr(calibration, "BINS", 2)
+    errors = calibration_errors([0, 0, 1, 0], [0.1, 0.3, 0.7, 0.9], range(4), n_bootstrap=20)
     assert errors["ece"]["value"] == pytest.approx((0.2 * 2 + 0.3 * 2) / 4)
     assert errors["brier"]["value"] == pytest.approx((0.01 + 0.09 + 0.09 + 0.81) / 4)
 

@@ -7,6 +7,8 @@ import pytest
 from chexnet.evaluation import (
     choose_thresholds,
     evaluate_maps,
+    iou_at,
+    localization,
     localization_scores,
     report_table,
 )
@@ -52,16 +54,10 @@ def test_rows_of_the_table():
     assert list(table) == ["image_id", "hit", "energy_in_boxes", "box_share"]
 
 
-def test_areas_are_the_ones_worked_by_hand():
+def test_areas_are_the_ones_worked_by_hand(monkeypatch):
     # On a canvas of one pixel a cell: marked (5, 1), (6, 1), (7, 1); the box is the first two.
-    row = localization_scores(
-        bright((5, 1), (6, 1), (7, 1))[np.newaxis],
-        ["a"],
-        BOXES,
-        FILMS,
-        threshold=0.5,
-        canvas=(8, 4),
-    ).iloc[0]
+    monkeypatch.setattr(localization, "CANVAS", (8, 4))
+    row = scores_of(bright((5, 1), (6, 1), (7, 1)), threshold=0.5)
     assert row["iou"] == pytest.approx(2 / 3)
     assert row["iobb"] == pytest.approx(2 / 3)
     assert row["energy_in_boxes"] == pytest.approx(2 / 3)
@@ -78,7 +74,10 @@ def test_a_map_in_the_shape_of_the_boxes_is_near_perfect():
 
 def test_iou_is_the_same_on_any_canvas_within_its_pixels():
     heat = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
-    coarse, fine = (scores_of(heat, threshold=0.6, canvas=size)["iou"] for size in (128, 512))
+    coarse, fine = (
+        iou_at(heat[np.newaxis], ["a"], BOXES, FILMS, [0.6], normalize=True, canvas=size)
+        for size in (128, 512)
+    )
     assert coarse == pytest.approx(fine, abs=0.01)
 
 
@@ -108,9 +107,10 @@ def test_maps_below_zero():
     assert row["iou"] > 0.2
 
 
-def test_what_lies_below_zero_takes_no_energy_away():
+def test_what_lies_below_zero_takes_no_energy_away(monkeypatch):
+    monkeypatch.setattr(localization, "CANVAS", (8, 4))
     heat = bright((5, 1), (6, 1), (0, 0)) - 3 * bright((0, 3), (7, 3))
-    row = localization_scores(heat[np.newaxis], ["a"], BOXES, FILMS, canvas=(8, 4)).iloc[0]
+    row = scores_of(heat)
     assert row["energy_in_boxes"] == pytest.approx(2 / 3)
 
 
