@@ -29,6 +29,7 @@ __all__ = [
 
 UNFINISHED = ".part"  # ends the name of a file that is being written
 _LONGEST_ID = 128  # characters; a file name has at most 255 bytes
+_SHORT_ID = 8  # characters
 _IMAGE_ID = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,{_LONGEST_ID - 1}}}")
 # Devices of Windows, whatever the suffix ("Naming Files, Paths, and Namespaces").
 _DEVICE = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(\..*)?", re.IGNORECASE)
@@ -104,15 +105,14 @@ def path_id(relative: str, *, unique: bool = False) -> str:
     return f"{safe[: _LONGEST_ID - 9]}-{digest}"
 
 
-def short_ids(image_ids: Iterable[str], *, least: int = 8) -> dict[str, str]:
+def short_ids(image_ids: Iterable[str]) -> dict[str, str]:
     """The shortest beginning of each image id that no other id has, as git shortens commits.
 
     Args:
         image_ids: all ids among which the short ones must be unique.
-        least: characters of a short id at least, where the id has as many.
 
     Returns:
-        id to short id. An id with which another one begins stays whole.
+        id to short id, of at least 8 characters. An id with which another one begins stays whole.
 
     Example:
         >>> from chexnet.files import short_ids
@@ -125,7 +125,7 @@ def short_ids(image_ids: Iterable[str], *, least: int = 8) -> dict[str, str]:
         for one, other in itertools.pairwise(ordered)
     ]
     return {
-        one: one[: max(least, before + 1, after + 1)]
+        one: one[: max(_SHORT_ID, before + 1, after + 1)]
         for one, before, after in zip(ordered, [0, *shared], [*shared, 0], strict=True)
     }
 

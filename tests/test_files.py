@@ -413,8 +413,18 @@ def test_short_ids_are_unique_and_lead_back():
     assert short["00000013_005"] == "00000013_005"
     assert short["1" * 30] == "1" * 8
     assert all(full_id(short[image_id], ids, "x") == image_id for image_id in ids)
-    assert short_ids(["b-1", "b-2"], least=1) == {"b-1": "b-1", "b-2": "b-2"}
-    assert short_ids(["beta", "alpha"], least=1) == {"alpha": "a", "beta": "b"}
+    assert short_ids(["0123456789-a", "0123456789-b"]) == {
+        "0123456789-a": "0123456789-a",
+        "0123456789-b": "0123456789-b",
+    }
+    assert short_ids(["0123456789-b", "1123456789-a"]) == {
+        "0123456789-b": "01234567",
+        "1123456789-a": "11234567",
+    }
+    assert short_ids(["0123456789-b", "0123456799-a"]) == {
+        "0123456789-b": "012345678",
+        "0123456799-a": "012345679",
+    }
 
 
 @pytest.mark.parametrize(

@@ -152,22 +152,20 @@ def film_sheet(
     films: Sequence[np.ndarray],
     *,
     titles: Sequence[str] | None = None,
-    boxes: Sequence[pd.DataFrame | None] | None = None,
     masks: Sequence[np.ndarray | None] | None = None,
     columns: int = 4,
 ) -> Figure:
-    """Draws a contact sheet, 10 inches wide: films row by row, each with its title and boxes.
+    """Draws a contact sheet, 10 inches wide: films row by row, each with its title.
 
     Args:
         films: uint8 ``(H, W)`` each, of any sizes, at least one.
         titles: one per film.
-        boxes: one table per film, ``x, y, width, height`` in pixels of that film, or ``None``.
         masks: one per film: ``(h, w)`` in [0, 1], such as rotated boxes, outlined at 0.5; or
             ``None``.
         columns: films side by side, at least 1.
 
     Raises:
-        ValueError: no films, no columns, or not one title, table and mask per film.
+        ValueError: no films, no columns, or not one title and mask per film.
 
     Example:
         >>> from pathlib import Path
@@ -177,13 +175,12 @@ def film_sheet(
         >>> film_sheet([read_image(path) for path in paths], columns=2).savefig("sheet.png")
     """
     titles = [""] * len(films) if titles is None else titles
-    boxes = [None] * len(films) if boxes is None else boxes
     masks = [None] * len(films) if masks is None else masks
-    numbers = {len(films), len(titles), len(boxes), len(masks)}
+    numbers = {len(films), len(titles), len(masks)}
     if len(numbers) > 1 or min(numbers) < 1 or columns < 1:
         raise ValueError(
-            f"{len(films)} films, {len(titles)} titles, {len(boxes)} tables of boxes, {len(masks)} "
-            f"masks, columns={columns}: expected equal numbers, none of them 0"
+            f"{len(films)} films, {len(titles)} titles, {len(masks)} masks, columns={columns}: "
+            "expected equal numbers, none of them 0"
         )
     columns = min(columns, len(films))
     rows = math.ceil(len(films) / columns)
@@ -193,8 +190,8 @@ def film_sheet(
     height = rows * (_SHEET / columns * min(tallest, 2.0) + 0.16 * lines)
     figure = Figure(figsize=(_SHEET, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax, film, title, its, mask in zip(axes, films, titles, boxes, masks, strict=False):
-        show_film(film, its, ax).set_title(title, fontsize=8)
+    for ax, film, title, mask in zip(axes, films, titles, masks, strict=False):
+        show_film(film, ax=ax).set_title(title, fontsize=8)
         if mask is not None and mask.max() > 0.5:
             extent = (0, film.shape[1], 0, film.shape[0])
             ax.contour(mask, [0.5], colors=[BOX_COLOR], linewidths=1.5, extent=extent)
