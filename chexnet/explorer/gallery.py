@@ -109,11 +109,6 @@ class Gallery:
 
         Films without IoU (no boxes) come last, also in reverse order.
         """
-        if outcome not in ("all", *OUTCOMES) or sort not in SORTS:
-            raise ValueError(
-                f"outcome={outcome!r}, sort={sort!r}: expected one of {['all', *OUTCOMES]} and of "
-                f"{list(SORTS)}"
-            )
         if sort == "iou":
             keys = self.iou(method)[:, self.map_thresholds(method).index(map_threshold)]
         elif sort == "score":

@@ -15,7 +15,7 @@ from chexnet.cam import upsample_map
 from chexnet.evaluation import OUTCOMES, evaluate_maps, outcome_table
 from chexnet.explorer import explore
 from chexnet.explorer import gallery as gallery_module
-from chexnet.explorer.gallery import SORTS, Gallery, jpg
+from chexnet.explorer.gallery import Gallery, jpg
 from chexnet.explorer.panel import Explorer
 from chexnet.figures import BAR_GRAY, BOX_COLOR, RISE, blend
 from chexnet.generator import apply_clahe
@@ -397,14 +397,6 @@ def test_arguments_of_explore(run, tmp_path):
         explore(run, class_name="Mass")
     with pytest.raises(ValueError, match="'rainbow2' is not a valid value"):
         explore(run, colormap="rainbow2")
-
-
-def test_an_unknown_order_is_refused_by_name(gallery):
-    with pytest.raises(ValueError, match="outcome='XX'"):
-        gallery.order("XX", "score", threshold=0.5)
-    with pytest.raises(ValueError, match="sort='luck'"):
-        gallery.order("all", "luck", threshold=0.5)
-    assert list(SORTS) == ["score", "iou", "error"]
 
 
 def test_a_picture_survives_its_jpg_to_a_few_grey_values():
