@@ -535,9 +535,6 @@ class Run:
 
     def write_arrays(self, name: str, **arrays: np.ndarray) -> Path:
         """Writes named arrays as ``.npz``; an array of objects is an error."""
-        pickled = [key for key, array in arrays.items() if np.asarray(array).dtype == object]
-        if pickled:
-            raise ValueError(f"{name}: arrays {pickled} hold objects, which would be pickled")
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         return self._write(name, buffer.getvalue())
