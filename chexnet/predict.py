@@ -58,7 +58,7 @@ _SETTINGS = ("class_names", "preparation", "thresholds", "temperatures")
 _BOOKKEEPING = ("source_bytes", "source_time_ns", "predictor")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prediction:
     """What a `Predictor` returns for one film.
 
@@ -430,15 +430,14 @@ def predict_folder(
     with locked(path.with_name(f".{path.name}.lock"), f"{path}: another process is writing it"):
         rows = _done_rows(path, files, predictor.fingerprint, dicom=dicom)
         todo = [file for file in files if file.file not in rows]
-        overlay = _Overlays(predictor, target / "overlays") if overlays else None
         saved = time.monotonic()
         bar = tqdm(total=len(todo), unit=" films", disable=not (progress and todo))
         try:
             with ThreadPoolExecutor(workers) as pool, bar:
                 for batch in _batches(pool, predictor, todo, batch_size):
                     scored = [(f, found) for f, found in batch if isinstance(found, Prediction)]
-                    if overlay:  # before their rows: a film with a row is not done again
-                        list(pool.map(lambda one: overlay.write(*one), scored))
+                    if overlays:  # before their rows: a film with a row is not done again
+                        list(pool.map(lambda one: _write_overlays(one[0], one[1], target), scored))
                     rows |= {f.file: _row(f, found, predictor.fingerprint) for f, found in batch}
                     for f, found in scored if dicom else ():
                         rows[f.file]["dicom"] = _write_dicom(f, found, target / "dicom")
@@ -484,6 +483,16 @@ def _list_files(films: Iterable[str | Path]) -> list[_File]:
         unique = image_id if times[image_id] == 1 else path_id(file)
         files.append(_File(file, path, unique, facts.st_size, facts.st_mtime_ns))
     return files
+
+
+def _write_overlays(file: _File, found: Prediction, target: Path) -> None:
+    """Writes a film with the map of each class; for a run, with the color scale of its figures."""
+    film = shrink(found.film, _OVERLAY_SIDE)
+    for name, cam in found.maps.items():
+        path = target / "overlays" / path_id(name) / f"{file.image_id}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        colors = blend(film, cam, scale=found.facts.map_scales[name])
+        write_atomic(path, cv2.imencode(".jpg", colors[..., ::-1])[1].tobytes())
 
 
 def _write_dicom(file: _File, found: Prediction, folder: Path) -> str:
@@ -565,21 +574,3 @@ def _write(path: Path, rows: dict[str, dict], class_names: list[str]) -> None:
     columns += _BOOKKEEPING
     table = pd.DataFrame([rows[file] for file in sorted(rows)], columns=columns)
     write_atomic(path, table.to_csv(index=False).encode())
-
-
-class _Overlays:
-    """Writes films with their maps; for a run, with the color scale of its figures."""
-
-    def __init__(self, predictor: Predictor, folder: Path) -> None:
-        self._folders = {name: folder / path_id(name) for name in predictor.class_names}
-        self._scales = predictor.facts.map_scales
-        for path in self._folders.values():
-            path.mkdir(parents=True, exist_ok=True)
-
-    def write(self, file: _File, found: Prediction) -> None:
-        """Writes the overlay of each class."""
-        film = shrink(found.film, _OVERLAY_SIDE)
-        for name, folder in self._folders.items():
-            colors = blend(film, found.maps[name], scale=self._scales[name])
-            jpg = cv2.imencode(".jpg", colors[..., ::-1])[1]
-            write_atomic(folder / f"{file.image_id}.jpg", jpg.tobytes())

@@ -73,29 +73,14 @@ _SEXES = ("M", "F", "O", "")  # PS3.3 C.7.1.1
 class Result(Protocol):
     """What is needed of a `chexnet.predict.Prediction`."""
 
-    @property
-    def scores(self) -> dict[str, float]: ...  # noqa: D102
-
-    @property
-    def calibrated(self) -> dict[str, float | None]: ...  # noqa: D102
-
-    @property
-    def thresholds(self) -> dict[str, float | None]: ...  # noqa: D102
-
-    @property
-    def positive(self) -> dict[str, bool | None]: ...  # noqa: D102
-
-    @property
-    def maps(self) -> dict[str, np.ndarray]: ...  # noqa: D102
-
-    @property
-    def film(self) -> np.ndarray: ...  # noqa: D102
-
-    @property
-    def facts(self) -> Facts: ...  # noqa: D102
-
-    @property
-    def predictor(self) -> str: ...  # noqa: D102
+    scores: dict[str, float]
+    calibrated: dict[str, float | None]
+    thresholds: dict[str, float | None]
+    positive: dict[str, bool | None]
+    maps: dict[str, np.ndarray]
+    film: np.ndarray
+    facts: Facts
+    predictor: str
 
 
 def write_dicom_results(
@@ -299,18 +284,14 @@ def _overlay(prediction: Result, source: pydicom.Dataset, name: str) -> pydicom.
     )  # fmt: skip
     made.add_new("PatientOrientation", "CS", "")  # not known: the film may be turned
     made.DerivationDescription = f"Class activation map of {name} over the film"
-    made.SourceImageSequence = [_reference(source)]
+    shown = pydicom.Dataset()
+    shown.ReferencedSOPClassUID = source.SOPClassUID
+    shown.ReferencedSOPInstanceUID = source.SOPInstanceUID
+    made.SourceImageSequence = [shown]
     made.ImageType = ["DERIVED", "SECONDARY"]
     made.Laterality = ""  # type 2C, of a body part in pairs
     _keep_optional(made, source)
     return made
-
-
-def _reference(source: pydicom.Dataset) -> pydicom.Dataset:
-    reference = pydicom.Dataset()
-    reference.ReferencedSOPClassUID = source.SOPClassUID
-    reference.ReferencedSOPInstanceUID = source.SOPInstanceUID
-    return reference
 
 
 def _keep_optional(made: pydicom.Dataset, source: pydicom.Dataset) -> None:
