@@ -47,7 +47,6 @@ VERSION = 2  # raised when the same film gives another JPG, so that old ones are
 _PLAIN = "JPEG Baseline (Process 1), 8 bits, MONOCHROME2"
 _MADE = ("copied", "encoded")
 _QUALITY = 95  # of an encoded JPG; OpenCV's default
-_LONGEST_SIDE = 65_500  # pixels, libjpeg's JPEG_MAX_DIMENSION
 _DIED = "the process that read it died (out of memory, or a decoder crashed)"
 _SAVE_EVERY = 5.0  # seconds; writing a table of 100,000 films takes half a second
 _PATIENCE = 2.0  # seconds; a worker process takes about that long to start and import
@@ -400,8 +399,6 @@ def _jpg_of(data: bytes, quality: int) -> tuple[bytes, Row]:
 
 
 def _encoded(film: Film, quality: int) -> bytes:
-    if max(film.pixels.shape) > _LONGEST_SIDE:
-        raise FilmError(f"{film.pixels.shape} pixels; a JPG has at most {_LONGEST_SIDE} a side")
     with contextlib.suppress(cv2.error):
         done, jpg = cv2.imencode(".jpg", film.pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
         if done:
