@@ -178,22 +178,13 @@ def film_of(data: bytes) -> Film:
 
 def _film_of_picture(data: bytes) -> Film:
     """A film from a PNG or JPG file."""
-    picture = read_picture(data)
-    rows, columns = picture.pixels.shape
-    kind, colors, bits = picture.stored
-    header = {"view": None, "sex": None, "age": None, "rows": rows, "columns": columns}
-    original = {
-        "transfer_syntax": kind,
-        "photometric": colors,
-        "bits": bits,
-        "signed": False,
-        "frames": 1,
-        "steps": tuple(picture.steps),
-    }
+    pixels, original, remarks = read_picture(data)
+    rows, columns = pixels.shape
+    if flat := find_flat(pixels):
+        remarks.append(flat)
+    header = public_facts(["", "", ""], rows, columns)  # a picture says nothing of the patient
     jpg = grey_baseline(data, rows, columns)
-    flat = find_flat(picture.pixels)
-    remarks = [*picture.remarks, flat] if flat else picture.remarks
-    return Film(picture.pixels, header, original, jpg, tuple(remarks))
+    return Film(pixels, header, original, jpg, tuple(remarks))
 
 
 def stored_jpeg(data: bytes) -> tuple[dict[str, object], bytes] | None:

@@ -7,7 +7,7 @@ pixels.
 import contextlib
 import io
 import struct
-from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,21 +28,8 @@ _STRONG_COLOR = 40
 _MANY = 0.1  # of the pixels; a marker or a line of text in color has fewer
 
 
-@dataclass(frozen=True)
-class Picture:
-    """What a PNG or JPG holds.
-
-    Attributes:
-        pixels: uint8 (H, W), 0 = black.
-        stored: kind, such as "PNG" or "JPEG baseline"; colors, such as "gray"; bits a value.
-        steps: what was done to the values, in plain words; empty if nothing.
-        remarks: why it may not be what its maker meant; empty if there is no reason.
-    """
-
-    pixels: np.ndarray
-    stored: tuple[str, str, int]
-    steps: list[str]
-    remarks: list[str]
+# Pixels, how they were stored, and remarks: what is in the `Film` of a picture.
+_Picture = tuple[np.ndarray, dict[str, Any], list[str]]
 
 
 def looks_like_picture(head: bytes) -> bool:
@@ -50,26 +37,34 @@ def looks_like_picture(head: bytes) -> bool:
     return head.startswith((_JPEG, PNG))
 
 
-def read_picture(data: bytes) -> Picture:
+def read_picture(data: bytes) -> _Picture:
     """Decodes a PNG or JPG file.
 
     Color becomes gray (ITU-R BT.601). 16 bits are spread from the lowest to the highest value, as
     those of a DICOM film without window: some exports use 0 to 4,095 of them, others all.
     Transparent pixels become black.
 
+    Returns:
+        uint8 (H, W), 0 = black; ``Film.original``; and ``Film.remarks``, without that on one shade.
+
     Raises:
         FilmError: it is damaged, truncated, too large, or of a kind that cannot be decoded.
     """
-    picture = _read_png(data) if data.startswith(PNG) else _read_jpeg(data)
+    pixels, original, remarks = _read_png(data) if data.startswith(PNG) else _read_jpeg(data)
     with contextlib.suppress(Exception):  # EXIF that Pillow cannot read rotates nothing
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             orientation = image.getexif().get(_ORIENTATION, 1)
         if isinstance(orientation, int) and 2 <= orientation <= 8:
-            picture.remarks.append(f"EXIF orientation {orientation} not applied")
-    return picture
+            remarks.append(f"EXIF orientation {orientation} not applied")
+    return pixels, original, remarks
 
 
-def _read_png(data: bytes) -> Picture:
+def _stored(kind: str, colors: str, bits: int, steps: list[str]) -> dict[str, Any]:
+    known = {"transfer_syntax": kind, "photometric": colors, "bits": bits}
+    return known | {"signed": False, "frames": 1, "steps": tuple(steps)}
+
+
+def _read_png(data: bytes) -> _Picture:
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise FilmError("truncated or damaged: its PNG has no header")
     columns, rows, bits, kind = struct.unpack(">IIBB", data[16:26])
@@ -98,10 +93,10 @@ def _read_png(data: bytes) -> Picture:
         shades = (np.arange(65536) - lowest) / max(highest - lowest, 1) * 255
         gray = np.rint(shades.clip(0, 255)).astype(np.uint8)[gray]
         steps.append(f"spread from its lowest to its highest value ({lowest} to {highest})")
-    return Picture(gray, ("PNG", _PNG_COLORS.get(kind, "color"), bits), steps, remarks)
+    return gray, _stored("PNG", _PNG_COLORS.get(kind, "color"), bits, steps), remarks
 
 
-def _read_jpeg(data: bytes) -> Picture:
+def _read_jpeg(data: bytes) -> _Picture:
     kind, bits, rows, columns, samples = read_jpeg_frame(data)
     check_size(rows, columns, 1)  # it is decoded to gray
     if bits != 8 or kind not in ("baseline", "extended", "progressive"):
@@ -118,9 +113,8 @@ def _read_jpeg(data: bytes) -> Picture:
         )
         if small is not None:
             _, steps, remarks = color_to_gray(small[..., ::-1])
-    return Picture(
-        pixels, (f"JPEG {kind}", _JPEG_COLORS.get(samples, "color"), bits), steps, remarks
-    )
+    colors = _JPEG_COLORS.get(samples, "color")
+    return pixels, _stored(f"JPEG {kind}", colors, bits, steps), remarks
 
 
 def color_to_gray(pixels: np.ndarray) -> tuple[np.ndarray, list[str], list[str]]:
