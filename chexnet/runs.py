@@ -626,13 +626,11 @@ def _why_not_resumed(folder: Path, config: Mapping[str, object]) -> str | None:
     if not (folder / "config.json").is_file():
         return "it has no config.json"
     try:
-        there = read_json(folder / "config.json")
+        there = Run(folder).config
     except ValueError as error:
         return str(error)
     asked = json.loads(_json(config))
-    before, now = there.get("settings"), asked["settings"]
-    if not isinstance(before, dict):
-        return "its config.json has no settings"
+    before, now = there["settings"], asked["settings"]
     if before != now:
         before, now = flat(before), flat(now)
         names = [name for name in before | now if before.get(name) != now.get(name)]

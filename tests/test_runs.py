@@ -446,9 +446,8 @@ def test_not_resumed_states(run):
     (run.folder / "config.json").write_text("{")
     assert "config.json: damaged" in Run.create(run.folder, **given).origin
     (run.folder / "config.json").write_text("{}")
-    assert Run.create(run.folder, **given).origin.endswith(
-        "earlier/3 (its config.json has no settings)"
-    )
+    origin = Run.create(run.folder, **given).origin
+    assert "earlier/3 (" in origin and "config.json: no settings" in origin
 
 
 def test_older_run(run):
