@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from chexnet.auroc import auroc
-from chexnet.export.facts import describe_run
+from chexnet.export.facts import Facts, describe_run
 from chexnet.export.network import read_prepared, validation_films, write_network
 from chexnet.export.runtimes import FORMATS, Exported, open_exported, precisions, processor
 from chexnet.files import locked, write_atomic
@@ -57,11 +57,11 @@ def open_run(run: Run, runtime: str) -> Exported:
     with locked(folder / ".lock", f"{folder}: another process is exporting"):
         if not path.exists():
             write_network(run, path, runtime, None, features=True)
-        precision = "f32" if len(precisions(runtime)) == 1 else _fastest(run, path, runtime)
+        precision = "f32" if len(precisions(runtime)) == 1 else _fastest(run, path, runtime, facts)
     return open_exported(path, precision=precision)._replace(facts=facts)
 
 
-def _fastest(run: Run, path: Path, runtime: str) -> str:
+def _fastest(run: Run, path: Path, runtime: str, facts: Facts) -> str:
     """The precision that was measured on this processor before, or is now."""
     record = path.with_name("precision.json")
     names = precisions(runtime)
@@ -74,7 +74,7 @@ def _fastest(run: Run, path: Path, runtime: str) -> str:
     if not ids:
         return "f32"
     ids = ids[:_MOST_FILMS]
-    films = read_prepared(films_folder, ids, open_exported(path).facts)
+    films = read_prepared(films_folder, ids, facts)
     labels = run.images.set_index("image_id").loc[ids, run.class_names].to_numpy(float)
     measured = _measure(path, films, labels, names)
     exact = [row["precision"] for row in measured if _is_exact_enough(row, measured[0])]

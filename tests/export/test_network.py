@@ -10,7 +10,7 @@ import pytest
 
 from chexnet.cam import exact_forward
 from chexnet.cli import main
-from chexnet.export import export_model, network, of_run, open_exported, open_run
+from chexnet.export import describe_run, export_model, network, of_run, open_exported, open_run
 from chexnet.model import build_chexnet, load_chexnet, with_outputs_for_export
 from chexnet.predict import Predictor, predict_folder
 from chexnet.runs import Run
@@ -274,19 +274,19 @@ def test_the_fastest_precision_that_is_exact_enough_is_taken(run, tmp_path, monk
                 "auroc": auroc,
             }
         )
-    names = [row["precision"] for row in rows]
+    names, facts = [row["precision"] for row in rows], describe_run(copy)
     monkeypatch.setattr(of_run, "precisions", lambda runtime: names)
     monkeypatch.setattr(of_run, "_measure", lambda *a: rows)
     path = next((folder / "exported").glob("*/model.xml"))
-    assert of_run._fastest(copy, path, "openvino") == "f16"
+    assert of_run._fastest(copy, path, "openvino", facts) == "f16"
     record = json.loads(path.with_name("precision.json").read_text())
     assert record["chosen"] == "f16"
     assert record["most_score_difference"] == 0.02
     monkeypatch.setattr(of_run, "_measure", None)  # not measured twice
-    assert of_run._fastest(copy, path, "openvino") == "f16"
+    assert of_run._fastest(copy, path, "openvino", facts) == "f16"
     monkeypatch.setattr(of_run, "_measure", lambda *a: rows[:1])
     monkeypatch.setattr(of_run, "processor", lambda runtime: "another")
-    assert of_run._fastest(copy, path, "openvino") == "f32"
+    assert of_run._fastest(copy, path, "openvino", facts) == "f32"
 
 
 def test_what_is_measured_of_a_precision_is_true(run, films, exported):
