@@ -403,4 +403,7 @@ def _encoded(film: Film, quality: int) -> bytes:
         done, jpg = cv2.imencode(".jpg", film.pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
         if done:
             return jpg.tobytes()
-    raise FilmError(f"OpenCV makes no JPG of its {film.pixels.shape} pixels")
+    # libjpeg's JPEG_MAX_DIMENSION
+    raise FilmError(
+        f"OpenCV makes no JPG of its {film.pixels.shape} pixels (65,500 a side at most)"
+    )

@@ -231,7 +231,9 @@ def test_a_film_that_opencv_cannot_encode_is_a_failed_row(films, tmp_path, monke
     monkeypatch.setattr(cv2, "imencode", imencode)
     table = convert(films, tmp_path / "jpg").set_index("image_id")
     assert table.loc["raw", "status"] == table.loc["wide", "status"] == "failed"
-    assert table.loc["raw", "reason"] == "OpenCV makes no JPG of its (48, 64) pixels"
+    assert table.loc["raw", "reason"] == (
+        "OpenCV makes no JPG of its (48, 64) pixels (65,500 a side at most)"
+    )
     assert table.loc["plain", "status"] == "copied"
 
 
