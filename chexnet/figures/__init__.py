@@ -5,13 +5,12 @@ from chexnet.figures.curves import (
     precision_recall_figure, reliability_figure, roc_figure, score_histogram, subgroup_figure,
 )  # fmt: skip
 from chexnet.figures.overlay import (
-    BAR_GRAY, BOX_COLOR, NO_MAP, OPACITY, RISE, blend, color_table, film_sheet, header_text,
-    overlay_cam,
+    BAR_GRAY, BOX_COLOR, NO_MAP, OPACITY, RISE, blend, color_table, header_text, overlay_cam,
 )  # fmt: skip
 from chexnet.figures.page import report_page
 from chexnet.figures.prediction import prediction_figure
 from chexnet.figures.results import results_figure
-from chexnet.figures.sheets import conversion_sheet
+from chexnet.figures.sheets import conversion_sheet, film_sheet
 from chexnet.figures.table import show_table
 
 __all__ = [

@@ -1,11 +1,9 @@
-"""Films with maps and boxes, and contact sheets of films.
+"""Films with maps and boxes.
 
 A film is shown upright with square pixels. Coordinates are those of pixel edges (0 is the left and
 the upper border), so boxes and maps need no half-pixel corrections.
 """
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -28,7 +26,6 @@ BAR_GRAY = 110  # of the film below the color bar
 BOX_COLOR = "#3d9dff"  # blue, visible on the black of a lung
 _OUTLINE: dict[str, Any] = {"colors": "white", "linewidths": 0.8}
 _FINE = 64  # positions per side at which the outline is traced
-_SHEET = 10.0  # width of a contact sheet, inches
 # Inferno without its ends, which look like air and bone on a film.
 _HEAT = ListedColormap(matplotlib.colormaps["inferno"](np.linspace(0.35, 0.88, 256)))
 
@@ -146,58 +143,6 @@ def color_table(colormap: str | Colormap = "heat") -> np.ndarray:
 
 def _colors(colormap: str | Colormap) -> Colormap:
     return matplotlib.colormaps.get_cmap(_HEAT if colormap == "heat" else colormap)
-
-
-def film_sheet(
-    films: Sequence[np.ndarray],
-    *,
-    titles: Sequence[str] | None = None,
-    masks: Sequence[np.ndarray | None] | None = None,
-    columns: int = 4,
-) -> Figure:
-    """Draws a contact sheet, 10 inches wide: films row by row, each with its title.
-
-    Args:
-        films: uint8 ``(H, W)`` each, of any sizes, at least one.
-        titles: one per film.
-        masks: one per film: ``(h, w)`` in [0, 1], such as rotated boxes, outlined at 0.5; or
-            ``None``.
-        columns: films side by side, at least 1.
-
-    Raises:
-        ValueError: no films, no columns, or not one title and mask per film.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from chexnet.figures import film_sheet
-        >>> from chexnet.files import read_image
-        >>> paths = sorted(Path("data/phantom/jpg").glob("*.jpg"))[:4]
-        >>> film_sheet([read_image(path) for path in paths], columns=2).savefig("sheet.png")
-    """
-    titles = [""] * len(films) if titles is None else titles
-    masks = [None] * len(films) if masks is None else masks
-    numbers = {len(films), len(titles), len(masks)}
-    if len(numbers) > 1 or min(numbers) < 1 or columns < 1:
-        raise ValueError(
-            f"{len(films)} films, {len(titles)} titles, {len(masks)} masks, columns={columns}: "
-            "expected equal numbers, none of them 0"
-        )
-    columns = min(columns, len(films))
-    rows = math.ceil(len(films) / columns)
-    tallest = max(film.shape[0] / film.shape[1] for film in films)
-    lines = 1 + max(title.count("\n") for title in titles)
-    # A row is at most twice as high as it is wide, so that one narrow film does not stretch it.
-    height = rows * (_SHEET / columns * min(tallest, 2.0) + 0.16 * lines)
-    figure = Figure(figsize=(_SHEET, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax, film, title, mask in zip(axes, films, titles, masks, strict=False):
-        show_film(film, ax=ax).set_title(title, fontsize=8)
-        if mask is not None and mask.max() > 0.5:
-            extent = (0, film.shape[1], 0, film.shape[0])
-            ax.contour(mask, [0.5], colors=[BOX_COLOR], linewidths=1.5, extent=extent)
-    for ax in axes[len(films) :]:
-        ax.set_axis_off()
-    return plain_text(figure)
 
 
 def show_film(

@@ -4,7 +4,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from chexnet.figures import blend, film_sheet, header_text, overlay_cam
+from chexnet.figures import blend, header_text, overlay_cam
 from chexnet.figures.overlay import show_colors, show_film
 
 
@@ -167,43 +167,6 @@ def test_the_colours_beside_a_figure_are_those_on_a_grey_film():
     assert shown[0, 0].tolist() == [110, 110, 110]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["0 or less", "2", "4 or more"]
     assert ax.get_xlim() == (0, 4)
-
-
-def test_a_sheet_shows_every_film_with_its_own_title():
-    films = [film(), film(30, 90), film(50, 50)]
-    sheet = film_sheet(films, titles=["raw", "converted", "mirrored"], columns=2)
-    shown = [ax for ax in sheet.axes if ax.images]
-    assert [ax.get_title() for ax in shown] == ["raw", "converted", "mirrored"]
-    assert len(sheet.axes) == 4
-    assert not sheet.axes[3].axison
-    drawn_pixels(sheet)
-    for ax, pixels in zip(shown, films, strict=True):
-        inches = ax.get_window_extent()
-        assert inches.height / inches.width == pytest.approx(
-            pixels.shape[0] / pixels.shape[1], rel=0.02
-        )
-
-
-def test_a_sheet_of_nothing_or_of_unequal_lists_is_refused():
-    with pytest.raises(ValueError, match="0 films"):
-        film_sheet([])
-    with pytest.raises(ValueError, match="2 films, 1 titles"):
-        film_sheet([film(), film()], titles=["one"])
-
-
-def test_outline_of_a_mask():
-    """A mask is outlined where it lies, and the film stays upright."""
-    mask = np.zeros((20, 10), np.float32)
-    mask[2:6, 1:4] = 1  # near the top left
-    sheet = film_sheet([np.zeros((100, 50), np.uint8)], masks=[mask])
-    ax = next(ax for ax in sheet.axes if ax.images)
-    assert ax.get_ylim() == (100, 0)
-    assert ax.get_xlim() == (0, 50)
-    (outline,) = ax.collections
-    points = np.concatenate([path.vertices for path in outline.get_paths()])
-    # Within the quarter of a cell by which an outline at a half may differ: cells are 5 pixels.
-    np.testing.assert_allclose(points.min(axis=0), [5, 10], atol=3.5)
-    np.testing.assert_allclose(points.max(axis=0), [20, 30], atol=3.5)
 
 
 def test_a_header_says_what_is_known_and_nothing_else():
