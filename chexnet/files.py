@@ -423,7 +423,8 @@ def check_number(
     value: Any,
     *,
     integer: bool = False,
-    least: float | None = None,
+    least: float = -math.inf,
+    most: float = math.inf,
     above: float = -math.inf,
     below: float = math.inf,
 ) -> None:
@@ -432,10 +433,10 @@ def check_number(
     True, False, NaN, infinity and strings of digits are not numbers here.
     """
     is_number = isinstance(value, Integral if integer else Real) and not isinstance(value, bool)
-    if is_number and above < value < below and (least is None or value >= least):
+    if is_number and above < value < below and least <= value <= most:
         return
-    bounds = [f">= {least}"] if least is not None else []
-    bounds += [f"> {above}"] if above > -math.inf else []
-    bounds += [f"< {below}"] if below < math.inf else []
+    bounds = {">=": least, ">": above, "<": below}
+    rule = " and ".join(f"{sign} {end}" for sign, end in bounds.items() if math.isfinite(end))
+    rule = f"from {least} to {most}" if math.isfinite(most) else rule
     kind = "an integer" if integer else "a number"
-    raise ValueError(f"{name}={value!r}: expected {kind} {' and '.join(bounds)}".rstrip())
+    raise ValueError(f"{name}={value!r}: expected {kind} {rule}".rstrip())

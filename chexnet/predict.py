@@ -457,7 +457,7 @@ def table_name(shard: str) -> str:
 
 
 def _shard(text: str) -> tuple[int, int]:
-    number, _, of = text.partition("/")
+    number, _, of = str(text).partition("/")
     if number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of):
         return int(number), int(of)
     raise ValueError(f"shard={text!r}: expected k/n with k from 1 to n, such as 3/16")

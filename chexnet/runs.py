@@ -760,9 +760,18 @@ def _csv(frame: pd.DataFrame) -> bytes:
 
 
 def _json(content: Mapping[str, object]) -> bytes:
-    return json.dumps(content, indent=2, allow_nan=False).encode()
+    return json.dumps(content, indent=2, allow_nan=False, default=_plain).encode()
+
+
+def _plain(value: object) -> object:
+    """A NumPy number as Python's, a path as text; other things do not belong into JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    raise ValueError(f"{value!r}: a {type(value).__name__}; expected a value that JSON has")
 
 
 def _nan_to_none(content: Mapping[str, object]) -> dict:
     """JSON values with None in place of each float that is not finite."""
-    return json.loads(json.dumps(content), parse_constant=lambda _: None)
+    return json.loads(json.dumps(content, default=_plain), parse_constant=lambda _: None)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from chexnet.files import read_table, refuse, summarize, write_atomic
+from chexnet.files import check_number, read_table, refuse, summarize, write_atomic
 from chexnet.labels import check_boxes, class_names
 
 __all__ = ["check_disjoint", "folds_by_patient", "read_split", "split_by_patient", "write_split"]
@@ -44,14 +44,13 @@ def split_by_patient(
     Drop the column for a split by shares.
 
     Args:
-        images: one row an image: ``image_id``, ``patient_id`` and those columns of ``stratify``
-            that are known.
+        images: one row an image: ``image_id``, ``patient_id``, and the columns to balance.
         train: share of images, above 0.
         val: share of images, above 0.
         test: share of images; 0 if the test set is kept elsewhere. The three sum to 1.
         seed: 0 or above.
         stratify: columns to balance, the most important first; a missing value counts as a value.
-            By default the classes, then ``detailed_class`` and ``view``.
+            By default the classes, then those of ``detailed_class`` and ``view`` that there are.
 
     Returns:
         str Series ``"train"``, ``"val"`` or ``"test"`` named ``split``; index as ``images``.
@@ -59,8 +58,8 @@ def split_by_patient(
 
     Raises:
         ValueError: the shares do not sum to 1, an image is listed twice, there are fewer patients
-            than splits, the training split has one value only of a class, or ``official_split``
-            is incomplete or has a patient in two splits.
+            than splits, the training split has one value only of a class, ``official_split`` is
+            incomplete or has a patient in two splits, or another argument is not as stated.
 
     Warns:
         UserWarning: another split has one value only of a class.
@@ -74,6 +73,8 @@ def split_by_patient(
         {'train': 20, 'test': 10, 'val': 10}
     """
     asked = {"train": train, "val": val, "test": test}
+    for name, share in asked.items():
+        check_number(name, share)
     if min(train, val) <= 0 or test < 0 or not np.isclose(sum(asked.values()), 1):
         raise ValueError(
             f"train={train}, val={val}, test={test}: expected train and val above 0, test 0 or "
@@ -311,10 +312,15 @@ def _folds(
     images: pd.DataFrame, folds: int, seed: int, stratify: Sequence[str] | None
 ) -> np.ndarray:
     """The fold of each image, int ``(N,)``."""
+    check_number("folds", folds, integer=True, least=2)
+    check_number("seed", seed, integer=True, least=0)
     if stratify is None:
-        stratify = [*class_names(images), *ALSO_STRATIFY]
+        columns = [*class_names(images), *(name for name in ALSO_STRATIFY if name in images)]
+    else:
+        columns = list(stratify)
+        refuse("stratify", set(columns) - set(images), "unknown columns", ", ".join(images))
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    strata = _strata(images, [column for column in stratify if column in images], folds)
+    strata = _strata(images, columns, folds)
     found = np.empty(len(images), int)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class")  # see _strata

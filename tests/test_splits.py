@@ -336,7 +336,7 @@ def test_folds_are_patient_disjoint_and_alike():
     assert moved.equals(folds.set_axis(images.index + 7))
     assert folds.value_counts().tolist() == pytest.approx([120] * 5, abs=3)
     assert_alike(images, folds, 0.02)
-    with pytest.raises(ValueError, match="2 or more"):
+    with pytest.raises(ValueError, match="folds=1: expected an integer >= 2"):
         folds_by_patient(images, folds=1)
 
 

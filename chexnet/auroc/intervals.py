@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from chexnet.files import check_number
+
 LEVEL = 0.95  # every interval of the project
 N_BOOTSTRAP = 2000  # enough for stable 2.5 % tails: Efron & Tibshirani 1993, section 13.3
 # The statistics of one evaluation are of the same samples, so these are drawn once for all.
@@ -33,27 +35,28 @@ def bootstrap(
             patient was drawn. NaN where it is not defined.
         groups: ``(N,)`` patient id of each film.
         n_bootstrap: number of bootstrap samples.
-        seed: of the random numbers.
+        seed: of the random numbers, 0 or above.
 
     Returns:
         ``(n_bootstrap,)``, or ``(n_bootstrap, K)`` if the statistic is ``(K,)``.
 
     Raises:
-        ValueError: there is no film, a film has no patient id, or ``n_bootstrap`` is below 1.
+        ValueError: there is no film, a film has no patient id, or ``n_bootstrap`` or ``seed`` is no
+            such number.
 
     Example:
         >>> from chexnet.auroc import bootstrap
         >>> bootstrap(lambda w: w @ [1, 2, 6] / w.sum(), ["a", "a", "b"], n_bootstrap=3)
         array([6. , 3. , 1.5])
     """
+    check_number("n_bootstrap", n_bootstrap, integer=True, least=1)
+    check_number("seed", seed, integer=True, least=0)
     groups = np.asarray(groups)
     if groups.ndim != 1 or groups.size == 0:
         raise ValueError(f"groups has shape {groups.shape}: expected (N,), a patient id per film")
     missing = sum(group is None or group != group for group in groups.tolist())
     if missing:
         raise ValueError(f"groups: {missing} of {groups.size} films have no patient id")
-    if n_bootstrap < 1:
-        raise ValueError(f"n_bootstrap={n_bootstrap}: expected 1 or more")
     names, codes = np.unique(groups.astype(str), return_inverse=True)
     kept = len(names) * n_bootstrap * np.min_scalar_type(len(names)).itemsize <= _KEPT_BYTES
     drawn: Iterable[np.ndarray] = (_kept_counts if kept else _counts)(len(names), n_bootstrap, seed)

@@ -87,8 +87,8 @@ def class_activation_map(
         ((2, 1), (2, 1, 1))
     """
     classes = _check_head(model)
-    if class_index is not None and not 0 <= class_index < classes:
-        raise ValueError(f"class_index={class_index}: expected 0 to {classes - 1} or None")
+    if class_index is not None:
+        check_number("class_index", class_index, integer=True, least=0, most=classes - 1)
     if method not in METHODS:
         raise ValueError(f"method={method!r}: expected one of {list(METHODS)}")
     if method == "CAM" and layer not in (None, "relu"):

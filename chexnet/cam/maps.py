@@ -4,6 +4,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
+from chexnet.files import check_number
+
 CANVAS = 256  # pixels along a side of the common canvas
 
 
@@ -105,8 +107,8 @@ def normalize_map(values: ArrayLike, *, scale: float | None = None) -> np.ndarra
         >>> normalize_map([[-2.0, 1.0, 4.0, 8.0]], scale=4)
         array([[0.  , 0.25, 1.  , 1.  ]], dtype=float32)
     """
-    if scale is not None and not scale > 0:
-        raise ValueError(f"scale={scale}: expected a number above 0")
+    if scale is not None:
+        check_number("scale", scale, above=0)
     positive = np.maximum(np.asarray(values, np.float32), 0)
     largest = positive.max(initial=0) if scale is None else scale
     if largest == 0:

@@ -100,8 +100,8 @@ def convert_folder(
     Raises:
         NotADirectoryError: ``source`` is not a folder.
         FileNotFoundError: ``source`` holds no files.
-        ValueError: ``target`` is ``source``, ``ids`` or ``quality`` is invalid, or ``target`` holds
-            a ``films.csv`` of somebody else.
+        ValueError: ``target`` is ``source``, ``ids``, ``quality`` or ``workers`` is invalid, or
+            ``target`` holds a ``films.csv`` of somebody else.
         BlockingIOError: another process is converting into ``target``.
 
     Warns:
@@ -120,7 +120,9 @@ def convert_folder(
         raise NotADirectoryError(f"{source}: not a folder")
     if source == target:
         raise ValueError(f"{target}: expected a folder for the JPGs other than that of the films")
-    check_number("quality", quality, integer=True, least=1, below=101)
+    check_number("quality", quality, integer=True, least=1, most=100)
+    workers = cv2.getNumberOfCPUs() if workers is None else workers
+    check_number("workers", workers, integer=True, least=1)
     films, rows = find_files(source, target, ids)
     if not films and not rows:
         raise FileNotFoundError(f"{source}: holds no files")
@@ -210,7 +212,7 @@ def _remove_jpg(row: Row, kept: set[str], target: Path) -> None:
 
 
 def map_films(
-    films: list[Source], task: Task, executor: Executor | None, workers: int | None
+    films: list[Source], task: Task, executor: Executor | None, workers: int
 ) -> Generator[list[Row], None, None]:
     """Yields the rows of all films, some at a time, in the order in which they are done.
 
@@ -218,10 +220,9 @@ def map_films(
         films: what to convert.
         task: converts some of them and returns as many rows; it can be pickled.
         executor: where to do that; by default this process, then ``workers`` new ones.
-        workers: see `convert_folder`.
+        workers: number of those processes.
     """
-    workers, done = workers or cv2.getNumberOfCPUs(), 0
-    began = time.monotonic()
+    done, began = 0, time.monotonic()
     while executor is None and done < len(films):
         # Copying a few hundred films takes less time than starting a process.
         yield task(films[done : done + 1])

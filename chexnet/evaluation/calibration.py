@@ -6,6 +6,7 @@ from numpy.typing import ArrayLike
 from scipy import optimize, special
 
 from chexnet.auroc import N_BOOTSTRAP, bootstrap, estimate, wilson_interval
+from chexnet.files import check_number
 from chexnet.runs import Run
 
 BINS = 10
@@ -47,8 +48,7 @@ def apply_temperature(y_score: ArrayLike, temperature: float) -> np.ndarray:
         >>> apply_temperature([0.5, 0.9], 2.0).round(2)
         array([0.5 , 0.75])
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature}: expected a number above 0")
+    check_number("temperature", temperature, above=0)
     return special.expit(_logit(y_score) / temperature)
 
 

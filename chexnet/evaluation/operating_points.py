@@ -6,6 +6,7 @@ from numpy.typing import ArrayLike
 from sklearn import metrics as sklearn_metrics
 
 from chexnet.auroc import bootstrap, estimate, no_estimate, wilson_interval
+from chexnet.files import check_number
 from chexnet.runs import Run
 
 TARGET = 0.9  # of the fixed-sensitivity and the fixed-specificity point
@@ -191,8 +192,8 @@ def outcome_table(
         a sentence with the threshold and the rule.
 
     Raises:
-        ValueError: the class or rule is unknown, there is no test film, or no threshold can be
-            chosen.
+        ValueError: the class or rule is unknown, there is no test film, the threshold is no
+            number, or none can be chosen.
 
     Example:
         >>> from chexnet.evaluation import outcome_table
@@ -205,5 +206,6 @@ def outcome_table(
     rule = "given"
     if isinstance(threshold, str):
         threshold, rule = chosen_threshold(run, threshold, class_name=class_name)
+    check_number("threshold", threshold)
     films = films.assign(outcome=outcomes_at(films["y_true"], films["y_score"], threshold))
     return films, f"Decision threshold {threshold:.3g} ({rule})."

@@ -6,6 +6,7 @@ import pandas as pd
 
 from chexnet.evaluation.baselines import BASELINES, LOCATION_BASELINES
 from chexnet.evaluation.operating_points import RULES
+from chexnet.files import refuse
 
 MISSING = "–"
 ESTIMATE = "estimate (95 % CI)"
@@ -62,7 +63,7 @@ def report_table(
         films behind it, empty where they do not apply.
 
     Raises:
-        ValueError: ``part`` has another value.
+        ValueError: ``part`` has another value, or the class is unknown.
 
     Example:
         >>> from chexnet.evaluation import evaluate, report_table
@@ -85,6 +86,8 @@ def report_table(
     columns = ["class_name", "group", "metric", "n", "n positive", ESTIMATE, "note"]
     table = pd.DataFrame(rows, columns=columns)
     if class_name is not None:
+        names = table["class_name"].unique()
+        refuse("metrics", {class_name} - {*names}, "unknown classes", ", ".join(names))
         table = table[table["class_name"] == class_name]
     if part == "summary":
         pairs = zip(table["group"], table["metric"], strict=True)

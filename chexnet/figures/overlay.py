@@ -17,6 +17,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 
 from chexnet.cam import normalize_map, upsample_map
+from chexnet.files import check_number
 
 NO_MAP = "no map: NaN or infinite values"
 matplotlib.rcParams["pdf.fonttype"] = 42  # journals want TrueType; Type 3 is matplotlib's own
@@ -59,7 +60,7 @@ def overlay_cam(
         the figure of ``ax``. A map with NaN or infinite values is not drawn, and a text says so.
 
     Raises:
-        ValueError: as `blend`.
+        ValueError: as `blend`, or the threshold is no number.
 
     Example:
         >>> from chexnet.figures import overlay_cam
@@ -70,6 +71,8 @@ def overlay_cam(
         >>> cam = maps[image_ids == image_id][0, 0]
         >>> overlay_cam(run.film(image_id), cam).savefig("overlay.png")
     """
+    if threshold is not None:
+        check_number("threshold", threshold)
     blended = blend(film, cam, scale=scale, colormap=colormap, opacity=opacity)
     ax = show_film(blended, boxes, ax)
     if not np.isfinite(cam).all():
@@ -117,8 +120,7 @@ def blend(
             f"film is {film.dtype} {film.shape}, the map has shape {np.shape(cam)}: expected uint8 "
             "(H, W) and (h, w)"
         )
-    if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity={opacity}: expected 0 to 1")
+    check_number("opacity", opacity, least=0, most=1)
     cam = cam if np.isfinite(cam).all() else np.zeros((1, 1))
     shown = normalize_map(upsample_map(cam, film.shape), scale=scale)
     share = (opacity * shown**RISE)[..., None]

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from chexnet.cam import peak_points, shared_scale
 from chexnet.evaluation import OUTCOMES, cam_threshold, outcome_table
 from chexnet.figures.overlay import OPACITY, header_text, overlay_cam, plain_text, show_colors
-from chexnet.files import full_id, short_ids
+from chexnet.files import check_number, full_id, short_ids
 from chexnet.labels import points_in_boxes, scale_boxes
 from chexnet.runs import Run
 
@@ -101,6 +101,9 @@ def results_figure(
     run = Run(run_folder)
     class_name = run.chosen_class(class_name)
     inches = _inches(width)
+    check_number("seed", seed, integer=True, least=0)
+    if scale is not None:
+        check_number("scale", scale, above=0)
     films, decision = outcome_table(run, class_name=class_name, threshold=threshold)
     maps = run.maps_of(films["image_id"], "test")[:, run.class_names.index(class_name)]
     table = run.boxes_of(class_name)
@@ -205,13 +208,13 @@ def _columns(
     inches: float,
 ) -> tuple[int, int]:
     """Films side by side left and right of the line, none of them empty in all rows."""
-    given = [] if columns is None else [columns] if isinstance(columns, int) else [*columns]
-    fits = all(isinstance(number, int) and number >= 3 - len(given) for number in given)
-    if not fits or len(given) > 2 or rows < 1:
-        raise ValueError(
-            f"columns={columns}, rows={rows}: expected a number of columns from 2, or two of them "
-            "(left and right of the line) from 1, and a number of rows from 1"
-        )
+    given = [*columns] if isinstance(columns, tuple | list) else [columns]
+    given = [] if columns is None else given
+    if len(given) > 2:
+        raise ValueError(f"columns={columns}: expected one number, or two: left and right")
+    for number in given:
+        check_number("columns", number, integer=True, least=3 - len(given))
+    check_number("rows", rows, integer=True, least=1)
     left, right = (
         math.ceil(max(len(chosen[key]) for key in side) / rows) for side in (("TP", "TN"), _WRONG)
     )

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from pydicom.pixels import pixel_array
 
 from chexnet.figures.overlay import BOX_COLOR, plain_text, show_film
-from chexnet.files import read_image, shrink
+from chexnet.files import check_number, read_image, shrink
 
 _SHEET = 10.0  # width of a contact sheet, inches
 _SAMPLED = 500  # films whose brightness is compared, evenly spread: takes a second
@@ -110,8 +110,9 @@ def conversion_sheet(
 def unusual_films(films: pd.DataFrame, jpg_folder: str | Path, *, count: int = 4) -> pd.DataFrame:
     """Rows of ``films`` that deserve a look, in the order of `conversion_sheet`, and ``why``."""
     made = films[films["status"] != "failed"].sort_values("image_id", ignore_index=True)
-    if not len(made) or count < 1:
-        raise ValueError(f"{len(made)} converted films, count={count}: expected 1 or more of both")
+    check_number("count", count, integer=True, least=1)
+    if not len(made):
+        raise ValueError(f"films: none of {len(films)} was converted; expected 1 or more")
     encoded = made[made["status"] == "encoded"].drop_duplicates(["stored", "reason"])
     encoded = encoded.assign(why=encoded["reason"].astype(str))
     size = made["rows"].astype(int).astype(str) + " x " + made["columns"].astype(int).astype(str)

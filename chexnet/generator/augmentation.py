@@ -12,6 +12,8 @@ import numpy as np
 from imgaug.augmentables.heatmaps import HeatmapsOnImage
 from imgaug.random import RNG
 
+from chexnet.files import check_number
+
 # The original shifted its films by up to 20 pixels at a side of 512.
 ORIGINAL_SHIFT = 20 / 512
 
@@ -126,9 +128,9 @@ def default_augmenter(
         "scale": (scale, 0.9), "blur": (blur, 100), "brightness": (brightness, 1),
         "contrast": (contrast, 1),
     }  # fmt: skip
+    check_number("image_size", image_size, integer=True, least=1)
     for name, (value, most) in given.items():
-        if not 0 <= value <= most:
-            raise ValueError(f"default_augmenter: expected {name} from 0 to {most}, got {value}")
+        check_number(name, value, least=0, most=most)
     steps: list[iaa.Augmenter] = []
     if flip or rotation or shear or shift or scale:
         steps.append(FilmWarp(flip=flip, rotation=rotation, shear=shear, shift=shift, scale=scale))
@@ -198,14 +200,14 @@ def augmented_examples(
         film: uint8 ``(S, S)``.
         augmenter: as in training.
         mask: float32 ``(h, w)`` in [0, 1], such as `chexnet.labels.box_masks` makes.
-        count: number of augmented copies.
+        count: number of augmented copies, at least 1.
         seed: of the random changes, 0 or above.
 
     Returns:
         films uint8 ``(count, S, S)`` and masks float32 ``(count, h, w)`` or None.
 
     Raises:
-        ValueError: the augmenter changed the size or dtype of a film.
+        ValueError: the augmenter changed the size or dtype of a film, or a number is out of range.
 
     Example:
         >>> import numpy as np
@@ -215,6 +217,8 @@ def augmented_examples(
         >>> films.shape, masks.shape
         ((3, 64, 64), (3, 8, 8))
     """
+    check_number("count", count, integer=True, least=1)
+    check_number("seed", seed, integer=True, least=0)
     films = np.repeat(film[np.newaxis, ..., np.newaxis], count, axis=0)
     masks = None if mask is None else np.repeat(mask[np.newaxis, ..., np.newaxis], count, axis=0)
     changed, moved = SeededAugmenter(augmenter)(films, [seed], masks)

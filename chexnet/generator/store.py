@@ -72,9 +72,9 @@ class ImageStore:
             image_ids: names (`chexnet.files.check_image_id`), each once.
             image_size: side of the square film in pixels, at least 8.
             cache: folder of the cache file, created if needed; ``cache`` beside ``folder`` if None.
-            clip_limit: of `apply_clahe`, above 0 and below 1000; None leaves CLAHE out. This and
-                ``tiles`` are those of the original code.
-            tiles: of `apply_clahe`, at least 1.
+            clip_limit: of `apply_clahe`; None leaves CLAHE out. This and ``tiles`` are those of
+                the original code.
+            tiles: of `apply_clahe`.
             workers: threads that build; one for each core of this process if None.
             progress: show a progress bar while building.
 
@@ -86,10 +86,8 @@ class ImageStore:
         """
         workers = cv2.getNumberOfCPUs() if workers is None else workers
         check_number("image_size", image_size, integer=True, least=8)
-        check_number("tiles", tiles, integer=True, least=1)
         check_number("workers", workers, integer=True, least=1)
-        if clip_limit is not None:
-            check_number("clip_limit", clip_limit, above=0, below=1000)
+        _check_clahe(2.0 if clip_limit is None else clip_limit, tiles)
         self.folder = Path(folder)
         self.image_size = int(image_size)
         self.image_ids = [str(image_id) for image_id in image_ids]
@@ -264,14 +262,15 @@ def apply_clahe(film: np.ndarray, clip_limit: float = 2.0, tiles: int = 8) -> np
 
     Args:
         film: uint8 ``(H, W)``, 0 = black = air.
-        clip_limit: largest count of one gray value in a tile, as a multiple of the mean count.
-        tiles: tiles along each side.
+        clip_limit: largest count of one gray value in a tile, as a multiple of the mean count;
+            above 0 and below 1000.
+        tiles: tiles along each side, at least 1.
 
     Returns:
         uint8 ``(H, W)``, a new array.
 
     Raises:
-        ValueError: the film has another dtype or shape.
+        ValueError: the film has another dtype or shape, or a number is out of range.
 
     Example:
         >>> import numpy as np
@@ -282,8 +281,14 @@ def apply_clahe(film: np.ndarray, clip_limit: float = 2.0, tiles: int = 8) -> np
     """
     if film.dtype != np.uint8 or film.ndim != 2:
         raise ValueError(f"film: expected uint8 (H, W), got {film.dtype} {film.shape}")
+    _check_clahe(clip_limit, tiles)  # without tiles OpenCV ends the process (SIGFPE)
     # A new object each time costs nothing measurable, and one object is not safe in two threads.
     return cv2.createCLAHE(clip_limit, (tiles, tiles)).apply(film)
+
+
+def _check_clahe(clip_limit: float, tiles: int) -> None:
+    check_number("clip_limit", clip_limit, above=0, below=1000)
+    check_number("tiles", tiles, integer=True, least=1)
 
 
 def prepare_film(

@@ -32,7 +32,7 @@ def test_a_film_without_a_patient_is_refused(groups):
 
 
 def test_fewer_than_one_bootstrap_sample_is_refused():
-    with pytest.raises(ValueError, match="n_bootstrap=0: expected 1 or more"):
+    with pytest.raises(ValueError, match="n_bootstrap=0: expected an integer >= 1"):
         weights_of(np.arange(3), n_bootstrap=0)
 
 

@@ -194,7 +194,7 @@ def test_missing_layers():
 
 @pytest.mark.parametrize("index", [-1, CLASSES])
 def test_a_class_that_the_head_does_not_have_is_refused(model, films, index):
-    with pytest.raises(ValueError, match=f"class_index={index}: expected 0 to 2"):
+    with pytest.raises(ValueError, match=f"class_index={index}: expected an integer from 0 to 2"):
         class_activation_map(model, films, class_index=index)
 
 

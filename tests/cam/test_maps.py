@@ -54,5 +54,5 @@ def test_normalize_map():
     assert (normalize_map(-MAPS[0]) == 0).all()
     assert normalize_map(MAPS).dtype == np.float32
     for scale in (0, -1, np.nan):
-        with pytest.raises(ValueError, match="expected a number above 0"):
+        with pytest.raises(ValueError, match="expected a number > 0"):
             normalize_map(MAPS, scale=scale)

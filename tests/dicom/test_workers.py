@@ -57,7 +57,7 @@ def films(count):
     return [Source(f"{n}.dcm", f"/films/{n}.dcm", str(n), 1, 1) for n in range(count)]
 
 
-def status(count, task, executor=None, workers=None):
+def status(count, task, executor=None, workers=2):
     """The status of each film by its number; each has exactly one row."""
     rows = [row for batch in map_films(films(count), task, executor, workers) for row in batch]
     assert sorted(int(row["image_id"]) for row in rows) == list(range(count))

@@ -63,7 +63,7 @@ def test_what_cannot_be_calibrated_is_refused():
         fit_temperature([1, 1], [0.2, 0.3])
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         fit_temperature([0, 1], [0.2, 1.3])
-    with pytest.raises(ValueError, match="temperature=0: expected a number above 0"):
+    with pytest.raises(ValueError, match="temperature=0: expected a number > 0"):
         apply_temperature([0.2], 0)
 
 

@@ -455,8 +455,8 @@ def test_each_class_has_its_own_figure(tmp_path):
     [
         ({"class_name": "Mass"}, r"class_name='Mass': expected one of \['Pneumonia'\]"),
         ({"by": "luck"}, "by='luck': expected one of 'outcome', 'score', 'hit', 'miss'"),
-        ({"columns": (0, 3)}, r"columns=\(0, 3\)"),
-        ({"columns": 1}, "columns=1, rows=1: expected a number of columns from 2"),
+        ({"columns": (0, 3)}, "columns=0: expected an integer >= 1"),
+        ({"columns": 1}, "columns=1: expected an integer >= 2"),
         ({"columns": (1, 2, 3)}, r"columns=\(1, 2, 3\)"),
         ({"width": "page"}, "width='page': expected 'one column', 'two columns' or a number of"),
         ({"width": 2}, "width=2"),
