@@ -180,18 +180,28 @@ def write_atomic(path: Path, data: bytes, *, sync: bool = False) -> None:
     """
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
-        with unfinished.open("xb") as file:
-            file.write(data)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException as error:
+        with naming(path):
+            with unfinished.open("xb") as file:
+                file.write(data)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
+            unfinished.replace(path)
+    except BaseException:
         with contextlib.suppress(OSError):
             unfinished.unlink()
-        if isinstance(error, OSError) and error.errno:  # "No space left on device" names no file
-            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError in the ``with`` block names this file: "No space left on device" names none."""
+    try:
+        yield
+    except OSError as error:
+        if not error.errno:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -279,12 +289,13 @@ def decode_jpeg(data: bytes, *, smallest: bool = False) -> np.ndarray:
         raise ValueError(f"truncated or damaged JPEG file: {error}") from None
 
 
-def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
-    """A picture ``(H, W)``, shrunk where its longer side has more than ``side`` pixels."""
-    share = side / max(pixels.shape)
+def shrink(pixels: np.ndarray, longest: int) -> np.ndarray:
+    """A picture ``(H, W)``, shrunk where its longer side has more than ``longest`` pixels."""
+    share = longest / max(pixels.shape)
     if share >= 1:
         return pixels
-    return cv2.resize(pixels, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
+    height, width = (max(1, round(share * side)) for side in pixels.shape)
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def read_table(path: Path, **options: Any) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -54,7 +54,6 @@ UNUSUAL = 99.0  # percentile among validation films above which a film is called
 _STRETCH = 0.1  # share by which a film may be narrower or wider than any training film
 _SAVE_EVERY = 5.0  # seconds; writing a table of 100,000 films takes half a second
 _OVERLAY_SIDE = 512  # pixels of the longer side, as for the films of a run
-_SETTINGS = ("class_names", "preparation", "thresholds", "temperatures")
 _BOOKKEEPING = ("source_bytes", "source_time_ns", "predictor")
 
 
@@ -125,13 +124,15 @@ class Prediction:
             class_name: the class; ``None`` is the first.
 
         Raises:
-            ValueError: the model has no such class.
+            ValueError: the model has no such class, or its run was trained again.
         """
         name = next(iter(self.scores)) if class_name is None else class_name
         if name not in self.scores:
             raise ValueError(f"class_name={name!r}: expected one of {list(self.scores)}")
-        evaluated = self.run is not None and "classes" in self.run.metrics
-        run = self.run if evaluated else None
+        run, known = self.run, self.facts.run
+        if run and known and run.fingerprint("model.keras") != known["model"]:
+            raise ValueError(f"{run.folder}: trained again since; make a new Predictor")
+        run = run if run and "classes" in run.metrics else None
         return prediction_figure(
             self.film, self.maps[name], str(self), score=self.scores[name], run=run,
             class_name=name, scale=self.facts.map_scales[name],
@@ -155,7 +156,7 @@ class Predictor:
         facts: what is known of the model: preparation, thresholds, temperatures.
         thresholds: by class, the decision threshold (Youden index on validation); None without a
             run, or where none can be chosen.
-        fingerprint: 16 hexadecimal digits, of the weights and the settings.
+        fingerprint: 16 hexadecimal digits, of the weights and the facts.
 
     Example:
         >>> from pathlib import Path
@@ -193,8 +194,8 @@ class Predictor:
         self.run, self.facts, self._forward = network.run, network.facts, network.forward
         self.class_names, self.thresholds = self.facts.class_names, self.facts.thresholds
         self._training = _TrainingFilms(self.facts, self.run)
-        settings = [getattr(self.facts, name) for name in _SETTINGS]
-        content = network.weights + json.dumps(settings).encode()
+        facts = asdict(self.facts) | {"run": None}  # a run may be renamed
+        content = network.weights + json.dumps(facts).encode()
         self.fingerprint = hashlib.sha256(content).hexdigest()[:16]
 
     def __call__(self, film: str | Path | np.ndarray) -> Prediction:
@@ -384,7 +385,9 @@ def predict_folder(
 
     Writes ``target/predictions.csv`` (``predictions-3-of-16.csv`` for shard 3/16), one row a file,
     and ``target/overlays/<class>/<image_id>.jpg``. If it was stopped in any way, the next call goes
-    on; films that are scored and unchanged are not scored again.
+    on; films that are scored and unchanged are not scored again, unless a file of theirs that is
+    asked for is missing. The overlay of a film that is scored without it, or fails, is removed;
+    that of a film that is gone stays.
 
     Args:
         model: a `Predictor`, or what it takes as ``source``.
@@ -428,8 +431,13 @@ def predict_folder(
     target.mkdir(parents=True, exist_ok=True)
     path = target / table_name(shard)
     with locked(path.with_name(f".{path.name}.lock"), f"{path}: another process is writing it"):
-        rows = _done_rows(path, files, predictor.fingerprint, dicom=dicom)
+        rows = _done_rows(path, files, predictor, overlays=overlays, dicom=dicom)
         todo = [file for file in files if file.file not in rows]
+        # In this order: an overlay is there only beside the row that it belongs to.
+        _write(path, rows, predictor.class_names)
+        for folder in target.glob("overlays/*"):
+            for file in todo:
+                (folder / f"{file.image_id}.jpg").unlink(missing_ok=True)
         saved = time.monotonic()
         bar = tqdm(total=len(todo), unit=" films", disable=not (progress and todo))
         try:
@@ -440,7 +448,7 @@ def predict_folder(
                         list(pool.map(lambda one: _write_overlays(one[0], one[1], target), scored))
                     rows |= {f.file: _row(f, found, predictor.fingerprint) for f, found in batch}
                     for f, found in scored if dicom else ():
-                        rows[f.file]["dicom"] = _write_dicom(f, found, target / "dicom")
+                        rows[f.file]["dicom"] = _write_dicom(f, found, target)
                     bar.update(len(batch))
                     if time.monotonic() - saved > _SAVE_EVERY:
                         _write(path, rows, predictor.class_names)
@@ -485,41 +493,64 @@ def _list_files(films: Iterable[str | Path]) -> list[_File]:
     return files
 
 
+def _overlay(target: Path, class_name: str, image_id: str) -> Path:
+    return target / "overlays" / path_id(class_name) / f"{image_id}.jpg"
+
+
 def _write_overlays(file: _File, found: Prediction, target: Path) -> None:
     """Writes a film with the map of each class; for a run, with the color scale of its figures."""
     film = shrink(found.film, _OVERLAY_SIDE)
     for name, cam in found.maps.items():
-        path = target / "overlays" / path_id(name) / f"{file.image_id}.jpg"
+        path = _overlay(target, name, file.image_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         colors = blend(film, cam, scale=found.facts.map_scales[name])
         write_atomic(path, cv2.imencode(".jpg", colors[..., ::-1])[1].tobytes())
 
 
-def _write_dicom(file: _File, found: Prediction, folder: Path) -> str:
+def _dicom_folder(target: Path, image_id: str, predictor: str) -> Path:
+    return target / "dicom" / f"{image_id}-{predictor[:8]}"
+
+
+def _write_dicom(file: _File, found: Prediction, target: Path) -> str:
     """Writes the DICOM objects of a film; ``"written"``, or why there are none."""
-    target = folder / f"{file.image_id}-{found.predictor[:8]}"
+    folder = _dicom_folder(target, file.image_id, found.predictor)
     try:
-        write_dicom_results(found, file.path, target)
+        write_dicom_results(found, file.path, folder)
     except (FilmError, FileExistsError) as error:
         return str(error)
     return "written"
 
 
-def _done_rows(path: Path, files: list[_File], fingerprint: str, *, dicom: bool) -> dict[str, dict]:
+def _done_rows(
+    path: Path, files: list[_File], predictor: Predictor, *, overlays: bool, dicom: bool
+) -> dict[str, dict]:
     """The rows of an earlier call that need not be made again, by file."""
     if not path.is_file():
         return {}
-    now = {file.file: (file.image_id, file.size, file.time_ns, fingerprint) for file in files}
+    now = {
+        file.file: (file.image_id, file.size, file.time_ns, predictor.fingerprint) for file in files
+    }
     table = read_table(path)
     missing = {"file", "status", *_BOOKKEEPING} - set(table)
     if missing:
         raise ValueError(f"{path}: not a table of predictions, no column {sorted(missing)}")
+
+    def is_complete(row: dict) -> bool:
+        names = predictor.class_names if overlays else []
+        expected = [_overlay(path.parent, name, row["image_id"]) for name in names]
+        if dicom:  # the report is written last
+            folder = _dicom_folder(path.parent, row["image_id"], predictor.fingerprint)
+            expected.append(folder / "report.dcm")
+        return (not dicom or row.get("dicom") == "written") and all(
+            one.is_file() for one in expected
+        )
+
     return {
         row["file"]: row
         for row in table.to_dict("records")
         if row["status"] == "scored"
         and tuple(row[name] for name in ("image_id", *_BOOKKEEPING)) == now.get(row["file"])
-        and (not dicom or row.get("dicom") == "written")
+        and is_complete(row)
     }
 
 

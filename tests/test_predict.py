@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import threading
 from types import SimpleNamespace
 
@@ -19,9 +20,11 @@ from chexnet.evaluation import (
     calibrated_scores,
     chosen_threshold,
     evaluate,
+    evaluate_maps,
     feature_distance,
     fit_familiarity,
 )
+from chexnet.explorer import upload_panel
 from chexnet.figures import blend
 from chexnet.files import read_image, read_table
 from chexnet.generator import ImageStore
@@ -402,7 +405,13 @@ def test_another_runtime(home, predictor, monkeypatch):
 def test_dicom_objects_are_written_later(folder, tmp_path, predictor, monkeypatch):
     """A scored film is done again where they are asked for and missing, and only there."""
     written = []
-    monkeypatch.setattr(predict, "write_dicom_results", lambda *given: written.append(given))
+
+    def write(found, source, target):
+        written.append((found, source, target))
+        target.mkdir(parents=True, exist_ok=True)
+        (target / "report.dcm").touch()
+
+    monkeypatch.setattr(predict, "write_dicom_results", write)
     how = {"overlays": False, "progress": False}
     first = predict_folder(predictor, folder, tmp_path / "out", **how)
     assert "dicom" not in first
@@ -415,6 +424,66 @@ def test_dicom_objects_are_written_later(folder, tmp_path, predictor, monkeypatc
         assert (found.source, str(source)) == (row.file, row.file)
         name = f"{row.image_id}-{predictor.fingerprint[:8]}"
         assert target == tmp_path / "out" / "dicom" / name
+    (target / "report.dcm").unlink()
+    predict_folder(predictor, folder, tmp_path / "out", dicom=True, **how)
+    assert len(written) == 3 and (target / "report.dcm").is_file()
+
+
+def test_an_overlay_belongs_to_its_row(home, folder, tmp_path, predictor):
+    """It is made when it is asked for and missing, and never left from another model or film."""
+    out = tmp_path / "out"
+    other = Predictor(home / "run" / "model.keras")
+
+    def overlays(model, **how):
+        predict_folder(model, folder, out, progress=False, **how)
+        return {path.stem: path.read_bytes() for path in out.glob("overlays/*/*.jpg")}
+
+    assert overlays(predictor, overlays=False) == {}
+    first = overlays(predictor)
+    assert len(first) == 2
+    min(out.glob("overlays/*/*.jpg")).unlink()
+    assert overlays(predictor) == first
+    assert overlays(predictor, overlays=False) == first  # of the same model
+    assert overlays(other, overlays=False) == {}
+    changed = overlays(other)
+    assert changed.keys() == first.keys() and all(changed[name] != first[name] for name in first)
+    assert overlays(predictor) == first
+    film = min(folder.glob("*.dcm"))
+    film.write_bytes(film.read_bytes()[:1500])
+    assert overlays(predictor).keys() == first.keys() - {film.stem}
+
+
+def test_other_maps_give_other_overlays_and_objects(predictor, home, tmp_path):
+    """What colors or outlines a map is part of what a row and the UIDs of its objects stand for."""
+    run = tmp_path / "run"
+    shutil.copytree(home / "run", run)
+    assert Predictor(run).fingerprint == predictor.fingerprint
+    evaluate_maps(Run(run), n_bootstrap=2)  # chooses the map threshold
+    assert Predictor(run).facts.map_thresholds != predictor.facts.map_thresholds
+    assert Predictor(run).fingerprint != predictor.fingerprint
+
+
+def test_no_figure_beside_a_run_that_was_trained_again(home, tmp_path):
+    shutil.copytree(home / "run", tmp_path / "run")
+    panel = upload_panel(Predictor(tmp_path / "run"))
+    film = min((home / "jpg").glob("*.jpg")).read_bytes()
+    panel.show("film.jpg", film)
+    assert "score" in panel.text.value
+    model = tiny_network()
+    model.set_weights([2 * weights for weights in model.get_weights()])
+    model.save(tmp_path / "run" / "model.keras")
+    panel.show("film.jpg", film)
+    assert "Error" in panel.text.value and "trained again since" in panel.text.value
+    assert panel.picture.layout.display == "none"
+
+
+@pytest.mark.parametrize("shape", [(3000, 1), (1, 3000), (1, 1)])
+def test_a_film_of_any_shape_gets_an_overlay(tmp_path, predictor, shape):
+    (tmp_path / "films").mkdir()
+    cv2.imwrite(str(tmp_path / "films" / "thin.png"), np.full(shape, 90, np.uint8))
+    table = predict_folder(predictor, tmp_path / "films", tmp_path / "out", progress=False)
+    assert table["status"].tolist() == ["scored"]
+    assert (tmp_path / "out" / "overlays" / "Pneumonia" / "thin.jpg").is_file()
 
 
 def test_facts_of_training_films(predictor):

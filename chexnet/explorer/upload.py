@@ -79,12 +79,14 @@ class UploadPanel(ipywidgets.VBox):
             path.write_bytes(content)
             try:
                 self._found = self.predictor(path)
+                self._draw()
                 text = str(self._found)
             except (OSError, ValueError) as error:
+                self._found = None
+                self._draw()
                 text = f"Error: {error}"
         lines = html.escape(text.replace(str(path), name)).splitlines()
         self.text.value = "<br>".join(lines)
-        self._draw()
 
     def _draw(self) -> None:
         several = self._found is not None and len(self.predictor.class_names) > 1

@@ -208,7 +208,7 @@ def _columns(
     inches: float,
 ) -> tuple[int, int]:
     """Films side by side left and right of the line, none of them empty in all rows."""
-    given = [*columns] if isinstance(columns, tuple | list) else [columns]
+    given: list[Any] = [*columns] if isinstance(columns, tuple | list) else [columns]
     given = [] if columns is None else given
     if len(given) > 2:
         raise ValueError(f"columns={columns}: expected one number, or two: left and right")

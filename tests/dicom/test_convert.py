@@ -209,7 +209,7 @@ def test_another_quality_concerns_encoded_films_only(films, tmp_path):
 
 @pytest.mark.parametrize("quality", [0, 101, 90.0, np.float64(90), "90", None, True])
 def test_an_invalid_quality_is_refused_at_once(films, tmp_path, quality):
-    says = re.escape(f"quality={quality!r}: expected an integer >= 1 and < 101")
+    says = re.escape(f"quality={quality!r}: expected an integer from 1 to 100")
     with pytest.raises(ValueError, match=says):
         convert(films, tmp_path / "jpg", quality=quality)
     assert not (tmp_path / "jpg").exists()
