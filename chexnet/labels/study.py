@@ -1,11 +1,13 @@
 """The data sets that the notebooks know, by name."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from chexnet.files import refuse
 from chexnet.labels.checks import read_csv
 from chexnet.labels.chestxray14 import read_chestxray14
 from chexnet.labels.chexpert import read_chexpert
@@ -32,7 +34,7 @@ def film_folder(dataset: str, source: str | Path, **options: Any) -> tuple[Path,
         the arguments ``source`` and ``ids`` of `chexnet.dicom.convert_folder`.
 
     Raises:
-        ValueError: the data set is unknown.
+        ValueError: the data set or an option is unknown.
 
     Example:
         >>> from chexnet.labels import film_folder
@@ -40,7 +42,7 @@ def film_folder(dataset: str, source: str | Path, **options: Any) -> tuple[Path,
         >>> folder.as_posix(), ids
         ('data/phantom/study/stage_2_train_images', 'name')
     """
-    _check_dataset(dataset)
+    _check_dataset(dataset, options)
     folder = {"rsna": "stage_2_train_images", "table": options.get("folder") or ""}
     ids = {"chexpert": "path", "table": options.get("ids", "name")}
     return Path(source) / folder.get(dataset, ""), ids.get(dataset, "name")
@@ -71,7 +73,7 @@ def read_study(
         >>> len(images)
         40
     """
-    _check_dataset(dataset)
+    _check_dataset(dataset, options)
     source = Path(source)
     if dataset == "table":
         options["folder"], _ = film_folder(dataset, source, **options)
@@ -91,6 +93,9 @@ def _roles(csv: Path, options: dict[str, Any]) -> dict[str, Any]:
     return {"image": image, "labels": [name for name in rest if name != image], **facts}
 
 
-def _check_dataset(dataset: str) -> None:
+def _check_dataset(dataset: str, options: dict[str, Any]) -> None:
     if dataset not in READERS:
         raise ValueError(f"dataset={dataset!r}: expected one of {', '.join(READERS)}")
+    known = list(inspect.signature(READERS[dataset]).parameters)
+    known = known if dataset == "table" else known[1:]  # of the others, the first is the source
+    refuse(dataset, set(options) - set(known), "unknown options", ", ".join(known) or "none")

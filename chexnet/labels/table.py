@@ -10,6 +10,7 @@ from chexnet.dicom import image_ids
 from chexnet.files import refuse, stem
 from chexnet.labels.boxes import BOX
 from chexnet.labels.checks import (
+    NOT_LABELS,
     check_images,
     check_labels_of_boxes,
     no_boxes,
@@ -69,9 +70,10 @@ def read_table(
     Raises:
         FileNotFoundError: a CSV file is missing.
         NotADirectoryError: ``folder`` is not a folder.
-        ValueError: a column is missing, an image is not in ``folder`` or has two rows, a value is
-            not one of those named above, a class has one value only, or a box is not four numbers
-            or is on an image with label 0. File, image and value are named.
+        ValueError: there is no row, a column is missing, a label has the name of another column of
+            the result, an image is not in ``folder`` or has two rows, a value is not one of those
+            named above, a class has one value only, or a box is not four numbers or is on an image
+            with label 0. File, image and value are named.
 
     Example:
         >>> from pathlib import Path
@@ -89,8 +91,15 @@ def read_table(
     optional = {"patient_id": patient, "view": view, "sex": sex, "age": age, "split": split}
     facts = {fact: column for fact, column in optional.items() if column is not None}
     if not names or len({*names, image, *facts.values()}) < len(names) + 1 + len(facts):
-        raise ValueError(f"labels={names}: expected one or more columns, each with one role")
+        raise ValueError(
+            f"{path}: image={image!r}, labels={names}: expected one or more columns of labels, "
+            "separated by commas, and one role for each column"
+        )
+    taken, others = [name for name in names if name in NOT_LABELS], ", ".join(NOT_LABELS)
+    refuse(path, taken, "labels with the name of another column", f"a name other than {others}")
     rows = read_csv(path, [image, *facts.values(), *names])
+    if rows.empty:
+        raise ValueError(f"{path}: no rows; expected one for each image")
     known = _ids_by_path(Path(folder or path.parent), ids)
     images = pd.DataFrame({"image_id": _find_images(path, rows[image], known), "patient_id": None})
     for fact, column in facts.items():

@@ -25,6 +25,20 @@ def test_columns_of_a_table_have_their_roles_by_name(tmp_path):
         read_study("table", tmp_path)
 
 
+def test_an_unknown_option_is_refused_before_the_films_are_converted(tmp_path):
+    for function in (read_study, film_folder):
+        with pytest.raises(ValueError, match="table: 1 unknown options: id; expected: csv, labels"):
+            function("table", tmp_path, id="path")
+        with pytest.raises(ValueError, match="rsna: 1 unknown options: ids; expected: none"):
+            function("rsna", tmp_path, ids="path")
+
+
+def test_a_table_that_is_not_separated_by_commas_is_named(tmp_path):
+    (tmp_path / "labels.csv").write_text("image;Edema\na.png;1\n")
+    with pytest.raises(ValueError, match=r"labels\.csv: image='image;Edema', .* by commas"):
+        read_study("table", tmp_path)
+
+
 def test_an_unknown_data_set_is_refused(tmp_path):
     for function in (read_study, film_folder):
         with pytest.raises(ValueError, match="dataset='mimic': expected one of rsna, "):

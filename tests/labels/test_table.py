@@ -184,7 +184,7 @@ def test_missing_column_or_file(study):
     with pytest.raises(FileNotFoundError, match=r"none.csv: missing"):
         read_table(study / "none.csv", labels=["Mass"])
     for labels, facts in ([], {}), (["Mass", "Mass"], {}), (["Mass"], {"view": "Mass"}):
-        with pytest.raises(ValueError, match="one or more columns, each with one role"):
+        with pytest.raises(ValueError, match=r"one or more columns of labels, .* one role for each"):
             read_table(study / "labels.csv", image="file", labels=labels, **facts)
 
 
@@ -192,6 +192,21 @@ def test_a_column_that_is_no_label_is_not_taken_for_a_class():
     images = pd.DataFrame({"image_id": ["a", "b"], "Mass": [0, 1], "site": ["north", "south"]})
     with pytest.raises(ValueError, match=r"no label: site \(north\), site \(south\); exp"):
         class_names(images)
+
+
+@pytest.mark.parametrize("name", ["image_id", "rows", "fold"])
+def test_a_class_with_the_name_of_another_column_is_refused(study, name):
+    """It would be overwritten, or not be a class."""
+    table = study / "labels.csv"
+    table.write_text(table.read_text().replace("Edema", name))
+    with pytest.raises(ValueError, match=rf"labels\.csv: 1 labels with .* another column: {name};"):
+        read_table(table, image="file", labels=["Mass", name])
+
+
+def test_a_table_without_rows_is_refused(study):
+    (study / "labels.csv").write_text("file,Mass\n")
+    with pytest.raises(ValueError, match=r"labels\.csv: no rows"):
+        read_table(study / "labels.csv", image="file", labels=["Mass"])
 
 
 def test_table_before_film(study):
