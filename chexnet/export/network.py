@@ -24,7 +24,7 @@ from chexnet.export.runtimes import (
     format_of,
     open_exported,
 )
-from chexnet.files import read_image
+from chexnet.files import naming, read_image, write_atomic
 from chexnet.generator import prepare_film
 from chexnet.runs import Run
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from chexnet.backend import keras
 
 TOLERANCE = 1e-4  # greatest error of score and of map, in logits, that an export may have
+SCRATCH = ".export-"  # begins the name of a folder of files that are not complete
 _CHECKED = 32  # films; the error hardly depends on the film
 
 
@@ -74,21 +75,25 @@ def export_model(
         True
     """
     run, target = run if isinstance(run, Run) else Run(run), Path(target)
-    return write_network(run, target, _checked_format(target, format), films)
+    name = _checked_format(target, format)
+    weights = [target.with_suffix(".bin")] if name == "openvino" else []
+    for path in (target, *weights, _sidecar(target)):
+        if path.exists():
+            raise FileExistsError(f"{path}: exists; nothing was written")
+    return write_network(run, target, name, films)
+
+
+def _sidecar(target: Path) -> Path:
+    return target.with_name(f"{target.name}.json")
 
 
 def write_network(
     run: Run, target: Path, name: str, folder: str | Path | None, *, features: bool = False
 ) -> Path:
-    """`export_model`, if asked for with the features as a third output."""
+    """`export_model`, if asked for with the features as a third output; replaces files."""
     from chexnet.backend import keras
     from chexnet.model import load_chexnet, with_outputs_for_export
 
-    sidecar = target.with_name(f"{target.name}.json")
-    weights = [target.with_suffix(".bin")] if name == "openvino" else []
-    for path in (target, *weights, sidecar):
-        if path.exists():
-            raise FileExistsError(f"{path}: exists; nothing was written")
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             f"export with KERAS_BACKEND={keras.backend.backend()}: expected tensorflow"
@@ -98,10 +103,11 @@ def write_network(
     model = load_chexnet(run.folder / "model.keras")
     plain = with_outputs_for_export(model, features=features)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=target.parent) as scratch:
         written = Path(scratch) / "done" / target.name
         written.parent.mkdir()
-        _WRITE[name](plain, facts, Path(scratch) / target.name, written)
+        with naming(target):
+            _WRITE[name](plain, facts, Path(scratch) / target.name, written)
         single = model.get_layer("relu").compute_dtype == "float32"
         expected = exact_forward(model)(films) if single else _in_float32(plain, films)
         errors = _errors(open_exported(written), films, expected)
@@ -114,9 +120,10 @@ def write_network(
         checked = {"films": source, "tolerance": TOLERANCE, "greatest_error": errors}
         content = {"format": name, "sha256": fingerprint(written), **facts.as_dict()}
         content |= {"checked": checked}
-        (written.parent / sidecar.name).write_text(json.dumps(content, indent=2))
-        for path in sorted(written.parent.iterdir()):  # the JSON comes after its file
-            path.rename(target.parent / path.name)
+        write_atomic(_sidecar(written), json.dumps(content, indent=2).encode())
+        # The weights of OpenVINO first, the JSON last: what is named ``target`` is complete.
+        for path in sorted(written.parent.iterdir()):
+            path.replace(target.parent / path.name)
     return target
 
 

@@ -1,6 +1,7 @@
 """The network of a run in another runtime, in the fastest precision that is exact enough."""
 
 import json
+import shutil
 import statistics
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from chexnet.auroc import auroc
 from chexnet.export.facts import Facts, describe_run
-from chexnet.export.network import read_prepared, validation_films, write_network
+from chexnet.export.network import SCRATCH, read_prepared, validation_films, write_network
 from chexnet.export.runtimes import FORMATS, Exported, open_exported, precisions, processor
 from chexnet.files import locked, write_atomic
 from chexnet.runs import Run
@@ -56,6 +57,8 @@ def open_run(run: Run, runtime: str) -> Exported:
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", f"{folder}: another process is exporting"):
         if not path.exists():
+            for left in folder.glob(f"{SCRATCH}*"):  # by a killed process
+                shutil.rmtree(left)
             write_network(run, path, runtime, None, features=True)
         precision = "f32" if len(precisions(runtime)) == 1 else _fastest(run, path, runtime, facts)
     return open_exported(path, precision=precision)._replace(facts=facts)

@@ -13,7 +13,7 @@ from sklearn.metrics import log_loss
 
 from chexnet.auroc import auroc
 from chexnet.backend import keras
-from chexnet.files import UNFINISHED
+from chexnet.files import UNFINISHED, naming
 from chexnet.generator import AugmentedImageSequence
 from chexnet.runs import Run
 from chexnet.training.distribution import single_device_copy
@@ -102,9 +102,10 @@ class AurocCallback(_Callback):
                 self.best = logs["val_auroc"]
                 # Keras asks for this ending. The run is locked: nobody else writes this name.
                 unfinished = self.run.folder / f".model{UNFINISHED}.keras"
-                with self.run.lock():
+                saved = self.run.folder / "model.keras"
+                with self.run.lock(), naming(saved):
                     scored.save(unfinished)
-                    unfinished.replace(self.run.folder / "model.keras")
+                    unfinished.replace(saved)
 
 
 @dataclass(eq=False)

@@ -1,5 +1,6 @@
 """The exported network gives the scores and maps of Keras, in each format, for any batch."""
 
+import errno
 import json
 import shutil
 
@@ -181,6 +182,32 @@ def test_nothing_is_overwritten(run, tmp_path):
         with pytest.raises(FileExistsError, match=existing):
             export_model(run, tmp_path / target)
         assert (tmp_path / existing).read_text() == "mine"
+
+
+def test_an_export_of_a_killed_process_is_made_again(run, tmp_path):
+    """In the run's own folder, whatever it has left."""
+    need("onnxruntime", "pip install 'chexnet[onnx]'")
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder, ignore=shutil.ignore_patterns("exported"))
+    copy = Run(folder)
+    exported = folder / "exported" / copy.fingerprint("model.keras")[:16]
+    (exported / ".export-left").mkdir(parents=True)
+    (exported / "model.onnx.json").write_text("{}")
+    open_run(copy, "onnx")
+    assert {path.name for path in exported.iterdir()} == {
+        *("model.onnx", "model.onnx.json", ".lock"),
+    }
+    assert json.loads((exported / "model.onnx.json").read_text())["format"] == "onnx"
+
+
+def test_a_full_disk_is_named(run, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(network._WRITE, "onnx", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*model\.onnx"):
+        export_model(run, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_of_somebody_else_is_refused(tmp_path):

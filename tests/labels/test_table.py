@@ -184,7 +184,7 @@ def test_missing_column_or_file(study):
     with pytest.raises(FileNotFoundError, match=r"none.csv: missing"):
         read_table(study / "none.csv", labels=["Mass"])
     for labels, facts in ([], {}), (["Mass", "Mass"], {}), (["Mass"], {"view": "Mass"}):
-        with pytest.raises(ValueError, match=r"one or more columns of labels, .* one role for each"):
+        with pytest.raises(ValueError, match="one role for each column"):
             read_table(study / "labels.csv", image="file", labels=labels, **facts)
 
 

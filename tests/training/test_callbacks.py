@@ -1,5 +1,6 @@
 """What is done after each epoch, on made-up epochs: nothing is trained here."""
 
+import errno
 from types import SimpleNamespace
 
 import keras
@@ -39,6 +40,18 @@ def scored(run, val, batches, scores, **options):
 class NoAverage:
     def finalize_variable_values(self, weights):
         assert weights == []
+
+
+def test_a_full_disk_is_named(parts, run, monkeypatch):
+    batches, val = parts
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    callback = scored(run, val, batches, [np.linspace(0.1, 0.9, len(val.labels))])
+    monkeypatch.setattr(Scripted, "save", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*model\.keras"):
+        callback.on_epoch_end(0, {})
 
 
 def test_auroc_and_loss_of_an_epoch(parts, run):
