@@ -12,6 +12,8 @@ from chexnet.evaluation.report import MISSING, interval_text
 from chexnet.files import refuse
 from chexnet.runs import Run
 
+_NO_FILM = pd.Series(dtype=float, index=pd.Index([], dtype=str))  # a measure by image id
+
 
 def common_films(a: Run, b: Run, *, class_name: str | None = None) -> pd.DataFrame:
     """The test films of one class that two runs have scored.
@@ -95,7 +97,7 @@ def compare_runs(
     for title, tables in (
         ("Brier score, calibrated", [_squared_errors(run, name) for run in runs]),
         ("hit rate (pointing game)", [rows["hit"] for rows in located]),
-        ("mean IoU", [rows["iou"] for rows in located]),
+        ("mean IoU", [rows.get("iou", _NO_FILM) for rows in located]),
     ):
         both = films[["image_id", "patient_id"]]
         for table, column in zip(tables, "ab", strict=True):
@@ -118,6 +120,6 @@ def _squared_errors(run: Run, name: str) -> pd.Series:
     try:
         films = calibrated_scores(run, class_name=name).query("split == 'test'")
     except ValueError:  # validation has films of one label only
-        return pd.Series(dtype=float)
+        return _NO_FILM
     errors = (films["probability"] - films["y_true"]) ** 2
     return errors.set_axis(films["image_id"])

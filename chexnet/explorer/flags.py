@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from chexnet.files import read_table
+from chexnet.files import read_table, refuse
 from chexnet.runs import Run
 
 _NAME = "flags.csv"
@@ -54,5 +54,6 @@ class Flags:
         if not path.is_file():
             return {}
         table = read_table(path, dtype=str, na_values=[])
+        refuse(path, set(_COLUMNS) - set(table), "missing columns", ", ".join(_COLUMNS))
         rows = zip(table["image_id"], table["flag"], table["note"], strict=True)
         return {image_id: (flag == "1", note) for image_id, flag, note in rows}

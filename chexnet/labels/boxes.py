@@ -215,8 +215,8 @@ def boxes_by_film(boxes: pd.DataFrame, images: pd.DataFrame) -> dict[str, np.nda
         >>> shares[boxes["image_id"][0]].shape[1]
         4
     """
-    films = images.drop_duplicates("image_id").set_index("image_id")[["rows", "columns"]]
-    sizes = films.reindex(boxes["image_id"])
+    films = images.drop_duplicates("image_id").set_index("image_id")
+    sizes = films.reindex(columns=["rows", "columns"]).reindex(boxes["image_id"])
     unknown = sizes.index[sizes.isna().any(axis=1)].unique()
     if len(unknown):
         raise ValueError(f"images: no rows and columns of films with boxes: {summarize(unknown)}")

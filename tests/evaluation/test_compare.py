@@ -58,6 +58,25 @@ def test_runs_on_other_films_or_labels_are_refused(runs, tmp_path):
         compare_runs(a, flipped)
 
 
+def test_without_boxes_on_validation_there_is_no_iou(tmp_path):
+    """No map threshold can be chosen then; the pointing game needs none."""
+    run = write_run(tmp_path / "few", films=200)
+    val = run.images.query("split == 'val'")["image_id"]
+    run.write_table("boxes.csv", run.boxes[~run.boxes["image_id"].isin(val)])
+    table = compare_runs(run, run, n_bootstrap=2).set_index("measure")
+    assert table.loc["hit rate (pointing game)", "n"] > 0
+    assert table.loc["mean IoU", ["n", "a"]].tolist() == [0, "–"]
+
+
+def test_without_both_labels_on_validation_nothing_is_calibrated(tmp_path):
+    run = write_run(tmp_path / "one", films=200)
+    scores = run.read_table("predictions.csv")
+    change_scores(run, predictions=scores[(scores["split"] == "test") | (scores["y_true"] == 0)])
+    table = compare_runs(run, run, n_bootstrap=2).set_index("measure")
+    assert table.loc["Brier score, calibrated", ["n", "a"]].tolist() == [0, "–"]
+    assert table.loc["AUROC (DeLong)", "n"] > 0
+
+
 def test_the_command_prints_the_table_and_writes_the_curves(runs, tmp_path, capsys):
     folders = [str(run.folder) for run in runs]
     assert main(["compare", *folders, "--figure", str(tmp_path / "roc.png")]) == 0

@@ -558,6 +558,12 @@ def test_an_image_id_of_html_is_refused_with_its_file(own_run):
         explore(own_run.folder)
 
 
+def test_flags_that_a_spreadsheet_has_changed_are_named(own_run):
+    (own_run.folder / "flags.csv").write_text("image_id;flag;note\n00001;1;odd\n")
+    with pytest.raises(ValueError, match=r"flags\.csv: 3 missing columns: .*expected: image_id"):
+        explore(own_run)
+
+
 def test_flagged_only_lists_what_another_panel_has_flagged(own_run):
     panel, other = explore(own_run), explore(own_run)
     other.turn(3)

@@ -145,6 +145,9 @@ def test_boxes_are_shares_of_their_own_film():
 def test_a_box_whose_film_has_no_known_size_is_named():
     with pytest.raises(ValueError, match=r"rows and columns.*: b$"):
         boxes_by_film(BOXES, IMAGES[IMAGES["image_id"] != "b"])
+    with pytest.raises(ValueError, match="no rows and columns of films with boxes: a, b"):
+        boxes_by_film(BOXES, IMAGES[["image_id"]])
+    assert boxes_by_film(BOXES[:0], IMAGES[["image_id"]]) == {}
 
 
 def test_no_boxes_at_all_make_empty_masks():
