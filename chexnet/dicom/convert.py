@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 from chexnet.dicom.film import Film, film_of, stored_jpeg
 from chexnet.dicom.header import FilmError, read_bytes
 from chexnet.dicom.table import (
+    LOCK,
     Row,
     Source,
     as_table,
@@ -128,7 +129,7 @@ def convert_folder(
         raise FileNotFoundError(f"{source}: holds no files")
     target.mkdir(parents=True, exist_ok=True)
     message = f"{target}: another process is converting into this folder"
-    with locked(target / ".films.lock", message):
+    with locked(target / LOCK, message):
         known = known_rows(target)
         remove_unfinished(target)
         sizes = {e.name: e.stat().st_size for e in os.scandir(target) if e.name.endswith(".jpg")}

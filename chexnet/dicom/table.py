@@ -20,7 +20,7 @@ from chexnet.dicom.header import HEAD, FilmError, looks_like_dicom, read_uid
 from chexnet.dicom.picture import looks_like_picture
 from chexnet.files import check_image_id, path_id, read_table, stem, write_atomic
 
-TABLE = "films.csv"
+TABLE, LOCK = "films.csv", ".films.lock"
 # Rows, columns in pixels; age in years; sizes in bytes; time of the last change in ns since 1970.
 COLUMNS = {
     "image_id": "str",
@@ -126,11 +126,14 @@ def find_files(
         except OSError as error:
             failed.append(_failed(Source(prefix), error))
             continue
-        if prefix and any(entry.name == TABLE for entry in entries) and _is_target(Path(path)):
+        is_target = any(entry.name == TABLE for entry in entries) and _is_target(Path(path))
+        if is_target and prefix:
             reason = "JPGs of convert_folder; not searched"
             failed.append(row_of(Source(prefix), "failed", reason))
             continue
         for entry in entries:
+            if is_target and entry.name in (TABLE, LOCK):  # JPGs of convert_folder as the films
+                continue
             # Bytes that are not text, and a bare CR, would be changed by writing them to a table.
             name = os.fsencode(entry.name).decode("utf-8", "backslashreplace")
             file = prefix + name.replace("\r", "\\r")

@@ -500,6 +500,14 @@ def test_a_folder_inside_the_films_is_not_searched_for_films(films):
         convert(films, films)
 
 
+def test_jpgs_of_a_conversion_are_films(films, tmp_path):
+    """Its table and its lock are no damaged films."""
+    made = convert(films, tmp_path / "jpg").query("status != 'failed'")["image_id"]
+    again = convert(tmp_path / "jpg", tmp_path / "again")
+    assert again["image_id"].tolist() == sorted(made)
+    assert set(again["status"]) == {"copied"}
+
+
 def test_a_folder_without_files_is_an_error(tmp_path):
     (tmp_path / "films").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no files"):

@@ -194,7 +194,7 @@ def test_a_folder_of_converted_jpgs_is_not_searched(tmp_path):
     said = {"jpg/": "JPGs of convert_folder; not searched"}
     assert files_of(tmp_path) == ({"a.dcm": "a"}, said)
     assert files_of(tmp_path, leave_out="jpg") == ({"a.dcm": "a"}, {})
-    assert files_of(tmp_path / "jpg")[0] == {"a.jpg": "a", "films.csv": "films"}
+    assert files_of(tmp_path / "jpg")[0] == {"a.jpg": "a"}
 
 
 def test_the_table_is_read_as_it_was_written(tmp_path):
