@@ -258,6 +258,18 @@ def test_several_classes(tmp_path):
     assert metrics["overall"]["micro"]["low"] < metrics["overall"]["micro"]["high"]
 
 
+def test_a_class_without_labels_in_validation_is_told_in_reasons(tmp_path):
+    run = write_run(tmp_path / "run", films=200, classes=("Pneumonia", "Edema"))
+    films = run.predictions
+    unlabeled = (films["class_name"] == "Edema") & (films["split"] == "val")
+    rewrite(run, films.assign(y_true=films["y_true"].where(~unlabeled)))
+    classes = evaluate(run, n_bootstrap=20)["classes"]
+    assert classes["Pneumonia"]["calibration"]["temperature"] > 0
+    assert classes["Edema"]["test"]["auroc"]["value"] > 0.5
+    for part in ("operating_points", "calibration", "decision_curve"):
+        assert classes["Edema"][part] == {"reason": "validation has no positive films"}
+
+
 def test_one_run_of_one_class_only_is_told_in_reasons(tmp_path):
     run = write_run(tmp_path / "run", films=120)
     rewrite(run, run.predictions.assign(y_true=0))
