@@ -536,14 +536,14 @@ def _done_rows(
         raise ValueError(f"{path}: not a table of predictions, no column {sorted(missing)}")
 
     def is_complete(row: dict) -> bool:
+        if dicom and row.get("dicom") != "written":
+            return False
         names = predictor.class_names if overlays else []
         expected = [_overlay(path.parent, name, row["image_id"]) for name in names]
         if dicom:  # the report is written last
             folder = _dicom_folder(path.parent, row["image_id"], predictor.fingerprint)
             expected.append(folder / "report.dcm")
-        return (not dicom or row.get("dicom") == "written") and all(
-            one.is_file() for one in expected
-        )
+        return all(one.is_file() for one in expected)
 
     return {
         row["file"]: row

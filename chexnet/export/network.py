@@ -24,7 +24,7 @@ from chexnet.export.runtimes import (
     format_of,
     open_exported,
 )
-from chexnet.files import naming, read_image, write_atomic
+from chexnet.files import naming, read_image
 from chexnet.generator import prepare_film
 from chexnet.runs import Run
 
@@ -120,7 +120,8 @@ def write_network(
         checked = {"films": source, "tolerance": TOLERANCE, "greatest_error": errors}
         content = {"format": name, "sha256": fingerprint(written), **facts.as_dict()}
         content |= {"checked": checked}
-        write_atomic(_sidecar(written), json.dumps(content, indent=2).encode())
+        with naming(target):
+            _sidecar(written).write_text(json.dumps(content, indent=2))
         # The weights of OpenVINO first, the JSON last: what is named ``target`` is complete.
         for path in sorted(written.parent.iterdir()):
             path.replace(target.parent / path.name)
